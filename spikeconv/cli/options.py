@@ -1,0 +1,24 @@
+"""Options that several commands share, declared once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["AsJson", "Checkpoint", "Device", "Dtype", "Execution", "Quiet", "TrustRemoteCode"]
+
+Checkpoint = Annotated[
+    Path | None,
+    typer.Argument(help="A converted checkpoint; the last converted one if omitted.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")]
+Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16 or float16.")]
+Execution = Annotated[
+    str | None,
+    typer.Option("--exec", help="dense, events or unfold; same bits.  [env: SPIKECONV_EXEC]", show_default=False),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Allow Python code that comes with a checkpoint to run.")
+]
