@@ -1,0 +1,3 @@
+from spikeconv.codecs.count import CountCodec, SpikeCounts
+
+__all__ = ["CountCodec", "SpikeCounts"]

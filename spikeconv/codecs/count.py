@@ -1,0 +1,63 @@
+"""SDLLM's two-step code: an integer spike count per input, then |k| spikes over T' virtual steps.
+
+    k = clamp(round(u / s) + z, k_min, k_max)        step one (eq. 9, 16)
+    spike_t = sign(k) · [t < |k|],  Σ_t spike_t = k   step two (eq. 10, 17)
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spikeconv import ops
+from spikeconv.config import LinearScheme
+from spikeconv.ops.reference import unfold_step
+
+__all__ = ["CountCodec", "SpikeCounts"]
+
+
+class SpikeCounts(NamedTuple):
+    """Encoded inputs: counts [..., n] int8 or int16, scale [..., 1] float32, zero_point [..., 1] int32 or None."""
+
+    counts: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+
+    def decode(self) -> Tensor:
+        """The membrane potential that the counts stand for, [..., n] float32."""
+        offset = self.counts if self.zero_point is None else self.counts - self.zero_point
+        return offset * self.scale
+
+
+@dataclass(frozen=True)
+class CountCodec:
+    """Encoder and unfolder for one count width; the fields are those of `LinearScheme`."""
+
+    count_min: int
+    count_max: int
+    symmetric: bool
+    clip_ratio: float
+    virtual_steps: int
+
+    @classmethod
+    def of(cls, scheme: LinearScheme) -> "CountCodec":
+        """The codec of a scheme whose activations are not float."""
+        return cls(scheme.count_min, scheme.count_max, scheme.symmetric, scheme.clip_ratio, scheme.virtual_steps)
+
+    @property
+    def largest_count(self) -> int:
+        """Bound on |count|."""
+        return max(-self.count_min, self.count_max)
+
+    def encode(self, u: Tensor) -> SpikeCounts:
+        """Counts of the membrane potential u [..., n], one scale per token."""
+        counts, scale, zero = ops.encode_counts(u, self.count_min, self.count_max, self.symmetric, self.clip_ratio)
+        return SpikeCounts(counts, scale, None if self.symmetric else zero)
+
+    def unfold(self, counts: Tensor) -> Tensor:
+        """The spike train [T, ..., n] int8 with entries in {-1, 0, 1}; it sums to the counts over T = largest count.
+
+        T is T' where step two is part of the scheme; counts that are sent whole (4-4) unfold for proof only.
+        """
+        return torch.stack([unfold_step(counts, t) for t in range(self.largest_count)]).to(torch.int8)

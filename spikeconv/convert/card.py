@@ -1,0 +1,45 @@
+"""The model card of a converted checkpoint."""
+
+from typing import Any
+
+__all__ = ["model_card"]
+
+
+def model_card(name: str, record: dict[str, Any]) -> str:
+    """`README.md` of a checkpoint, from its record (see `make_record`)."""
+    config = record["config"]
+    settings = "\n".join(f"| {key} | {value} |" for key, value in config.items() if value not in ([], ()))
+    skipped = "\n".join(f"* `{module}`: {reason}" for module, reason in record["skipped"].items())
+    return f"""---
+library_name: transformers
+tags: [spikeconv, spiking-neural-network, neuromorphic]
+---
+# {name}
+
+A spike-driven language model, converted from `{record["source"]["path"]}` without training by
+spikeconv {record["versions"]["spikeconv"]}:
+
+    {record["command"]}
+
+{len(record["layers"])} linears accumulate signed integer weight columns by spike counts
+({record["bits_per_weight"]:.2f} bits per converted weight, scales included). Not converted:
+
+{skipped}
+
+| setting | value |
+|---|---|
+{settings}
+
+## Use
+
+```python
+import spikeconv  # registers the format with transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+```
+
+`spikeconv verify`, `spikeconv eval` and `spikeconv report-firing-rate` check and measure it. Per-layer settings, versions
+and file hashes are in `spikeconv.json`.
+"""

@@ -1,0 +1,45 @@
+"""One linear, converted: `Q(W D Hᵀ)`, packed (SDLLM, section 4.1; METHOD: γ stays on the activation side).
+
+QuaRot differs only in that γ is folded into the weight first: rotating the γ-less output of the norm online gives the
+same numbers as rotating the residual stream offline, so that everything else in the model stays as it is.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikeconv import ops
+from spikeconv.config import FLOAT_BITS, LinearScheme
+from spikeconv.rotation import Rotation
+from spikeconv.weights import dequantize, quantize_rtn, relative_error
+
+__all__ = ["ConvertedLinear", "convert_linear"]
+
+
+@dataclass(frozen=True)
+class ConvertedLinear:
+    """Tensors of a converted linear by buffer name, and ‖Ŵ - W‖ / ‖W‖ of its rotated weight."""
+
+    tensors: dict[str, Tensor]
+    relative_error: float
+
+
+def convert_linear(weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = None) -> ConvertedLinear:
+    """Rotate, round and pack a weight [out, in] of any float dtype.
+
+    Args:
+        weight: the float weight.
+        scheme: its settings.
+        gamma: [in], folded into the weight first (QuaRot).
+    """
+    rotated = weight.float() if gamma is None else weight.float() * gamma.float()
+    if scheme.rotation != "none":
+        rotated = Rotation(weight.shape[1], scheme.seed)(rotated)
+    if scheme.weight_bits == FLOAT_BITS:
+        return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous()}, 0.0)
+    values, scale = quantize_rtn(rotated, scheme.weight_bits, scheme.weight_clip == "mse")
+    tensors = {"weight": ops.pack(values, scheme.weight_bits), "weight_scale": scale}
+    if not scheme.symmetric:
+        tensors["weight_sum"] = values.sum(1, dtype=torch.int32)
+    return ConvertedLinear(tensors, relative_error(rotated, dequantize(values, scale)))

@@ -1,0 +1,171 @@
+"""The way a weight travels: source ─▶ plan ─▶ rotate ─▶ quantize ─▶ pack ─▶ sink, one tensor at a time."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from spikeconv.config import SpikeConfig
+from spikeconv.convert.card import model_card
+from spikeconv.convert.linear import convert_linear
+from spikeconv.convert.plan import Job, Plan
+from spikeconv.convert.record import make_record
+from spikeconv.convert.sink import RECORD, Sink, write_json
+from spikeconv.convert.source import Source
+from spikeconv.errors import SpikeconvError
+from spikeconv.progress import Track, silent
+
+__all__ = ["FORMAT", "ConvertSummary", "LayerResult", "convert"]
+
+FORMAT = 1
+"""Version of the checkpoint's layout, in `quantization_config.format`."""
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """Relative weight error of each role of one decoder layer."""
+
+    layer: int
+    relative_error: dict[str, float]
+
+
+@dataclass
+class ConvertSummary:
+    """What came out of a conversion."""
+
+    output: str
+    bits: str
+    virtual_steps: int
+    converted: int
+    skipped: int
+    bits_per_weight: float
+    bytes_before: int
+    bytes_after: int
+    mean_relative_error: float
+    seconds: float = 0.0
+    layers: list[LayerResult] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def convert(
+    source: Source,
+    plan: Plan,
+    config: SpikeConfig,
+    output: Path,
+    *,
+    command: str = "",
+    dtype: torch.dtype | None = None,
+    force: bool = False,
+    track: Track = silent,
+    on_layer: Callable[[LayerResult], None] = lambda result: None,
+) -> ConvertSummary:
+    """Convert a source by a plan into the directory `output`.
+
+    Args:
+        source: where weights come from.
+        plan: what to convert (see `make_plan`).
+        config: the settings the plan was made with; they go into `config.json`.
+        output: the checkpoint to create.
+        command: the command line, for the record.
+        dtype: dtype of the tensors that stay float; None keeps each as it is.
+        force: replace an existing converted checkpoint.
+        track: progress display.
+        on_layer: called once for every finished decoder layer.
+
+    Raises:
+        SpikeconvError: the output is in the way or cannot be written, or a weight is not finite.
+    """
+    start = time.perf_counter()
+    work = _Work(plan, dtype, on_layer)
+    try:
+        with Sink(output, force=force) as sink:
+            for name in track(source.names(), "converting", len(source.names())):
+                for key, tensor in work.process(name, _load_finite(source, name), source).items():
+                    sink.add(key, tensor)
+            source.copy_companions(sink.scratch)
+            shards = sink.finish_shards()
+            record = make_record(source, plan, config, shards, command)
+            write_json(sink.scratch / RECORD, record)
+            (sink.scratch / "README.md").write_text(model_card(output.name, record), encoding="utf-8")
+            size = sink.commit(_checkpoint_config(source, config, dtype))
+    except (OSError, SafetensorError) as error:
+        raise SpikeconvError(f"Writing {output} failed, and nothing of it was kept: {error}") from None
+    errors = [value for layer in work.results for value in layer.relative_error.values()]
+    return ConvertSummary(
+        output=str(output),
+        bits=config.bits,
+        virtual_steps=config.virtual_steps,
+        converted=len(plan.jobs),
+        skipped=len(plan.skipped),
+        bits_per_weight=plan.bits_per_weight,
+        bytes_before=source.size(),
+        bytes_after=size,
+        mean_relative_error=sum(errors) / len(errors),
+        seconds=time.perf_counter() - start,
+        layers=work.results,
+    )
+
+
+class _Work:
+    """Turns source tensors into checkpoint tensors, and gathers the errors layer by layer."""
+
+    def __init__(self, plan: Plan, dtype: torch.dtype | None, on_layer: Callable[[LayerResult], None]) -> None:
+        self._jobs = {f"{job.linear.name}.weight": job for job in plan.jobs}
+        self._dtype, self._on_layer = dtype, on_layer
+        self._errors: dict[int, dict[str, float]] = {}
+        self._left: dict[int, int] = {}
+        for job in plan.jobs:
+            self._left[job.linear.layer] = self._left.get(job.linear.layer, 0) + 1
+        self._folded = plan.folded_norms()
+        self.results: list[LayerResult] = []
+
+    def process(self, name: str, tensor: Tensor, source: Source) -> dict[str, Tensor]:
+        """The tensors that take the place of one source tensor."""
+        if name in self._folded.values():
+            return {name: self._cast(torch.ones_like(tensor))}
+        norm = self._folded.get(name)
+        gamma = None if norm is None else source.load(norm)
+        job = self._jobs.get(name)
+        if job is None:
+            return {name: self._cast(tensor if gamma is None else (tensor.float() * gamma.float()).to(tensor.dtype))}
+        converted = convert_linear(tensor, job.scheme, gamma)
+        self._note(job, converted.relative_error)
+        prefix = name.removesuffix("weight")
+        return {prefix + key: self._cast(value) if key == "weight" else value
+                for key, value in converted.tensors.items()}  # fmt: skip
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._dtype) if self._dtype and tensor.is_floating_point() else tensor
+
+    def _note(self, job: Job, error: float) -> None:
+        layer = job.linear.layer
+        self._errors.setdefault(layer, {})[job.linear.role] = error
+        self._left[layer] -= 1
+        if not self._left[layer]:
+            self.results.append(LayerResult(layer, self._errors[layer]))
+            self._on_layer(self.results[-1])
+
+
+def _load_finite(source: Source, name: str) -> Tensor:
+    tensor = source.load(name)
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        kind = "NaN" if tensor.isnan().any() else "infinity"
+        raise SpikeconvError(f"{source.path}: {name} contains {kind}; the source is damaged and was not converted.")
+    return tensor
+
+
+def _checkpoint_config(source: Source, config: SpikeConfig, dtype: torch.dtype | None) -> dict[str, Any]:
+    result = dict(source.config)
+    if dtype is not None:
+        result.pop("torch_dtype", None)
+        result["dtype"] = str(dtype).removeprefix("torch.")
+    result["quantization_config"] = {"quant_method": "spikeconv", "format": FORMAT, **config.model_dump(mode="json")}
+    return result

@@ -1,0 +1,156 @@
+"""What will be converted, what will not and why: decided and checked before anything is read in full or written."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from spikeconv.config import LinearScheme, SpikeConfig
+from spikeconv.convert.source import Source
+from spikeconv.errors import SpikeconvError
+from spikeconv.families import Family, ModuleLinear, find_family
+from spikeconv.nn import buffer_shapes
+from spikeconv.rotation import Rotation
+
+__all__ = ["Job", "Plan", "hf_config", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One linear to convert."""
+
+    linear: ModuleLinear
+    scheme: LinearScheme
+    in_features: int
+    out_features: int
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return self.in_features * self.out_features
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the converted tensors; float weights count two bytes each."""
+        shapes = buffer_shapes(self.in_features, self.out_features, self.scheme).values()
+        return sum(torch.Size(shape).numel() * (dtype or torch.float16).itemsize for shape, dtype in shapes)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The conversion of one source.
+
+    Attributes:
+        family: its architecture.
+        jobs: the linears to convert, in order.
+        skipped: module names that stay, with the reason.
+    """
+
+    family: Family
+    jobs: tuple[Job, ...]
+    skipped: dict[str, str]
+
+    def folded_norms(self) -> dict[str, str]:
+        """QuaRot: weight names whose input norm is folded into them, with the name of that norm's weight.
+
+        Skipped linears behind a folded norm are folded too, since the norm itself becomes 1.
+        """
+        if not any(job.scheme.rotation == "quarot" for job in self.jobs):
+            return {}
+        layers = {job.linear.layer for job in self.jobs}
+        behind = self.family.layout(max(layers) + 1)
+        folded = {job.linear.norm for job in self.jobs}
+        return {f"{linear.name}.weight": f"{linear.norm}.weight" for linear in behind if linear.norm in folded and linear.norm}
+
+    def rotations(self) -> dict[int, str]:
+        """Input size of every rotated linear, and the Hadamard matrix it uses."""
+        sizes = {job.in_features: job.scheme.seed for job in self.jobs if job.scheme.rotation != "none"}
+        return {size: Rotation(size, seed).describe() for size, seed in sorted(sizes.items())}
+
+    def roles(self) -> dict[tuple[str, str, int, int], int]:
+        """How many linears there are of each (role, scheme with T', in, out)."""
+        return Counter(
+            (job.linear.role, f"{job.scheme.bits}, T'={job.scheme.virtual_steps}", job.in_features, job.out_features)
+            for job in self.jobs
+        )
+
+    @property
+    def weights(self) -> int:
+        """Number of weights to convert."""
+        return sum(job.weights for job in self.jobs)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per converted weight, scales included."""
+        return 8 * sum(job.packed_bytes for job in self.jobs) / self.weights
+
+
+def make_plan(source: Source, config: SpikeConfig) -> Plan:
+    """Decide what to convert, and check that the source holds it.
+
+    Raises:
+        SpikeconvError: the architecture is unknown, the source is quantized already, needs remote code, lacks a tensor,
+            or holds one of another shape or dtype; or nothing would be converted.
+    """
+    check_convertible(source.config, str(source.path))
+    family = find_family(source.config)
+    layout = family.layout(int(source.config["num_hidden_layers"]))
+    shapes = _check_tensors(source, {linear.name for linear in layout})
+    jobs, skipped = [], {}
+    for linear in layout:
+        scheme = config.for_linear(linear.name, linear.role)
+        if scheme is None:
+            skipped[linear.name] = "asked for by --skip"
+        else:
+            out_features, in_features = shapes[f"{linear.name}.weight"]
+            jobs.append(Job(linear, scheme, in_features, out_features))
+    for override in config.overrides:
+        if not any(_names_one(override.pattern, linear) for linear in layout):
+            raise SpikeconvError(f"--override {override.pattern} matches no linear of {source.path}.")
+    for pattern in config.skip:
+        if not any(_names_one(pattern, linear) for linear in layout):
+            raise SpikeconvError(f"--skip {pattern} matches no linear of {source.path}.")
+    if not jobs:
+        raise SpikeconvError(f"Nothing to convert in {source.path}: all {len(layout)} linears are skipped.")
+    return Plan(family, tuple(jobs), {**skipped, **family.skipped})
+
+
+def check_convertible(config: dict[str, Any], path: str) -> None:
+    """Refuse a source that is converted or quantized already."""
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method == "spikeconv":
+        raise SpikeconvError(f"{path} is already converted; convert its float source instead (see its spikeconv.json).")
+    if method:
+        raise SpikeconvError(f"{path} is quantized with {method}; convert the float checkpoint instead.")
+
+
+def hf_config(config: dict[str, Any]) -> PretrainedConfig:
+    """The transformers configuration of a supported `config.json`."""
+    return CONFIG_MAPPING[find_family(config).model_type].from_dict(config)  # type: ignore[no-any-return]
+
+
+def _names_one(pattern: str, linear: ModuleLinear) -> bool:
+    return SpikeConfig(skip=(pattern,)).for_linear(linear.name, linear.role) is None
+
+
+def _check_tensors(source: Source, linears: set[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors, after comparing names, shapes and dtypes with the model that the config describes."""
+    model_config = hf_config(source.config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = set(model.all_tied_weights_keys)
+    names = set(source.names())
+    for name, shape in expected.items():
+        if name not in names:
+            if name in tied:
+                continue
+            raise SpikeconvError(f"{source.path} holds no tensor {name}, which its config.json asks for.")
+        if source.shape(name) != shape:
+            raise SpikeconvError(f"{source.path}: {name} has shape {source.shape(name)}, config.json asks for {shape}.")
+        if not isinstance(source.dtype(name), torch.dtype):
+            raise SpikeconvError(f"{source.path}: {name} has dtype {source.dtype(name)}, expected a float weight.")
+    return {f"{name}.weight": expected[f"{name}.weight"] for name in linears}

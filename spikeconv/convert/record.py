@@ -1,0 +1,48 @@
+"""`spikeconv.json`: how a checkpoint was made, so that it can be made again and checked."""
+
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from spikeconv.config import SpikeConfig
+from spikeconv.convert.plan import Plan
+from spikeconv.convert.source import Source
+from spikeconv.wheels import sha256_of
+
+__all__ = ["make_record"]
+
+PACKAGES = ("spikeconv", "torch", "transformers", "safetensors", "gguf")
+
+
+def make_record(source: Source, plan: Plan, config: SpikeConfig, shards: list[Path], command: str) -> dict[str, Any]:
+    """Everything about a conversion that its checkpoint should remember.
+
+    Args:
+        source: what was converted; its weight files are hashed.
+        plan: per-layer settings and skipped modules.
+        config: the settings asked for.
+        shards: the written weight files, hashed under `files`.
+        command: the exact command line.
+    """
+    return {
+        "command": command,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "source": {
+            "path": str(source.path.absolute()),
+            "files": {path.name: sha256_of(path) for path in source.weight_files()},
+        },
+        "config": config.model_dump(mode="json"),
+        "family": plan.family.model_type,
+        "bits_per_weight": plan.bits_per_weight,
+        "rotations": {str(size): shape for size, shape in plan.rotations().items()},
+        "layers": {
+            job.linear.name: {"role": job.linear.role, "virtual_steps": job.scheme.virtual_steps}
+            | job.scheme.model_dump(mode="json")
+            for job in plan.jobs
+        },
+        "skipped": plan.skipped,
+        "files": {path.name: sha256_of(path) for path in shards},
+    }

@@ -1,0 +1,47 @@
+"""One measurement on a converted checkpoint and, if asked, on the float model it came from."""
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from spikeconv.evaluate.models import LoadedModel
+
+__all__ = ["Comparison", "compare"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Comparison(Generic[T]):
+    """What was measured on the spiking model and, if asked for, on its source."""
+
+    spiking: T
+    baseline: T | None
+
+
+def compare(
+    measure: "Callable[[LoadedModel], T]",
+    checkpoint: Path,
+    *,
+    baseline: bool = False,
+    device: str = "auto",
+    dtype: str = "auto",
+    execution: str | None = None,
+    trust_remote_code: bool = False,
+) -> Comparison[T]:
+    """Measure the source first, then the checkpoint; only one of the two models is in memory at a time."""
+    from spikeconv.evaluate.models import load_checkpoint, load_source
+
+    reference = None
+    if baseline:
+        reference = measure(
+            load_source(checkpoint, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        )
+        gc.collect()  # modules and their hooks refer to each other, so the float weights would linger
+    spiking = load_checkpoint(
+        checkpoint, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code
+    )
+    return Comparison(measure(spiking), reference)

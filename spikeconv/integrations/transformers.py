@@ -1,0 +1,97 @@
+"""The checkpoint format as a quantization method of transformers.
+
+After registration `AutoModelForCausalLM.from_pretrained` builds the model on the meta device, the converted linears are
+swapped in, and the packed tensors load under their own names; no conversion of weights happens at load.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from spikeconv.config import SpikeConfig
+from spikeconv.errors import SpikeconvError
+from spikeconv.families import find_family
+from spikeconv.nn import Encoder, SpikeLinear
+
+__all__ = ["SpikeQuantizationConfig", "SpikeQuantizer", "swap_linears"]
+
+FORMAT = 1
+
+
+@register_quantization_config("spikeconv")
+class SpikeQuantizationConfig(QuantizationConfigMixin):  # type: ignore[no-untyped-call]
+    """`quantization_config` of a converted checkpoint: the fields of `SpikeConfig`, and whatever else was there."""
+
+    def __init__(self, quant_method: str = "spikeconv", format: int = FORMAT, **settings: Any) -> None:
+        if format > FORMAT:
+            raise SpikeconvError(f"The checkpoint has format {format}, this spikeconv reads up to {FORMAT}; upgrade it.")
+        self.quant_method = quant_method
+        self.format = format
+        for key, value in settings.items():
+            setattr(self, key, value)
+
+    def spike_config(self) -> SpikeConfig:
+        """The conversion's settings."""
+        return SpikeConfig.parse({k: v for k, v in self.to_dict().items() if k in SpikeConfig.model_fields})
+
+
+@register_quantizer("spikeconv")
+class SpikeQuantizer(HfQuantizer):
+    """Builds and loads a converted model."""
+
+    requires_calibration = True
+    quantization_config: SpikeQuantizationConfig
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        swap_linears(model, self.quantization_config.spike_config())
+
+    def is_serializable(self) -> bool:
+        """`save_pretrained` writes the checkpoint back bit for bit."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Rounding has no gradient."""
+        return False
+
+
+def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
+    """Replace the linears of a transformers model by empty `SpikeLinear`s on the same device.
+
+    Args:
+        model: a supported `PreTrainedModel`; biases are kept.
+        config: settings of the conversion.
+
+    Returns:
+        The new modules by name; their buffers are uninitialised.
+    """
+    encoders: dict[tuple[object, ...], Encoder] = {}
+    swapped = {}
+    model_config = model.config.get_text_config()
+    for linear in find_family(model_config.to_dict()).layout(model_config.num_hidden_layers):
+        scheme = config.for_linear(linear.name, linear.role)
+        if scheme is None:
+            continue
+        parent_name, _, attribute = linear.name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        old: nn.Linear = getattr(parent, attribute)
+        encoder = encoders.setdefault((linear.group, *scheme.encoding), Encoder(old.in_features, scheme))
+        encoder.members.append(linear.name)
+        with torch.device(old.weight.device):
+            new = SpikeLinear(
+                old.in_features,
+                old.out_features,
+                scheme,
+                encoder,
+                bias=old.bias is not None,
+                dtype=old.weight.dtype,
+            )
+        if old.bias is not None:
+            new.bias = nn.Parameter(old.bias.data, requires_grad=False)
+        setattr(parent, attribute, new)
+        swapped[linear.name] = new
+    return swapped

@@ -1,0 +1,136 @@
+"""A linear layer driven by spikes.
+
+    y = s · s_w · (acc - z · Σ_i W[:, i]) + b,   acc = Σ_i k_i W[:, i] in int32
+
+with k, s, z from the encoder and W, s_w the rotated integer weight and its scale per output channel.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeconv import ops
+from spikeconv.config import FLOAT_BITS, LinearScheme
+from spikeconv.errors import SpikeconvError
+from spikeconv.nn.encoder import Encoder
+from spikeconv.weights import dequantize
+
+__all__ = ["SpikeLinear", "set_execution", "spike_linears"]
+
+
+class SpikeLinear(nn.Module):
+    """Drop-in replacement of `nn.Linear` for one converted layer.
+
+    Buffers, also the checkpoint's keys:
+        weight: uint8 [out, ceil(in/8), bits] packed, or float [out, 1, in] when weights stay float.
+        weight_scale: float32 [out], kept in float32 whatever the model's dtype (integer weights only).
+        weight_sum: int32 [out], row sums that the zero point multiplies (asymmetric counts only).
+
+    The output has the dtype of the input; everything in between is int32 and float32.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor | None
+    weight_sum: Tensor | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        scheme: LinearScheme,
+        encoder: Encoder,
+        *,
+        bias: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.scheme, self.encoder = scheme, encoder
+        self.execution = default_execution()
+        shapes = buffer_shapes(in_features, out_features, scheme)
+        for name in ("weight", "weight_scale", "weight_sum"):
+            spec = shapes.get(name)
+            buffer = torch.empty(spec[0], dtype=spec[1] or dtype) if spec else None
+            self.register_buffer(name, buffer)
+        self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y [..., out_features] of x [..., in_features], in the dtype of x."""
+        encoding = self.encoder(x)
+        if encoding.spikes is not None and self.weight_scale is not None:
+            y = self.accumulate(encoding).float() * encoding.spikes.scale * self.weight_scale
+        else:
+            y = encoding.decode() @ self.float_weight().mT
+        if self.bias is not None:
+            y = y + self.bias.float()
+        return y.to(x.dtype)
+
+    def accumulate(self, encoding: Any) -> Tensor:
+        """The int32 accumulators [..., out] of an encoding, zero point taken off."""
+        counts, _, zero = encoding.spikes
+        acc: Tensor = ops.accumulate(counts, self.weight, self.encoder.codec.largest_count, self.execution)  # type: ignore[union-attr]
+        return acc if zero is None else acc - zero * self.weight_sum
+
+    def float_weight(self) -> Tensor:
+        """The rotated weight that the integers stand for, [out, in] float32."""
+        if self.weight_scale is None:
+            return self.weight.squeeze(1).float()
+        return dequantize(ops.unpack(self.weight, self.in_features), self.weight_scale)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SpikeLinear":
+        scale = self.weight_scale
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # `model.to(bfloat16)` must not round the scales; `model.to("cuda")` must move them.
+        if scale is not None and self.weight_scale is not None and self.weight_scale.dtype != torch.float32:
+            self.weight_scale = scale.to(self.weight_scale.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        rotation = self.encoder.rotation.describe() if self.encoder.rotation else "none"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"bits={self.scheme.bits}, virtual_steps={self.scheme.virtual_steps}, rotation={rotation}"
+        )
+
+
+def buffer_shapes(
+    in_features: int, out_features: int, scheme: LinearScheme
+) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+    """Shape and dtype (None: the model's) of every buffer of a converted linear, which are its checkpoint tensors."""
+    if scheme.weight_bits == FLOAT_BITS:
+        return {"weight": ((out_features, 1, in_features), None)}
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
+        "weight": (ops.packed_shape(out_features, in_features, scheme.weight_bits), torch.uint8),
+        "weight_scale": ((out_features,), torch.float32),
+    }
+    if not scheme.symmetric:
+        shapes["weight_sum"] = ((out_features,), torch.int32)
+    return shapes
+
+
+def default_execution() -> str:
+    """`$SPIKECONV_EXEC`, or dense."""
+    return checked_execution(os.environ.get("SPIKECONV_EXEC", "dense"))
+
+
+def checked_execution(execution: str) -> str:
+    """The name itself if it is an execution; SpikeconvError otherwise."""
+    if execution not in ops.EXECUTIONS:
+        raise SpikeconvError(f"Unknown execution {execution!r}; choose one of {', '.join(ops.EXECUTIONS)}.")
+    return execution
+
+
+def spike_linears(model: nn.Module) -> dict[str, SpikeLinear]:
+    """Every converted linear of a model by its name, in order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, SpikeLinear)}
+
+
+def set_execution(model: nn.Module, execution: str) -> None:
+    """Choose how every converted linear of a model accumulates: dense, events or unfold."""
+    for linear in spike_linears(model).values():
+        linear.execution = checked_execution(execution)

@@ -1,0 +1,62 @@
+"""Counts spikes while a model runs.
+
+The firing rate of a layer is mean |k| / T' over tokens and inputs (SDLLM, eq. 15 and 22).
+"""
+
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from spikeconv.codecs import SpikeCounts
+from spikeconv.nn.encoder import Encoder
+from spikeconv.nn.linear import spike_linears
+
+__all__ = ["Recorder", "SpikeStatistics"]
+
+
+@dataclass
+class SpikeStatistics:
+    """Totals of one encoder: tokens and inputs seen, Σ|k| (spikes) and the number of zero counts (0-d int64)."""
+
+    tokens: int = 0
+    inputs: int = 0
+    spikes: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    zeros: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+
+    def add(self, encoded: SpikeCounts) -> None:
+        """Count one encoding; nothing is copied to the host."""
+        counts = encoded.counts
+        self.tokens += counts.numel() // counts.shape[-1]
+        self.inputs += counts.numel()
+        # int16 keeps |-128|; rows are summed in int32 first because int64 sums of narrow types are slow.
+        magnitude = counts.short().abs()
+        self.spikes = self.spikes.to(counts.device) + magnitude.sum()
+        self.zeros = self.zeros.to(counts.device) + (counts.numel() - torch.count_nonzero(counts))
+
+
+class Recorder:
+    """Records the spikes of every encoder of a model while the context is open.
+
+    `statistics` maps the name of each converted linear to its encoder's totals; linears of a group share one object.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.statistics: dict[str, SpikeStatistics] = {}
+        self._encoders: dict[int, tuple[Encoder, SpikeStatistics]] = {}
+        for name, linear in spike_linears(model).items():
+            encoder = linear.encoder
+            _, totals = self._encoders.setdefault(id(encoder), (encoder, SpikeStatistics()))
+            self.statistics[name] = totals
+
+    def __enter__(self) -> "Recorder":
+        for encoder, totals in self._encoders.values():
+            encoder.observer = totals.add
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for encoder, _ in self._encoders.values():
+            encoder.observer = None

@@ -1,0 +1,3 @@
+from spikeconv.rotation.transform import Rotation
+
+__all__ = ["Rotation"]

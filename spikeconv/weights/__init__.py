@@ -1,0 +1,3 @@
+from spikeconv.weights.rtn import dequantize, quantize_rtn, relative_error
+
+__all__ = ["dequantize", "quantize_rtn", "relative_error"]
