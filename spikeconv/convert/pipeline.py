@@ -167,5 +167,9 @@ def _checkpoint_config(source: Source, config: SpikeConfig, dtype: torch.dtype |
     if dtype is not None:
         result.pop("torch_dtype", None)
         result["dtype"] = str(dtype).removeprefix("torch.")
-    result["quantization_config"] = {"quant_method": "spikeconv", "format": FORMAT, **config.model_dump(mode="json")}
+    result["quantization_config"] = {
+        "quant_method": "spikeconv",
+        "format": FORMAT,
+        **config.model_dump(mode="json"),
+    }
     return result

@@ -1,5 +1,6 @@
 """What will be converted, what will not and why: decided and checked before anything is read in full or written."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -63,17 +64,52 @@ class Plan:
         layers = {job.linear.layer for job in self.jobs}
         behind = self.family.layout(max(layers) + 1)
         folded = {job.linear.norm for job in self.jobs}
-        return {f"{linear.name}.weight": f"{linear.norm}.weight" for linear in behind if linear.norm in folded and linear.norm}
+        return {
+            f"{linear.name}.weight": f"{linear.norm}.weight"
+            for linear in behind
+            if linear.norm in folded and linear.norm
+        }
 
     def rotations(self) -> dict[int, str]:
         """Input size of every rotated linear, and the Hadamard matrix it uses."""
         sizes = {job.in_features: job.scheme.seed for job in self.jobs if job.scheme.rotation != "none"}
         return {size: Rotation(size, seed).describe() for size, seed in sorted(sizes.items())}
 
+    def skipped_summary(self) -> dict[str, str]:
+        """What stays, with the reason; linears of several layers are one entry, `model.layers.*.self_attn.q_proj`."""
+        layer = re.compile(rf"^({re.escape(self.family.layers)})\.\d+\.")
+        return {layer.sub(r"\1.*.", name): reason for name, reason in self.skipped.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "architecture": self.family.architecture,
+            "linears": [
+                {
+                    "name": job.linear.name,
+                    "role": job.linear.role,
+                    "in_features": job.in_features,
+                    "out_features": job.out_features,
+                    "virtual_steps": job.scheme.virtual_steps,
+                    **job.scheme.model_dump(mode="json"),
+                }
+                for job in self.jobs
+            ],
+            "skipped": self.skipped,
+            "rotations": self.rotations(),
+            "weights": self.weights,
+            "bits_per_weight": self.bits_per_weight,
+        }
+
     def roles(self) -> dict[tuple[str, str, int, int], int]:
         """How many linears there are of each (role, scheme with T', in, out)."""
         return Counter(
-            (job.linear.role, f"{job.scheme.bits}, T'={job.scheme.virtual_steps}", job.in_features, job.out_features)
+            (
+                job.linear.role,
+                f"{job.scheme.bits}, T'={job.scheme.virtual_steps}",
+                job.in_features,
+                job.out_features,
+            )
             for job in self.jobs
         )
 
@@ -129,7 +165,7 @@ def check_convertible(config: dict[str, Any], path: str) -> None:
 
 def hf_config(config: dict[str, Any]) -> PretrainedConfig:
     """The transformers configuration of a supported `config.json`."""
-    return CONFIG_MAPPING[find_family(config).model_type].from_dict(config)  # type: ignore[no-any-return]
+    return CONFIG_MAPPING[find_family(config).model_type].from_dict(config)
 
 
 def _names_one(pattern: str, linear: ModuleLinear) -> bool:

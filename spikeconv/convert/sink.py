@@ -1,6 +1,6 @@
 """Where converted tensors go: safetensors shards in a scratch directory that becomes the checkpoint in one rename.
 
-Until then the output does not exist (or is the old one, untouched), so an interrupted run never leaves a plausible half.
+Until then the output does not exist (or is the old one), so an interrupted run never leaves a plausible half.
 """
 
 import json
@@ -59,7 +59,9 @@ class Sink:
         self._flush()
         names = self._name_shards()
         if len(names) > 1:
-            weight_map = {tensor: shard for shard, tensors in zip(names, self._shards, strict=True) for tensor in tensors}
+            weight_map = {
+                tensor: shard for shard, tensors in zip(names, self._shards, strict=True) for tensor in tensors
+            }
             write_json(self.scratch / INDEX, {"metadata": {"total_size": self._bytes}, "weight_map": weight_map})
         write_json(self.scratch / "config.json", config)
         self._publish()
@@ -115,9 +117,13 @@ def check_target(target: Path, force: bool) -> None:
     if target.exists() and not target.is_dir():
         raise SpikeconvError(f"{target} is a file; expected a directory to create.")
     if target.is_dir() and any(target.iterdir()) and not force:
-        raise SpikeconvError(f"{target} exists and is not empty; choose another --output or pass --force to replace it.")
+        raise SpikeconvError(
+            f"{target} exists and is not empty; choose another --output or pass --force to replace it."
+        )
     if target.is_dir() and any(target.iterdir()) and not (target / RECORD).is_file():
-        raise SpikeconvError(f"{target} is not a converted checkpoint; --force replaces only those. Choose another --output.")
+        raise SpikeconvError(
+            f"{target} is not a converted checkpoint; --force replaces only those. Choose another --output."
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

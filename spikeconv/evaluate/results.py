@@ -46,7 +46,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One model's scores. `tokens` counts what went through the model, padding included; `raw` is lm-eval's own dict."""
+    """One model's scores. `tokens` counts what went through it, with padding; `raw` is lm-eval's own dict."""
 
     tasks: tuple[TaskResult, ...]
     data: str
@@ -87,7 +87,7 @@ def result_path(checkpoint: Path, tasks: Sequence[str], limit: int | None, num_f
 
 
 def save_results(path: Path, result: EvaluationResult, baseline: EvaluationResult | None = None) -> None:
-    """Write lm-eval's results with ours under `spikeconv` and the float model's under `baseline`, atomically."""
+    """Write lm-eval's results, ours under `spikeconv` and the float model's under `baseline`, atomically."""
     content: dict[str, Any] = {**result.raw, "spikeconv": result.as_dict()}
     if baseline is not None:
         content["baseline"] = {**baseline.raw, "spikeconv": baseline.as_dict()}
@@ -103,7 +103,7 @@ def save_results(path: Path, result: EvaluationResult, baseline: EvaluationResul
 
 
 def _plain(value: Any) -> Any:
-    """Only what JSON has: dtypes and functions in lm-eval's dict become text, NaN and infinity become null."""
+    """Only what JSON has: dtypes and functions in lm-eval's dict become text, NaN and infinity null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):

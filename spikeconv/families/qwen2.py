@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5: LLaMA's layer with biases on q, k and v (a bias is added after the product, so it needs nothing)."""
+"""Qwen2 and Qwen2.5: LLaMA's layer with biases on q, k and v (a bias is added after the product: it needs nothing)."""
 
 from spikeconv.families.base import Family, gated_decoder_linears
 

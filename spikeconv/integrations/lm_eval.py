@@ -3,11 +3,14 @@
 import collections
 import io
 import logging
-from collections.abc import Iterator, Sequence
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import lm_eval.api.metrics
 import lm_eval.api.task
 import lm_eval.evaluator
 import lm_eval.tasks
@@ -22,37 +25,39 @@ from spikeconv.progress import Track
 
 __all__ = ["HarnessModel", "hub_tasks", "run_harness", "yaml_task"]
 
-CPU_BATCH_TOKENS = 2048
+CPU_BATCH_TOKENS = 512
 LOGITS_BYTES = 2**30
-"""Tokens of one batch: on a CPU more do not run faster; on a GPU the float logits (batch × length × vocabulary) bound it."""
+"""What bounds a batch: on a CPU its tokens (more only add padding), on a GPU the bytes of float32 logits."""
 
 BOOTSTRAP_ITERATIONS = 200
 """Enough for the error of a perplexity or F1; an accuracy's is in closed form."""
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
-    """A model as lm-eval sees it. `batch_size` is a number of sequences or "auto"; `tokens` counts what went through."""
+    """A model as lm-eval sees it. `batch_size`: sequences or "auto". `tokens` counts what went through."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str, track: Track
     ) -> None:
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        with _quiet():
+            super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self.tokens = 0
         self._track = track
         self._progress: Iterator[int] = iter(())
         self._batch_end = 0
         self._batch_length = 1
 
-    def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> Any:
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+        """As HFLM's, without its bars (ours shows the slow part)."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
         self._progress = iter(self._track(range(len(requests)), "Scoring answers", len(requests)))
         try:
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
         finally:
-            collections.deque(
-                self._progress, maxlen=0
-            )  # answers that shared a forward pass; and closes the bar
+            # The rest are answers that shared a forward pass; the end closes the bar.
+            collections.deque(self._progress, maxlen=0)
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         logits = super()._model_call(inps, *args, **kwargs)
@@ -61,7 +66,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         return logits
 
     def _batch_scheduler(self, pos: int, n_reordered_requests: Sequence[Any]) -> int:
-        # lm-eval asks anew for every request; they come by falling length, so a batch's first one sets its size.
+        # lm-eval asks at every request; they come by falling length, so the first of a batch sets its size.
         if pos == 0 or pos >= self._batch_end:
             _, context, continuation = n_reordered_requests[pos]
             self._batch_length = self._sequences(len(context) + len(continuation))
@@ -75,7 +80,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         budget = CPU_BATCH_TOKENS
         if self.device.type != "cpu":
             budget = LOGITS_BYTES // (4 * self.model.config.get_text_config().vocab_size)
-        return max(1, budget // min(length, self.max_length))
+        return max(1, budget // int(min(length, self.max_length)))
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval records about the model, without asking the hub for its commit."""
@@ -94,12 +99,7 @@ def hub_tasks(names: Sequence[str]) -> list[Any]:
     with _quiet():
         loaded = TaskManager().load(list(names))
     children = {child for group in loaded.get("group_map", {}).values() for child in group}
-    return [
-        item
-        for kind in ("groups", "tasks")
-        for name, item in loaded.get(kind, {}).items()
-        if name not in children
-    ]
+    return [item for kind in ("groups", "tasks") for name, item in loaded.get(kind, {}).items() if name not in children]
 
 
 def run_harness(model: HarnessModel, tasks: Sequence[Any], **settings: Any) -> dict[str, Any]:
@@ -115,11 +115,8 @@ def run_harness(model: HarnessModel, tasks: Sequence[Any], **settings: Any) -> d
             result: dict[str, Any] = lm_eval.evaluator.simple_evaluate(
                 model=model,
                 tasks=list(tasks),
-                task_manager=TaskManager(
-                    include_defaults=False
-                ),  # the index takes 10 s; task objects need none
-                # lm-eval divides by n - 1 for an error, so one document has none.
-                bootstrap_iters=0 if settings.get("limit") == 1 else BOOTSTRAP_ITERATIONS,
+                task_manager=TaskManager(include_defaults=False),  # objects need no index, which takes 10 s
+                bootstrap_iters=BOOTSTRAP_ITERATIONS,
                 log_samples=False,
                 **settings,
             )
@@ -131,14 +128,27 @@ def run_harness(model: HarnessModel, tasks: Sequence[Any], **settings: Any) -> d
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No log lines, prints or bars of lm-eval's; nor its report on the machine, which takes seconds."""
+    replaced = (
+        (lm_eval.api.task, "tqdm", lambda items, **_: items),
+        (lm_eval.evaluator, "add_env_info", lambda _result: None),
+        (lm_eval.api.metrics, "bootstrap_stderr", _bootstrap_error),
+    )
+    originals = [getattr(module, name) for module, name, _ in replaced]
     logger = logging.getLogger("lm_eval")
-    level, bar, report = logger.level, lm_eval.api.task.tqdm, lm_eval.evaluator.add_env_info
+    level = logger.level
     logger.setLevel(logging.CRITICAL)
-    lm_eval.api.task.tqdm = lambda items, **_: items
-    lm_eval.evaluator.add_env_info = lambda _result: None
+    for module, name, ours in replaced:
+        setattr(module, name, ours)
     try:
         with redirect_stdout(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)
-        lm_eval.api.task.tqdm, lm_eval.evaluator.add_env_info = bar, report
+        for (module, name, _), original in zip(replaced, originals, strict=True):
+            setattr(module, name, original)
+
+
+def _bootstrap_error(metric: Callable[[Sequence[Any]], float], values: Sequence[Any], iters: int) -> float:
+    # lm-eval's own forks a process per core, each with the model in it, and draws a bar.
+    draw = random.Random(0)
+    return statistics.stdev(metric(draw.choices(values, k=len(values))) for _ in range(iters))

@@ -23,13 +23,15 @@ FORMAT = 1
 
 
 @register_quantization_config("spikeconv")
-class SpikeQuantizationConfig(QuantizationConfigMixin):  # type: ignore[no-untyped-call]
+class SpikeQuantizationConfig(QuantizationConfigMixin):
     """`quantization_config` of a converted checkpoint: the fields of `SpikeConfig`, and whatever else was there."""
 
     def __init__(self, quant_method: str = "spikeconv", format: int = FORMAT, **settings: Any) -> None:
         if format > FORMAT:
-            raise SpikeconvError(f"The checkpoint has format {format}, this spikeconv reads up to {FORMAT}; upgrade it.")
-        self.quant_method = quant_method
+            raise SpikeconvError(
+                f"The checkpoint has format {format}, this spikeconv reads up to {FORMAT}; upgrade it."
+            )
+        self.quant_method = quant_method  # type: ignore[assignment] # out-of-tree methods are not in the enum
         self.format = format
         for key, value in settings.items():
             setattr(self, key, value)

@@ -1,6 +1,6 @@
 """What turns the input of one or several linears into spike counts, once.
 
-    x ─▶ rotation (γ already applied) ─▶ codec ─▶ counts, scale
+x ─▶ rotation (γ already applied) ─▶ codec ─▶ counts, scale
 """
 
 import weakref

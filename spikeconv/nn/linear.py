@@ -72,7 +72,7 @@ class SpikeLinear(nn.Module):
     def accumulate(self, encoding: Any) -> Tensor:
         """The int32 accumulators [..., out] of an encoding, zero point taken off."""
         counts, _, zero = encoding.spikes
-        acc: Tensor = ops.accumulate(counts, self.weight, self.encoder.codec.largest_count, self.execution)  # type: ignore[union-attr]
+        acc: Tensor = ops.accumulate(counts, self.weight, self.encoder.codec.largest_count, self.execution)
         return acc if zero is None else acc - zero * self.weight_sum
 
     def float_weight(self) -> Tensor:

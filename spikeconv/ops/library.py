@@ -3,6 +3,10 @@
 A back end registers an implementation of the same schema for its dispatch key (`CPU`, `CUDA`); nothing else changes.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,6 +16,18 @@ __all__ = ["EXECUTIONS", "accumulate", "encode_counts", "rotate"]
 
 EXECUTIONS = ("dense", "events", "unfold")
 
+
+def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast would run the float32 products inside in bfloat16, where integers are not exact."""
+
+    @wraps(function)
+    def run(x: Tensor, *arguments: Any) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *arguments)
+
+    return run
+
+
 _library = torch.library.Library("spikeconv", "DEF")
 _library.define("rotate(Tensor x, Tensor signs, Tensor[] factors) -> Tensor")
 _library.define(
@@ -20,7 +36,7 @@ _library.define(
 )
 _library.define("accumulate(Tensor counts, Tensor weight, int largest_count, str execution) -> Tensor")
 for _name in ("rotate", "encode_counts", "accumulate"):
-    _library.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+    _library.impl(_name, _without_autocast(getattr(reference, _name)), "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("spikeconv::rotate")
@@ -30,7 +46,7 @@ def _(x: Tensor, signs: Tensor, factors: list[Tensor]) -> Tensor:
 
 @torch.library.register_fake("spikeconv::encode_counts")
 def _(u: Tensor, count_min: int, count_max: int, symmetric: bool, clip_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.int8 if -128 <= count_min and count_max <= 127 else torch.int16
+    dtype = torch.int8 if count_min >= -128 and count_max <= 127 else torch.int16
     token = (*u.shape[:-1], 1)
     return u.new_empty(u.shape, dtype=dtype), u.new_empty(token), u.new_empty(token, dtype=torch.int32)
 

@@ -38,8 +38,8 @@ def rotate(x: Tensor, signs: Tensor, factors: list[Tensor]) -> Tensor:
     for factor in factors:
         # One factor per pass: it acts on the leading axis, which then moves to the end, so that after all passes
         # the axes are back in place.
-        u = (u.view(u.shape[0], factor.shape[0], -1).mT @ factor.mT).reshape(u.shape[0], order)
-    return (u * order**-0.5).view(x.shape)
+        u = (u.unflatten(1, (factor.shape[0], -1)).mT @ factor.mT).flatten(1)
+    return u.mul(order**-0.5).view(x.shape)
 
 
 def encode_counts(
@@ -59,6 +59,7 @@ def encode_counts(
         zero_point [..., 1] int32, with u ≈ scale · (counts - zero_point). A token with NaN or infinity keeps a
         non-finite scale, so that it cannot pass for a number.
     """
+    u = u.contiguous()
     if symmetric:
         scale = clip_ratio * u.abs().amax(-1, keepdim=True) / count_max
     else:
@@ -68,13 +69,13 @@ def encode_counts(
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     zero = torch.zeros_like(scale) if symmetric else (-low / scale).round_()
     counts = (u / scale).round_().add_(zero).clamp_(count_min, count_max).nan_to_num_(0)
-    dtype = torch.int8 if -128 <= count_min and count_max <= 127 else torch.int16
+    dtype = torch.int8 if count_min >= -128 and count_max <= 127 else torch.int16
     return counts.to(dtype), scale, zero.nan_to_num_(0).int()
 
 
 def unfold_step(counts: Tensor, step: int) -> Tensor:
     """Spikes of virtual step `step` (from 0): sign(k) while step < |k|, so that they sum to k over the steps."""
-    return counts.sign() * (counts.abs() > step)
+    return counts.sign() * (counts.short().abs() > step)  # int8 has no |-128|
 
 
 def accumulate(counts: Tensor, weight: Tensor, largest_count: int, execution: str) -> Tensor:

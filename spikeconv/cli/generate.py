@@ -1,0 +1,61 @@
+"""`spikeconv generate`."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from spikeconv.cli.console import err, print_json
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
+
+__all__ = ["generate"]
+
+
+def generate(
+    checkpoint: Checkpoint = None,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")] = "The capital of France is",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to add at most.")] = 50,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    execution: Execution = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Continue a text with a converted model, token by token.
+
+    Example: [cyan]spikeconv generate -p "Once upon a time" -n 40[/]
+    """
+    from spikeconv.evaluate.generate import generate_text
+    from spikeconv.evaluate.models import load_checkpoint, resolve_checkpoint
+
+    path = resolve_checkpoint(checkpoint)
+    if not quiet:
+        err.print(f"[note]checkpoint {path}[/]")
+    loaded = load_checkpoint(path, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code)
+    start = time.perf_counter()
+    text, tokens = generate_text(
+        loaded,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        chat=chat,
+        stream=not as_json,
+    )
+    seconds = time.perf_counter() - start
+    if as_json:
+        print_json(
+            {
+                "prompt": prompt,
+                "text": text,
+                "tokens": tokens,
+                "seconds": seconds,
+                "tokens_per_second": tokens / seconds,
+            }
+        )
+    elif not quiet:
+        err.print(f"[note]{tokens} tokens, {tokens / seconds:.1f} tokens/s[/]")

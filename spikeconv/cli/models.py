@@ -1,0 +1,31 @@
+"""`spikeconv models`."""
+
+from spikeconv.cli.console import out, print_json, table
+from spikeconv.cli.options import AsJson, Quiet
+from spikeconv.families import FAMILIES
+from spikeconv.presets import model_presets, scheme_names
+
+__all__ = ["models"]
+
+
+def models(as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """List model presets, supported architectures and schemes.
+
+    Example: [cyan]spikeconv models[/]
+    """
+    presets = model_presets()
+    if as_json:
+        print_json(
+            {
+                "presets": {name: preset.model_dump() for name, preset in presets.items()},
+                "families": {family.model_type: family.architecture for family in FAMILIES.values()},
+                "schemes": scheme_names(),
+            }
+        )
+        return
+    rows = table("Presets", "name", "model", "hub id")
+    for name, preset in presets.items():
+        rows.add_row(name, preset.description, preset.hub + (" (gated)" if preset.gated else ""))
+    out.print(rows)
+    out.print(f"\n[title]Architectures[/] {', '.join(family.architecture for family in FAMILIES.values())}")
+    out.print(f"[title]Schemes[/] {', '.join(scheme_names())}")

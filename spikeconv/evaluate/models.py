@@ -1,0 +1,162 @@
+"""Loads converted checkpoints, and the float models that they came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from spikeconv.convert.plan import hf_config
+from spikeconv.convert.resolve import open_source
+from spikeconv.convert.sink import RECORD
+from spikeconv.convert.source import HfSource, read_json
+from spikeconv.errors import SpikeconvError
+from spikeconv.nn import set_execution
+from spikeconv.quiet import quiet_transformers
+from spikeconv.wheels import cache_dir
+
+__all__ = [
+    "LoadedModel",
+    "load_checkpoint",
+    "load_float",
+    "load_source",
+    "read_record",
+    "remember",
+    "resolve_checkpoint",
+]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode with its tokenizer, and where it came from."""
+
+    model: Any
+    tokenizer: Any
+    path: Path
+    name: str
+
+
+def remember(checkpoint: Path) -> None:
+    """Make a checkpoint the default of later commands."""
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    (cache_dir() / "last").write_text(str(checkpoint.absolute()), encoding="utf-8")
+
+
+def resolve_checkpoint(path: Path | None) -> Path:
+    """The checkpoint meant: `path`, or the last converted one.
+
+    Raises:
+        SpikeconvError: there is none, or it is not a converted checkpoint.
+    """
+    if path is None:
+        last = cache_dir() / "last"
+        if not last.is_file():
+            raise SpikeconvError("Nothing has been converted yet; run `spikeconv convert` or name a checkpoint.")
+        path = Path(last.read_text(encoding="utf-8"))
+    if not (path / RECORD).is_file():
+        raise SpikeconvError(
+            f"{path} is not a converted checkpoint (no {RECORD} in it); run `spikeconv convert` first."
+        )
+    return path
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The `spikeconv.json` of a checkpoint."""
+    return read_json(path / RECORD)
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    execution: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a converted checkpoint.
+
+    Args:
+        path: its directory.
+        device: as torch names it, or "auto".
+        dtype: compute dtype by name; "auto" takes the checkpoint's.
+        execution: dense, events or unfold; None leaves the default.
+        trust_remote_code: allow the checkpoint's own Python code.
+
+    Raises:
+        SpikeconvError: it cannot be loaded.
+    """
+    loaded = _load(path, path.name, device, dtype, {"trust_remote_code": trust_remote_code})
+    if execution is not None:
+        set_execution(loaded.model, execution)
+    return loaded
+
+
+def load_source(
+    path: Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load the float model that the checkpoint `path` was converted from.
+
+    Raises:
+        SpikeconvError: it is no longer where it was.
+    """
+    source = Path(read_record(path)["source"]["path"])
+    if not source.exists():
+        raise SpikeconvError(f"The source of {path}, {source}, is gone; the float model cannot be compared with.")
+    return load_float(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def load_float(
+    source: Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load a float model from a Hugging Face directory or a GGUF file."""
+    opened = open_source(source, trust_remote_code=trust_remote_code)
+    if isinstance(opened, HfSource):
+        return _load(source, source.name, device, dtype, {"trust_remote_code": trust_remote_code})
+    # Not `from_pretrained(gguf_file=…)`: that prints, and leaves a model that refuses `save_pretrained`.
+    config = hf_config(opened.config)
+    weights = {name: opened.load(name) for name in opened.names()}
+    options = {"config": config, "state_dict": weights}
+    return _load(source, source.stem, device, dtype, options, AutoModelForCausalLM._model_mapping[type(config)])
+
+
+def parse_dtype(name: str) -> torch.dtype | None:
+    """The float dtype of a name; None for "auto".
+
+    Raises:
+        SpikeconvError: there is no such dtype.
+    """
+    if name != "auto" and name not in DTYPES:
+        raise SpikeconvError(f"Unknown dtype {name!r}; choose auto, {', '.join(DTYPES)}.")
+    return DTYPES.get(name)
+
+
+def _load(
+    path: Path, name: str, device: str, dtype: str, options: dict[str, Any], cls: Any = AutoModelForCausalLM
+) -> LoadedModel:
+    """Load from a directory, or from a GGUF file whose weights are in `options`."""
+    target, compute = _device(device), parse_dtype(dtype) or "auto"
+    try:
+        with quiet_transformers():
+            model = cls.from_pretrained(path if path.is_dir() else None, dtype=compute, **options)
+            if path.is_dir():
+                tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=options["trust_remote_code"])
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SpikeconvError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    return LoadedModel(model.eval().to(target), tokenizer, path, name)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SpikeconvError(f"Unknown device {name!r}; choose auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SpikeconvError(f"Device {name} was asked for, but torch {torch.__version__} sees no GPU here.")
+    return device

@@ -1,0 +1,193 @@
+"""Proves a checkpoint: same bits in every execution, every module used, files intact, rotation harmless.
+
+The rotation is checked with the float source: rotated but not rounded (scheme 16-16), it must give the source's
+logits, since H D is orthogonal.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeconv import ops
+from spikeconv.config import FLOAT_BITS, SpikeConfig
+from spikeconv.convert.linear import convert_linear
+from spikeconv.evaluate.models import LoadedModel, load_source, read_record
+from spikeconv.families import find_family
+from spikeconv.integrations.transformers import swap_linears
+from spikeconv.nn import set_execution, spike_linears
+from spikeconv.progress import Track, silent
+from spikeconv.wheels import sha256_of
+
+__all__ = ["VerifyResult", "verify"]
+
+ROTATION_TOLERANCE = 1e-4
+"""Allowed difference of logits, relative to their largest magnitude."""
+
+
+@dataclass
+class VerifyResult:
+    """What was checked and what differed; empty lists are good news.
+
+    Attributes:
+        linears: converted linears seen.
+        accumulators: int32 accumulators compared.
+        tokens: tokens of real text that were run.
+        different_accumulators: linears whose executions disagree.
+        different_logits: executions whose logits disagree with dense.
+        uncalled: converted linears that the forward pass never called.
+        changed_files: weight files whose hash is not the recorded one.
+        rotation_error: max |Δ logits| / max |logits| of rotated against source weights; None without the source.
+        notes: what could not be checked.
+    """
+
+    linears: int = 0
+    accumulators: int = 0
+    tokens: int = 0
+    different_accumulators: list[str] = field(default_factory=list)
+    different_logits: list[str] = field(default_factory=list)
+    uncalled: list[str] = field(default_factory=list)
+    changed_files: list[str] = field(default_factory=list)
+    rotation_error: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing differed."""
+        faults = (self.different_accumulators, self.different_logits, self.uncalled, self.changed_files)
+        return not any(faults) and (self.rotation_error is None or self.rotation_error <= ROTATION_TOLERANCE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"clean": self.clean, **asdict(self)}
+
+
+def verify(
+    loaded: LoadedModel, text: str, *, tokens: int = 32, source: bool = True, track: Track = silent
+) -> VerifyResult:
+    """Check a loaded checkpoint on the first tokens of a text.
+
+    Args:
+        loaded: the checkpoint.
+        text: real text; its activations drive the comparison.
+        tokens: how many tokens of it.
+        source: also compare with the float source, if it is still there.
+        track: progress display.
+    """
+    result = VerifyResult(changed_files=_changed_files(loaded.path))
+    ids = loaded.tokenizer(text, return_tensors="pt").input_ids[:, :tokens].to(loaded.model.device)
+    result.tokens = ids.shape[1]
+    _compare_executions(loaded.model, ids, result, track)
+    if source:
+        _compare_with_source(loaded, ids, result)
+    return result
+
+
+def _changed_files(path: Path) -> list[str]:
+    files = read_record(path)["files"]
+    return [name for name, digest in files.items() if not (path / name).is_file() or sha256_of(path / name) != digest]
+
+
+def _compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Track) -> None:
+    linears = spike_linears(model)
+    result.linears = len(linears)
+    before = next(iter(linears.values())).execution
+    expected: dict[str, Tensor] = {}
+    logits: dict[str, Tensor] = {}
+    for execution in track(ops.EXECUTIONS, "comparing executions", len(ops.EXECUTIONS)):
+        set_execution(model, execution)
+        called: set[str] = set()
+        with _accumulators(model) as accumulators, _calls(model, called), torch.inference_mode():
+            logits[execution] = model(ids, use_cache=False).logits
+        result.uncalled = [name for name in linears if name not in called]
+        if not expected:
+            expected = accumulators
+            result.accumulators = sum(acc.numel() for acc in expected.values())
+        for name, acc in accumulators.items():
+            if not torch.equal(acc, expected[name]) and name not in result.different_accumulators:
+                result.different_accumulators.append(name)
+        if not torch.equal(logits[execution], logits[ops.EXECUTIONS[0]]):
+            result.different_logits.append(execution)
+    set_execution(model, before)
+
+
+@contextmanager
+def _accumulators(model: Any) -> Iterator[dict[str, Tensor]]:
+    """Keep every linear's int32 accumulators of the next forward pass."""
+    kept: dict[str, Tensor] = {}
+    linears = spike_linears(model)
+
+    def keep(name: str, run: Any) -> Any:
+        def accumulate(encoding: Any) -> Tensor:
+            kept[name] = run(encoding)
+            return kept[name]
+
+        return accumulate
+
+    for name, linear in linears.items():
+        linear.accumulate = keep(name, linear.accumulate)  # type: ignore[method-assign]
+    try:
+        yield kept
+    finally:
+        for linear in linears.values():
+            del linear.accumulate  # the class's method is back
+
+
+@contextmanager
+def _calls(model: Any, called: set[str]) -> Iterator[None]:
+    """Note which converted linears a forward pass calls."""
+    handles = [
+        linear.register_forward_hook(lambda *_, name=name: called.add(name))
+        for name, linear in spike_linears(model).items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _compare_with_source(loaded: LoadedModel, ids: Tensor, result: VerifyResult) -> None:
+    record = read_record(loaded.path)
+    if not Path(record["source"]["path"]).exists():
+        result.notes.append(f"the source {record['source']['path']} is gone: rotation not compared with it")
+        return
+    source = load_source(loaded.path, device=str(loaded.model.device), dtype="float32").model
+    with torch.inference_mode():
+        expected = source(ids, use_cache=False).logits
+        rotate_only(source, SpikeConfig.parse(record["config"]))
+        found = source(ids, use_cache=False).logits
+    result.rotation_error = float((found - expected).abs().max() / expected.abs().max())
+
+
+def rotate_only(model: Any, config: SpikeConfig) -> None:
+    """Rotate the linears of a float model in place, weights and inputs, without rounding either."""
+    overrides = {
+        "weight_bits": FLOAT_BITS,
+        "spikes": "float",
+        "count_bits": FLOAT_BITS,
+        "count_range": "standard",
+    }
+    exact = SpikeConfig.parse({**config.model_dump(), **overrides, "overrides": []})
+    weights = {
+        name: module.weight.data for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+    }
+    swapped = swap_linears(model, exact)
+    layout = find_family(model.config.to_dict()).layout(model.config.num_hidden_layers)
+    norms = (
+        {linear.norm for linear in layout if linear.norm and linear.name in swapped}
+        if exact.rotation == "quarot"
+        else set()
+    )
+    for linear in layout:
+        gamma = model.get_submodule(linear.norm).weight.data if linear.norm in norms else None
+        if linear.name in swapped:
+            swapped[linear.name].weight = convert_linear(weights[linear.name], exact, gamma).tensors["weight"]
+        elif gamma is not None:
+            weights[linear.name].mul_(gamma)
+    for norm in norms:
+        model.get_submodule(norm).weight.data.fill_(1)

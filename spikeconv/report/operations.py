@@ -1,0 +1,45 @@
+"""Operation counts (METHOD section 7; SDLLM, appendix A; Q-DETR's bit cells).
+
+    MACs            N · in · out per linear; attention 2 · N² · heads · head_dim per layer
+    accumulations   spikes · out: one column element added per spike and output
+    FLOPs           MACs · κ(w, a)                      dense
+                    MACs · κ(w, spike) · rate · T'      spiking
+    κ(w, a)         (w/2)(a/2)/32; a ternary spike counts two bit cells, a binary one
+
+Counts come first because they are facts; FLOPs are the paper's weighting of them.
+"""
+
+from spikeconv.config import FLOAT_BITS, LinearScheme
+
+__all__ = ["attention_macs", "dense_flops", "kappa", "linear_macs", "spiking_flops"]
+
+SPIKE_CELLS = {"ternary": 2, "binary": 1}
+
+
+def kappa(weight_bits: float, activation_bits: float) -> float:
+    """Cost of one w-bit by a-bit multiply-accumulate, in 32-bit ones; 1 if a side is float."""
+    if FLOAT_BITS in (weight_bits, activation_bits):
+        return 1.0
+    return (weight_bits / 2) * (activation_bits / 2) / 32
+
+
+def linear_macs(tokens: int, in_features: int, out_features: int) -> int:
+    """Multiply-accumulates of a dense linear."""
+    return tokens * in_features * out_features
+
+
+def attention_macs(tokens: int, layers: int, heads: int, head_dim: int) -> int:
+    """Multiply-accumulates of QKᵀ and PV over the full N² of one sequence."""
+    return 2 * tokens**2 * layers * heads * head_dim
+
+
+def dense_flops(macs: float, weight_bits: int, activation_bits: int) -> float:
+    """FLOPs of integer products of that width: the baseline a spiking count must be read against."""
+    return macs * kappa(weight_bits, activation_bits)
+
+
+def spiking_flops(macs: float, scheme: LinearScheme, mean_count: float) -> float:
+    """FLOPs of a linear driven by spikes; mean |count| = rate · T'. Counts sent whole cost a dense product."""
+    if scheme.spikes not in SPIKE_CELLS:
+        return dense_flops(macs, scheme.weight_bits, scheme.count_bits)
+    return macs * kappa(scheme.weight_bits, SPIKE_CELLS[scheme.spikes]) * mean_count

@@ -1,0 +1,163 @@
+"""Tiny random models of every family, saved and converted once a session. Nothing here needs a network.
+
+Sizes are not powers of two, head counts are odd ones, norms and biases are random: what a conversion could forget
+shows in the logits.
+"""
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")  # before anything of Hugging Face is imported
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from spikeconv.config import SpikeConfig
+from spikeconv.convert.pipeline import ConvertSummary, convert
+from spikeconv.convert.plan import make_plan
+from spikeconv.convert.source import HfSource
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {
+        "hidden_size": 72,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 100,
+        "tie_word_embeddings": True,
+    },
+    "mistral": {  # 90 has no Hadamard matrix: blocks of 2
+        "hidden_size": 96,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "intermediate_size": 90,
+        "sliding_window": 8,
+        "tie_word_embeddings": False,
+    },
+    "qwen2": {
+        "hidden_size": 56,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "intermediate_size": 76,
+        "tie_word_embeddings": True,
+    },
+    "qwen3": {
+        "hidden_size": 60,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "head_dim": 8,  # not 60 / 15
+        "intermediate_size": 92,
+        "tie_word_embeddings": False,
+    },
+}
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=list(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_checkpoint(family, **config_fields)`: a float checkpoint, to be read only (copy it before changing it)."""
+    made: dict[str, Path] = {}
+
+    def checkpoint(family: str = "llama", **overrides: Any) -> Path:
+        key = f"{family} {sorted(overrides.items())}"
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(family)
+            _save_model(family, overrides, made[key])
+        return made[key]
+
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def run_convert() -> Callable[..., ConvertSummary]:
+    """`run_convert(source_dir, output_dir, **settings)`: a whole conversion."""
+
+    def run(source: Path, output: Path, *, force: bool = False, dtype: Any = None, **settings: Any) -> ConvertSummary:
+        config = SpikeConfig.parse(settings)
+        opened = HfSource(source)
+        return convert(opened, make_plan(opened, config), config, output, command="test", dtype=dtype, force=force)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def converted(
+    tiny_checkpoint: Callable[..., Path],
+    run_convert: Callable[..., ConvertSummary],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
+    """`converted(family, **settings)`: a converted checkpoint, to be read only."""
+    made: dict[str, Path] = {}
+
+    def checkpoint(family: str = "llama", **settings: Any) -> Path:
+        key = f"{family} {sorted(settings.items())}"
+        if key not in made:
+            output = tmp_path_factory.mktemp(f"{family}-spiking") / "model"
+            run_convert(tiny_checkpoint(family), output, **settings)
+            made[key] = output
+        return made[key]
+
+    return checkpoint
+
+
+@pytest.fixture(scope="session")
+def tokens() -> torch.Tensor:
+    """[2, 11] token ids below every tiny vocabulary."""
+    return torch.randint(0, 256, (2, 11), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="session")
+def logits_of(tokens: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """`logits_of(model or checkpoint directory, **from_pretrained arguments)`."""
+
+    def logits(model: Any, **arguments: Any) -> torch.Tensor:
+        if isinstance(model, Path):
+            model = AutoModelForCausalLM.from_pretrained(model, **arguments)
+        with torch.no_grad():
+            result: torch.Tensor = model.eval()(tokens.to(model.device)).logits
+        return result
+
+    return logits
+
+
+def _save_model(family: str, overrides: dict[str, Any], path: Path) -> None:
+    tokenizer = _tokenizer()
+    fields = {"num_hidden_layers": 2, "max_position_embeddings": 64, "initializer_range": 0.1, "dtype": "float32"}
+    config = AutoConfig.for_model(
+        family,
+        **{**fields, **FAMILIES[family], "vocab_size": len(tokenizer), **overrides},
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(len(family))
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.normal_(1, 0.4)
+            elif name.endswith("bias"):
+                parameter.normal_(0, 0.5)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")

@@ -1,0 +1,79 @@
+"""The recorder counts every spike once, and Gaussian inputs fire at the paper's rates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from spikeconv.codecs import SpikeCounts
+from spikeconv.config import SpikeConfig
+from spikeconv.nn import Encoder, Recorder
+
+
+@pytest.mark.parametrize("bits", ["4-1.58", "4-1", "8-8", "8-1"])
+def test_counts_are_brute_force(bits: str, make_linear: Callable[..., Any], device: torch.device) -> None:
+    linear = make_linear(bits=bits)[0].to(device)
+    model = torch.nn.Sequential(linear)
+    inputs = [torch.randn(2, 5, 72, device=device), torch.zeros(3, 72, device=device), torch.randn(0, 72, device=device)]
+    spikes = zeros = 0
+    for x in inputs:
+        counts = linear.encoder(x).spikes.counts.flatten().tolist()
+        spikes += sum(abs(k) for k in counts)
+        zeros += sum(k == 0 for k in counts)
+    with Recorder(model) as recorder:
+        for x in inputs:
+            model(x)
+    model(inputs[0])  # outside: not counted
+    statistics = recorder.statistics["0"]
+    assert (statistics.tokens, statistics.inputs) == (13, 13 * 72)
+    assert (int(statistics.spikes), int(statistics.zeros)) == (spikes, zeros)
+
+
+def test_a_group_is_counted_once(make_linear: Callable[..., Any]) -> None:
+    encoder = Encoder(72, SpikeConfig())
+    model = torch.nn.ModuleList(make_linear(encoder=encoder)[0] for _ in range(3))
+    x = torch.randn(5, 72)
+    with Recorder(model) as recorder:
+        for linear in model:
+            linear(x)
+    assert recorder.statistics["0"] is recorder.statistics["1"] is recorder.statistics["2"]
+    assert recorder.statistics["0"].tokens == 5
+
+
+def test_output_is_unchanged_and_nothing_stays(make_linear: Callable[..., Any]) -> None:
+    linear, _ = make_linear()
+    model, x = torch.nn.Sequential(linear), torch.randn(5, 72)
+    expected = model(x)
+    with pytest.raises(ZeroDivisionError), Recorder(model):
+        assert torch.equal(model(x), expected)
+        raise ZeroDivisionError
+    assert linear.encoder.observer is None
+
+
+def test_nothing_recorded_is_zero(make_linear: Callable[..., Any]) -> None:
+    with Recorder(torch.nn.Sequential(make_linear()[0])) as recorder:
+        pass
+    statistics = recorder.statistics["0"]
+    assert (statistics.tokens, int(statistics.spikes), int(statistics.zeros)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "low", "high"),
+    [
+        ({"bits": "4-1.58"}, 0.20, 0.22),  # SDLLM's LLaMA2-7B rates
+        ({"bits": "6-1.58"}, 0.20, 0.24),
+        ({"bits": "4-1"}, 0.48, 0.52),
+        ({"bits": "6-1"}, 0.48, 0.52),
+    ],
+)
+def test_firing_rate_of_gaussian_inputs(settings: dict[str, Any], low: float, high: float) -> None:
+    encoder = Encoder(4096, SpikeConfig.parse(settings))
+    rates: list[float] = []
+
+    def note(spikes: SpikeCounts) -> None:
+        rates.append(spikes.counts.float().abs().mean().item() / encoder.scheme.virtual_steps)
+
+    encoder.observer = note
+    encoder(torch.randn(256, 4096, generator=torch.Generator().manual_seed(0)))
+    assert low <= rates[0] <= high

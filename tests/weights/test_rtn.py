@@ -1,0 +1,105 @@
+"""Round-to-nearest against QuaRot's search, written out plainly: the full grid in float64, no early end."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from spikeconv.weights import dequantize, quantize_rtn, relative_error
+
+BITS = pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+DISTRIBUTIONS: dict[str, Callable[[int, int], Tensor]] = {
+    "gaussian": lambda rows, columns: torch.randn(rows, columns),
+    "laplace": lambda rows, columns: torch.distributions.Laplace(0, 1).sample((rows, columns)),
+    "heavy": lambda rows, columns: torch.distributions.StudentT(2.0).sample((rows, columns)),
+    "one outlier": lambda rows, columns: torch.randn(rows, columns).index_fill_(1, torch.tensor([0]), 40.0),
+    "uniform": lambda rows, columns: torch.rand(rows, columns) - 0.5,
+    "tiny": lambda rows, columns: torch.randn(rows, columns) * 1e-20,
+    "sparse": lambda rows, columns: torch.randn(rows, columns) * (torch.rand(rows, columns) < 0.1),
+}
+
+
+def grid_errors(row: Tensor, top: int) -> Tensor:
+    """Σ|err|^2.4 at p = 1 - i/100, i < 80 (QuaRot, `find_params` with maxshrink 0.8, grid 100, norm 2.4)."""
+    w = row.double()
+    errors = []
+    for i in range(80):
+        scale = (1 - i / 100) * w.abs().max() / top
+        q = torch.clamp(torch.round(w / scale), -top - 1, top) * scale
+        errors.append((q - w).abs().pow(2.4).sum())
+    return torch.stack(errors)
+
+
+@BITS
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("shape", [(9, 35), (5, 700)])
+def test_searched_scale_is_the_best_on_the_grid(bits: int, distribution: str, shape: tuple[int, int]) -> None:
+    weight = DISTRIBUTIONS[distribution](*shape)
+    top = 2 ** (bits - 1) - 1
+    _, scale = quantize_rtn(weight, bits, search_clip=True)
+    for row, s in zip(weight, scale.double(), strict=True):
+        if not row.any():
+            continue
+        index = (1 - s * top / row.abs().max()) * 100
+        assert abs(index - index.round()) < 1e-3 and 0 <= round(index.item()) < 80
+        errors = grid_errors(row, top)
+        # The same p, unless float32 cannot tell two apart.
+        assert errors[round(index.item())] <= errors.min() * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+def test_rows_do_not_see_each_other(rows: int) -> None:
+    """Neither the chunks nor the early end of the search may change a row's scale."""
+    weight = torch.distributions.StudentT(2.0).sample((rows, 601))
+    values, scale = quantize_rtn(weight, 4, search_clip=True)
+    for i in {0, rows // 2, rows - 1}:
+        alone = quantize_rtn(weight[i : i + 1], 4, search_clip=True)
+        assert torch.equal(alone[0][0], values[i]) and torch.equal(alone[1][0], scale[i])
+
+
+@BITS
+@pytest.mark.parametrize("search", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_values_are_rounded_weights(bits: int, search: bool, dtype: torch.dtype, device: torch.device) -> None:
+    weight = torch.randn(17, 65, device=device, dtype=dtype)
+    values, scale = quantize_rtn(weight, bits, search)
+    top = 2 ** (bits - 1) - 1
+    assert values.dtype == torch.int8 and scale.dtype == torch.float32 and scale.shape == (17,)
+    expected = torch.clamp(torch.round(weight.float() / scale[:, None]), -top - 1, top)
+    assert torch.equal(values.float(), expected)
+
+
+@BITS
+def test_min_max(bits: int) -> None:
+    weight = torch.randn(17, 65)
+    values, scale = quantize_rtn(weight, bits, search_clip=False)
+    top = 2 ** (bits - 1) - 1
+    assert torch.equal(scale, weight.abs().amax(1) / top)
+    assert (values.abs().amax(1) == top).all()
+    assert ((dequantize(values, scale) - weight).abs() <= scale[:, None] * 0.50001).all()
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_all_zero_row(search: bool) -> None:
+    weight = torch.randn(3, 40)
+    weight[1] = 0
+    values, scale = quantize_rtn(weight, 4, search)
+    assert not values[1].any() and scale[1] == 1
+    others = quantize_rtn(weight[::2], 4, search)
+    assert torch.equal(values[::2], others[0]) and torch.equal(scale[::2], others[1])
+
+
+def test_search_lowers_the_error_it_minimises() -> None:
+    weight = torch.randn(8, 512)
+    costs = [
+        (dequantize(*quantize_rtn(weight, 4, search)) - weight).abs().pow(2.4).sum(1) for search in (True, False)
+    ]
+    assert (costs[0] < costs[1]).all()
+
+
+def test_relative_error() -> None:
+    weight = torch.tensor([[3.0, 4.0]])
+    assert relative_error(weight, torch.tensor([[3.0, 3.0]])) == pytest.approx(0.2)
+    assert relative_error(weight, weight) == 0
+    assert relative_error(torch.zeros(2, 2), torch.zeros(2, 2)) == 0
