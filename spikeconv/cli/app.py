@@ -20,7 +20,6 @@ from spikeconv.errors import SpikeconvError
 __all__ = ["app", "main"]
 
 BAD_INPUT = 2
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="spikeconv",
@@ -66,9 +65,6 @@ def main() -> None:
         where = f" ({error.filename})" if error.filename else ""
         err.print(f"[bad]error:[/] {_escape(f'{error.strerror or error}{where}')}")
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        err.print("[bad]interrupted[/]")
-        sys.exit(INTERRUPTED)
 
 
 def _escape(text: str) -> str:

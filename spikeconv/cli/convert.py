@@ -120,18 +120,21 @@ def convert(
     if dry_run:
         print_json(plan.to_dict()) if as_json else out.print("[note]Dry run: nothing was written.[/]")
         return
-    command = shlex.join(["spikeconv", *sys.argv[1:]])
-    summary = run(
-        opened,
-        plan,
-        config,
-        target,
-        command=command,
-        dtype=float_dtype,
-        force=force,
-        track=tracker(quiet),
-        on_layer=lambda result: say(layer_line(result)),
-    )
+    try:
+        summary = run(
+            opened,
+            plan,
+            config,
+            target,
+            command=shlex.join(["spikeconv", *sys.argv[1:]]),
+            dtype=float_dtype,
+            force=force,
+            track=tracker(quiet),
+            on_layer=lambda result: say(layer_line(result)),
+        )
+    except KeyboardInterrupt:
+        err.print(f"[bad]interrupted:[/] {target} was not written")
+        raise
     remember(target)
     print_json(summary.to_dict()) if as_json else show_summary(summary)
 

@@ -20,6 +20,7 @@ def report_firing_rate(
         Path | None, typer.Option(help="UTF-8 text to read.", show_default="a bundled public-domain sample")
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to read at most.")] = 1024,
+    summary: Annotated[bool, typer.Option("--summary", help="Leave the table of single layers out.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
@@ -42,11 +43,11 @@ def report_firing_rate(
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     roles = {name: layer["role"] for name, layer in read_record(path)["layers"].items()}
     report = firing_report(loaded.model, loaded.tokenizer, content, roles, tokens=tokens, track=tracker(quiet))
-    print_json(report.to_dict()) if as_json else show_report(report)
+    print_json(report.to_dict()) if as_json else show_report(report, layers=not summary)
 
 
-def show_report(report: "FiringReport") -> None:
-    """Rates per layer and role, then totals and operation counts."""
+def show_report(report: "FiringReport", *, layers: bool) -> None:
+    """Rates per layer (if wanted) and role, then totals and operation counts."""
     columns = ("T'", "mean |count|", "rate", "zero counts", "spikes/token")
     rows = table("Per layer", "linear", *columns)
     for layer in report.layers:
@@ -58,7 +59,8 @@ def show_report(report: "FiringReport") -> None:
             f"{layer.zero_share:.1%}",
             f"{layer.spikes_per_token:.0f}",
         )
-    out.print(rows)
+    if layers:
+        out.print(rows)
     rows = table("\nPer role (weighted by multiply-accumulates)", "role", *columns)
     for role, means in report.by_role().items():
         rows.add_row(

@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.convert.source import Source
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import Family, ModuleLinear, find_family
+from spikeconv.families import Family, ModuleLinear, find_family, folded_norms
 from spikeconv.nn import buffer_shapes
 from spikeconv.rotation import Rotation
 
@@ -55,20 +55,12 @@ class Plan:
     skipped: dict[str, str]
 
     def folded_norms(self) -> dict[str, str]:
-        """QuaRot: weight names whose input norm is folded into them, with the name of that norm's weight.
-
-        Skipped linears behind a folded norm are folded too, since the norm itself becomes 1.
-        """
+        """QuaRot: names of the weights that a norm is folded into, with the name of that norm's weight."""
         if not any(job.scheme.rotation == "quarot" for job in self.jobs):
             return {}
-        layers = {job.linear.layer for job in self.jobs}
-        behind = self.family.layout(max(layers) + 1)
-        folded = {job.linear.norm for job in self.jobs}
-        return {
-            f"{linear.name}.weight": f"{linear.norm}.weight"
-            for linear in behind
-            if linear.norm in folded and linear.norm
-        }
+        layout = self.family.layout(max(job.linear.layer for job in self.jobs) + 1)
+        folded = folded_norms(layout, {job.linear.name for job in self.jobs})
+        return {f"{linear}.weight": f"{norm}.weight" for linear, norm in folded.items()}
 
     def rotations(self) -> dict[int, str]:
         """Input size of every rotated linear, and the Hadamard matrix it uses."""
@@ -133,7 +125,7 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
     """
     check_convertible(source.config, str(source.path))
     family = find_family(source.config)
-    layout = family.layout(int(source.config["num_hidden_layers"]))
+    layout = family.layout(hf_config(source.config).num_hidden_layers)
     shapes = _check_tensors(source, {linear.name for linear in layout})
     jobs, skipped = [], {}
     for linear in layout:
@@ -164,8 +156,17 @@ def check_convertible(config: dict[str, Any], path: str) -> None:
 
 
 def hf_config(config: dict[str, Any]) -> PretrainedConfig:
-    """The transformers configuration of a supported `config.json`."""
-    return CONFIG_MAPPING[find_family(config).model_type].from_dict(config)
+    """The transformers configuration of a supported `config.json`.
+
+    Raises:
+        SpikeconvError: the architecture is unknown, or transformers does not accept a value.
+    """
+    family = find_family(config)
+    try:
+        return CONFIG_MAPPING[family.model_type].from_dict(config)
+    except Exception as error:  # each model validates in its own way
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise SpikeconvError(f"config.json does not describe a {family.architecture}: {reason}") from None
 
 
 def _names_one(pattern: str, linear: ModuleLinear) -> bool:

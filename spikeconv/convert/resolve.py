@@ -6,7 +6,7 @@ from typing import Any
 
 from spikeconv.convert.source import HfSource, Source, read_json
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import FAMILIES
+from spikeconv.families import FAMILIES, find_family
 from spikeconv.presets import Preset, model_presets
 from spikeconv.wheels import SMOLLM2, Wheel
 
@@ -54,6 +54,7 @@ def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
             f"{path} brings its own model code ({config['auto_map']['AutoModelForCausalLM']}); read it, and pass "
             "--trust-remote-code if it may run here."
         )
+    find_family(config)  # an unsupported architecture is the better news, also where files are missing
     return HfSource(path)
 
 

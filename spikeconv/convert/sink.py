@@ -96,7 +96,7 @@ class Sink:
             self.target.rename(old)
         try:
             self.scratch.rename(self.target)
-        except OSError:
+        except BaseException:  # Ctrl-C too
             if old.exists():
                 old.rename(self.target)
             raise

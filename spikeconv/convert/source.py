@@ -20,6 +20,7 @@ from spikeconv.errors import SpikeconvError
 __all__ = ["INDEX", "HfSource", "Source"]
 
 INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 INDEXES = (".safetensors.index.json", ".bin.index.json")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", *INDEXES)
 SAFETENSORS_DTYPES = {
@@ -86,6 +87,8 @@ class HfSource(Source):
             if not isinstance(weight_map, dict):
                 raise SpikeconvError(f"{self.path / INDEX} has no weight_map; expected tensor names mapped to shards.")
             shards = {shard: self.path / shard for shard in dict.fromkeys(map(str, weight_map.values()))}
+        elif (self.path / SINGLE).is_file():  # others beside it hold the same weights under other names
+            shards = {SINGLE: self.path / SINGLE}
         else:
             shards = {path.name: path for path in sorted(self.path.glob("*.safetensors"))}
         for shard, path in shards.items():
@@ -132,7 +135,7 @@ class HfSource(Source):
             if path.name.startswith(".") or path.name == "config.json" or path.name.endswith(WEIGHT_SUFFIXES):
                 continue
             if path.is_dir():
-                shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
+                shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns(*(f"*{s}" for s in WEIGHT_SUFFIXES)))
             else:
                 shutil.copyfile(path, target / path.name)
 

@@ -112,7 +112,7 @@ def _nll(model: Any, ids: "torch.Tensor", split: bool) -> float:
         logits = map(model.get_output_embeddings(), hidden.split(CHUNK))  # a chunk at a time
     else:
         logits = iter(model(input_ids=ids, use_cache=False).logits[0, :-1].split(CHUNK))
-    pairs = zip(logits, ids[0, 1:].split(CHUNK), strict=True)  # type: ignore[no-untyped-call]  # as torch has it
+    pairs = zip(logits, ids[0, 1:].split(CHUNK), strict=True)
     return sum(float(cross_entropy(chunk.float(), target, reduction="sum")) for chunk, target in pairs)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from spikeconv import ops
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.convert.linear import convert_linear
+from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel, load_source, read_record
-from spikeconv.families import find_family
+from spikeconv.families import find_family, folded_norms
 from spikeconv.integrations.transformers import swap_linears
 from spikeconv.nn import set_execution, spike_linears
 from spikeconv.progress import Track, silent
@@ -81,6 +82,8 @@ def verify(
     result = VerifyResult(changed_files=_changed_files(loaded.path))
     ids = loaded.tokenizer(text, return_tensors="pt").input_ids[:, :tokens].to(loaded.model.device)
     result.tokens = ids.shape[1]
+    if not result.tokens:
+        raise SpikeconvError("The text is empty; give one with at least one token.")
     _compare_executions(loaded.model, ids, result, track)
     if source:
         _compare_with_source(loaded, ids, result)
@@ -173,21 +176,15 @@ def rotate_only(model: Any, config: SpikeConfig) -> None:
         "count_range": "standard",
     }
     exact = SpikeConfig.parse({**config.model_dump(), **overrides, "overrides": []})
-    weights = {
-        name: module.weight.data for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
-    }
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     swapped = swap_linears(model, exact)
     layout = find_family(model.config.to_dict()).layout(model.config.num_hidden_layers)
-    norms = (
-        {linear.norm for linear in layout if linear.norm and linear.name in swapped}
-        if exact.rotation == "quarot"
-        else set()
-    )
-    for linear in layout:
-        gamma = model.get_submodule(linear.norm).weight.data if linear.norm in norms else None
-        if linear.name in swapped:
-            swapped[linear.name].weight = convert_linear(weights[linear.name], exact, gamma).tensors["weight"]
+    folded = folded_norms(layout, swapped) if exact.rotation == "quarot" else {}
+    for name in {**swapped, **folded}:
+        gamma = model.get_submodule(folded[name]).weight.data if name in folded else None
+        if name in swapped:
+            swapped[name].weight = convert_linear(linears[name].weight.data, exact, gamma).tensors["weight"]
         elif gamma is not None:
-            weights[linear.name].mul_(gamma)
-    for norm in norms:
+            linears[name].weight.data.mul_(gamma)
+    for norm in set(folded.values()):
         model.get_submodule(norm).weight.data.fill_(1)

@@ -4,9 +4,10 @@ A family names the linears of one decoder layer, with the role each plays, the e
 and the norm in front of it; and what stays as it is, with the reason. Everything else is read from the checkpoint.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-__all__ = ["Family", "LinearSpec", "ModuleLinear", "gated_decoder_linears"]
+__all__ = ["Family", "LinearSpec", "ModuleLinear", "folded_norms", "gated_decoder_linears"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,16 @@ class Family:
                 norm = f"{prefix}.{spec.norm}" if spec.norm else None
                 result.append(ModuleLinear(f"{prefix}.{spec.name}", spec.role, layer, f"{prefix}.{spec.group}", norm))
         return result
+
+
+def folded_norms(layout: list[ModuleLinear], converted: Collection[str]) -> dict[str, str]:
+    """QuaRot: the linears whose input norm is folded into them, with that norm.
+
+    A norm is folded if any linear behind it is converted; then the others behind it are folded too, converted or not,
+    since the norm itself becomes 1.
+    """
+    norms = {linear.norm for linear in layout if linear.name in converted}
+    return {linear.name: linear.norm for linear in layout if linear.norm and linear.norm in norms}
 
 
 def gated_decoder_linears() -> tuple[LinearSpec, ...]:

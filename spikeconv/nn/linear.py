@@ -7,7 +7,6 @@ with k, s, z from the encoder and W, s_w the rotated integer weight and its scal
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from spikeconv import ops
 from spikeconv.config import FLOAT_BITS, LinearScheme
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn.encoder import Encoder
+from spikeconv.nn.encoder import Encoder, Encoding
 from spikeconv.weights import dequantize
 
 __all__ = ["SpikeLinear", "set_execution", "spike_linears"]
@@ -69,11 +68,12 @@ class SpikeLinear(nn.Module):
             y = y + self.bias.float()
         return y.to(x.dtype)
 
-    def accumulate(self, encoding: Any) -> Tensor:
-        """The int32 accumulators [..., out] of an encoding, zero point taken off."""
+    def accumulate(self, encoding: Encoding) -> Tensor:
+        """The int32 accumulators [..., out] of an encoding with spikes, zero point taken off."""
+        assert encoding.spikes is not None and self.encoder.codec is not None
         counts, _, zero = encoding.spikes
         acc: Tensor = ops.accumulate(counts, self.weight, self.encoder.codec.largest_count, self.execution)
-        return acc if zero is None else acc - zero * self.weight_sum
+        return acc if zero is None or self.weight_sum is None else acc - zero * self.weight_sum
 
     def float_weight(self) -> Tensor:
         """The rotated weight that the integers stand for, [out, in] float32."""
@@ -83,7 +83,7 @@ class SpikeLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SpikeLinear":
         scale = self.weight_scale
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         # `model.to(bfloat16)` must not round the scales; `model.to("cuda")` must move them.
         if scale is not None and self.weight_scale is not None and self.weight_scale.dtype != torch.float32:
             self.weight_scale = scale.to(self.weight_scale.device)

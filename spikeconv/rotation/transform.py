@@ -49,12 +49,18 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate [..., size] of any float dtype; float32 comes out."""
-        signs, factors = _tensors(self, x.device)
+        signs, factors = _constants(self, x.device)
         return ops.rotate(x, signs, factors)  # type: ignore[no-any-return]
 
     def additions(self) -> int:
         """Additions of one transform by fast butterflies (2^k) and dense base matrices, per token."""
         return self.size * sum(f.bit_length() - 1 if f & (f - 1) == 0 else f - 1 for f in self.factors)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constants(rotation: Rotation, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """What a compiler takes as given: it would trace the search for Hadamard orders, look by look."""
+    return _tensors(rotation, device)
 
 
 @lru_cache(maxsize=256)

@@ -146,6 +146,16 @@ def test_autocast_does_not_change_the_output(make_linear: Callable[..., Any], de
     assert torch.equal(inside, linear(x))
 
 
+@pytest.mark.parametrize("bits", ["4-1.58", "4-1", "16-16"])
+def test_compiles_to_one_graph(bits: str, make_linear: Callable[..., Any]) -> None:
+    linear, _ = make_linear(bits=bits)
+    compiled = torch.compile(linear, backend="aot_eager", fullgraph=True)
+    for tokens in (3, 5):
+        x = torch.randn(tokens, 72)
+        torch.testing.assert_close(compiled(x), linear(x), rtol=0, atol=1e-6)
+    torch.compiler.reset()
+
+
 def test_execution_from_the_environment(make_linear: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPIKECONV_EXEC", "events")
     assert make_linear()[0].execution == "events"

@@ -1,0 +1,131 @@
+"""Bad input is one sentence on stderr and exit code 2."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+def refused(result: Any, *words: str) -> None:
+    assert result.code == 2, result
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    for word in words:
+        assert word in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bits", "5.5-3"], ["bits", "4-1.58"]),
+        (["--bits", "4-1.58", "--steps", "12"], ["steps", "16"]),
+        (["--bits", "4-4", "--steps", "8"], ["steps"]),
+        (["--clip-ratio", "1.5"], ["clip_ratio"]),
+        (["--set", "clipratio=1"], ["clipratio", "clip_ratio"]),
+        (["--set", "seed"], ["key=value"]),
+        (["--override", "down"], ["PATTERN:key=value"]),
+        (["--override", "nothing:bits=4-4"], ["nothing", "no linear"]),
+        (["--skip", "nothing"], ["nothing", "no linear"]),
+        (["--skip", "*"], ["Nothing to convert"]),
+        (["--scheme", "sdllm-4"], ["sdllm-4-1.58"]),
+        (["--dtype", "float8"], ["float8", "bfloat16"]),
+        (["--override", "down:rotation=quarot"], ["quarot"]),
+    ],
+)
+def test_convert_options(
+    spikeconv: Run, tiny_checkpoint: Callable[..., Path], tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    result = spikeconv("convert", tiny_checkpoint("llama"), "-o", tmp_path / "out", "--quiet", *arguments)
+    refused(result, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_source_suggests_a_preset(spikeconv: Run) -> None:
+    refused(spikeconv("convert", "lama2-7b"), "lama2-7b", "llama2-7b")
+
+
+def test_unreachable_hub_model_is_one_sentence(spikeconv: Run) -> None:
+    start = time.monotonic()
+    result = spikeconv("convert", "meta-llama/Llama-2-7b-hf")
+    refused(result, "meta-llama/Llama-2-7b-hf")
+    assert time.monotonic() - start < 10
+    assert len(result.err.strip().splitlines()) == 1
+
+
+def test_existing_output_is_refused_and_kept(
+    spikeconv: Run, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    arguments = ("convert", tiny_checkpoint("llama"), "-o", tmp_path / "out")
+    refused(spikeconv(*arguments), "not empty", "--force")
+    refused(spikeconv(*arguments, "--force"), "not a converted checkpoint")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_remote_code_needs_the_flag(spikeconv: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "nova", "architectures": ["NovaForCausalLM"],'
+        ' "auto_map": {"AutoModelForCausalLM": "nova.Nova"}}'
+    )
+    refused(spikeconv("convert", tmp_path), "nova.Nova", "--trust-remote-code")
+    refused(spikeconv("convert", tmp_path, "--trust-remote-code"), "NovaForCausalLM", "LlamaForCausalLM")
+
+
+@pytest.mark.parametrize("command", ["eval", "perplexity", "report-firing-rate", "verify", "generate"])
+def test_checkpoint_must_be_a_converted_one(
+    spikeconv: Run, tiny_checkpoint: Callable[..., Path], tmp_path: Path, command: str
+) -> None:
+    refused(spikeconv(command), "spikeconv convert")
+    refused(spikeconv(command, tiny_checkpoint("llama")), "spikeconv.json")
+    refused(spikeconv(command, tmp_path / "nowhere"), "nowhere")
+
+
+def test_texts(spikeconv: Run, converted: Callable[..., Path], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    for command in (["perplexity", "--window", 32], ["report-firing-rate"], ["verify"]):
+        refused(spikeconv(*command, converted("llama"), "--text", empty, "--quiet"), "empty")
+        refused(spikeconv(*command, converted("llama"), "--text", tmp_path / "gone.txt", "--quiet"), "gone.txt")
+    short = tmp_path / "short.txt"
+    short.write_text("few words")
+    refused(spikeconv("perplexity", converted("llama"), "--text", short, "--window", 32, "--quiet"), "9", "--window")
+
+
+def test_unknown_task_execution_device(spikeconv: Run, converted: Callable[..., Path]) -> None:
+    refused(spikeconv("eval", converted("llama"), "--tasks", "piqua"), "piqua", "piqa")
+    refused(spikeconv("generate", converted("llama"), "--exec", "sparse", "-q"), "sparse", "events")
+    refused(spikeconv("generate", converted("llama"), "--device", "toaster", "-q"), "toaster")
+
+
+def test_interrupted_convert_leaves_nothing(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
+    """Ctrl-C in the middle: exit code 130, no output directory, no scratch directory."""
+    code = (
+        "import os, signal, spikeconv.convert.pipeline as p\n"
+        "real = p.convert_linear\n"
+        "def slow(*a, **k):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return real(*a, **k)\n"
+        "p.convert_linear = slow\n"
+        "from spikeconv.cli.app import main\n"
+        "main()\n"
+    )
+    arguments = ["convert", str(tiny_checkpoint("llama")), "-o", str(tmp_path / "out")]
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "SPIKECONV_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 128 + signal.SIGINT
+    assert "interrupted" in run.stderr and "Traceback" not in run.stderr
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]

@@ -1,0 +1,175 @@
+"""Every bad input is one sentence that names what is wrong, and leaves no output behind."""
+
+import errno
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spikeconv.convert import sink
+from spikeconv.errors import SpikeconvError
+
+Fixture = Callable[..., Any]
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+def edit_config(path: Path, **fields: Any) -> None:
+    config = json.loads((path / "config.json").read_text())
+    config.update(fields)
+    kept = {key: value for key, value in config.items() if value is not ...}
+    (path / "config.json").write_text(json.dumps(kept))
+
+
+def edit_tensors(path: Path, edit: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    tensors = load_file(path / WEIGHTS)
+    edit(tensors)
+    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+
+
+def edit_header(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    """Rewrite the safetensors header (8 bytes of length, then JSON) without touching the data."""
+    data = (path / WEIGHTS).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    edit(header)
+    encoded = json.dumps(header).encode()
+    (path / WEIGHTS).write_bytes(struct.pack("<Q", len(encoded)) + encoded + data[8 + length :])
+
+
+def write_index(path: Path, shard: str, name: str = Q) -> None:
+    (path / INDEX).write_text(json.dumps({"weight_map": {name: shard}}))
+
+
+def set_first(tensors: dict[str, torch.Tensor], name: str, value: float) -> None:
+    tensors[name].view(-1)[3] = value
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
+    "no directory": (shutil.rmtree, ["config.json", "does not exist"]),
+    "no config": (lambda p: (p / "config.json").unlink(), ["config.json", "does not exist"]),
+    "config is not JSON": (lambda p: (p / "config.json").write_text("{"), ["config.json", "JSON"]),
+    "config is a list": (lambda p: (p / "config.json").write_text("[]"), ["config.json", "list", "object"]),
+    "config is binary": (lambda p: (p / "config.json").write_bytes(b"\xff\xfe\x00"), ["config.json", "JSON"]),
+    "no layer count": (lambda p: edit_config(p, num_hidden_layers=...), ["no tensor", "model.layers.2."]),
+    "layer count is a word": (lambda p: edit_config(p, num_hidden_layers="two"), ["config.json", "num_hidden_layers"]),
+    "heads do not divide": (lambda p: edit_config(p, num_attention_heads=7, head_dim=...), ["config.json"]),
+    "no safetensors": (lambda p: (p / WEIGHTS).unlink(), ["no .safetensors file"]),
+    "only pickles": (lambda p: (p / WEIGHTS).rename(p / "pytorch_model.bin"), ["no .safetensors file"]),
+    "empty file": (lambda p: (p / WEIGHTS).write_bytes(b""), [WEIGHTS, "safetensors"]),
+    "truncated": (lambda p: (p / WEIGHTS).write_bytes((p / WEIGHTS).read_bytes()[:-100]), [WEIGHTS, "truncated"]),
+    "header cut": (lambda p: (p / WEIGHTS).write_bytes((p / WEIGHTS).read_bytes()[:50]), [WEIGHTS, "truncated"]),
+    "header length huge": (
+        lambda p: (p / WEIGHTS).write_bytes(b"\xff" * 7 + b"\x7f" + (p / WEIGHTS).read_bytes()[8:]),
+        [WEIGHTS, "malformed"],
+    ),
+    "header not JSON": (lambda p: (p / WEIGHTS).write_bytes(struct.pack("<Q", 4) + b"oops"), [WEIGHTS, "malformed"]),
+    "offset beyond the file": (
+        lambda p: edit_header(p, lambda h: h[Q].update(data_offsets=[0, 1 << 40])),
+        [WEIGHTS, "malformed"],
+    ),
+    "shape against offsets": (lambda p: edit_header(p, lambda h: h[Q].update(shape=[9999, 9999])), [WEIGHTS, "malformed"]),
+    "negative offset": (lambda p: edit_header(p, lambda h: h[Q].update(data_offsets=[-4, 8])), [WEIGHTS, "malformed"]),
+    "missing shard": (lambda p: write_index(p, "model-00002-of-00002.safetensors"), [INDEX, "00002", "missing"]),
+    "shard above": (lambda p: write_index(p, "../secret.safetensors"), [INDEX, "../secret", "outside"]),
+    "shard at the root": (lambda p: write_index(p, "/etc/passwd"), [INDEX, "/etc/passwd", "outside"]),
+    "shard is the parent": (lambda p: write_index(p, ".."), [INDEX, "shard ..", "missing"]),
+    "index without map": (lambda p: (p / INDEX).write_text("{}"), [INDEX, "weight_map"]),
+    "index is not JSON": (lambda p: (p / INDEX).write_text("{"), [INDEX, "JSON"]),
+    "index lies": (lambda p: write_index(p, WEIGHTS, "model.no_such.weight"), [INDEX, "model.no_such.weight", WEIGHTS]),
+    "tensor missing": (lambda p: edit_tensors(p, lambda t: t.pop(Q)), ["no tensor", Q]),
+    "norm missing": (lambda p: edit_tensors(p, lambda t: t.pop("model.norm.weight")), ["no tensor", "model.norm.weight"]),
+    "NaN": (lambda p: edit_tensors(p, lambda t: set_first(t, Q, float("nan"))), [Q, "NaN"]),
+    "infinity": (lambda p: edit_tensors(p, lambda t: set_first(t, Q, -float("inf"))), [Q, "infinity"]),
+    "NaN in a norm": (
+        lambda p: edit_tensors(p, lambda t: set_first(t, "model.norm.weight", float("nan"))),
+        ["model.norm.weight", "NaN"],
+    ),
+    "integers": (lambda p: edit_tensors(p, lambda t: t.update({Q: t[Q].to(torch.int8)})), [Q, "I8", "float"]),
+    "float8": (lambda p: edit_tensors(p, lambda t: t.update({Q: t[Q].to(torch.float8_e4m3fn)})), [Q, "F8", "float"]),
+    "transposed": (
+        lambda p: edit_tensors(p, lambda t: t.update({Q: t[Q][:, :-1].contiguous()})),
+        [Q, "(72, 71)", "(72, 72)"],
+    ),
+    "unknown architecture": (
+        lambda p: edit_config(p, model_type="llama4", architectures=["Llama4ForCausalLM"]),
+        ["Llama4ForCausalLM", "Did you mean LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"],
+    ),
+    "no architecture": (lambda p: edit_config(p, model_type=..., architectures=...), ["nothing", "LlamaForCausalLM"]),
+    "gptq": (lambda p: edit_config(p, quantization_config={"quant_method": "gptq", "bits": 4}), ["gptq", "float"]),
+}
+
+
+@pytest.fixture
+def source(tiny_checkpoint: Fixture, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint("llama"), tmp_path / "source"))
+
+
+def refused(run_convert: Fixture, source: Path, output: Path) -> str:
+    with pytest.raises(SpikeconvError) as caught:
+        run_convert(source, output)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_source(damage: str, source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    harm, words = DAMAGES[damage]
+    harm(source)
+    sentence = refused(run_convert, source, tmp_path / "out")
+    assert all(word in sentence for word in words), sentence
+    assert "\n" not in sentence.strip(), sentence
+    assert {path.name for path in tmp_path.iterdir()} <= {"source"}
+
+
+def test_all_zero_row_converts(source: Path, run_convert: Fixture, logits_of: Fixture, tmp_path: Path) -> None:
+    edit_tensors(source, lambda t: t[Q][5].zero_())
+    run_convert(source, tmp_path / "out")
+    scale = load_file(tmp_path / "out" / WEIGHTS)[Q + "_scale"]
+    assert scale[5] == 1 and (scale > 0).all()
+    assert logits_of(tmp_path / "out").isfinite().all()
+
+
+def test_all_zero_linear_converts(source: Path, run_convert: Fixture, logits_of: Fixture, tmp_path: Path) -> None:
+    edit_tensors(source, lambda t: t[Q].zero_())
+    summary = run_convert(source, tmp_path / "out")
+    assert summary.layers[1].relative_error["q"] == 0
+    assert logits_of(tmp_path / "out").isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_convert(dtype: torch.dtype, source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    edit_tensors(source, lambda t: t.update({name: tensor.to(dtype) for name, tensor in t.items()}))
+    run_convert(source, tmp_path / "out")
+    tensors = load_file(tmp_path / "out" / WEIGHTS)
+    assert tensors["model.norm.weight"].dtype == dtype and tensors[Q].dtype == torch.uint8
+
+
+def test_converted_source(converted: Fixture, run_convert: Fixture, tmp_path: Path) -> None:
+    sentence = refused(run_convert, converted("llama"), tmp_path / "out")
+    assert "already converted" in sentence and str(converted("llama")) in sentence
+
+
+def test_output_below_a_file(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    sentence = refused(run_convert, source, tmp_path / "file" / "deeper" / "out")
+    assert "Cannot write" in sentence and str(tmp_path / "file") in sentence
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_full_disk(
+    source: Path, run_convert: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sink, "save_file", full)
+    sentence = refused(run_convert, source, tmp_path / "out")
+    assert "No space left on device" in sentence and str(tmp_path / "out") in sentence
+    assert {path.name for path in tmp_path.iterdir()} == {"source"}

@@ -1,0 +1,178 @@
+"""A conversion end to end: every file arrives, hashes are right, and the same input gives the same bytes."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spikeconv.config import SpikeConfig
+from spikeconv.convert import pipeline
+from spikeconv.convert.pipeline import LayerResult, convert
+from spikeconv.convert.plan import make_plan
+from spikeconv.convert.sink import Sink
+from spikeconv.convert.source import HfSource
+
+Fixture = Callable[..., Any]
+
+
+@pytest.fixture
+def source(tiny_checkpoint: Fixture, tmp_path: Path) -> Path:
+    """A copy that may be changed, with companions of every sort beside the weights."""
+    path: Path = shutil.copytree(tiny_checkpoint("qwen2"), tmp_path / "source")
+    (path / "chat_template.jinja").write_text("{{ messages }}")
+    (path / "LICENSE").write_text("licence")
+    (path / "assets").mkdir()
+    (path / "assets" / "figure.txt").write_text("figure")
+    (path / "original").mkdir()
+    for weights in ("pytorch_model.bin", "consolidated.pth", "original/consolidated.00.pth", "original/a.safetensors"):
+        (path / weights).write_bytes(b"weights")
+    (path / ".gitattributes").write_text("hidden")
+    return path
+
+
+def files(path: Path) -> set[str]:
+    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_companion_arrives_and_no_foreign_weight(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    run_convert(source, output)
+    companions = files(source) - {".gitattributes"}
+    companions = {name for name in companions if not name.endswith((".safetensors", ".bin", ".pth"))}
+    assert files(output) == companions | {"model.safetensors", "spikeconv.json", "README.md"}
+    for name in companions - {"config.json"}:
+        assert (output / name).read_bytes() == (source / name).read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}  # no scratch
+
+
+def test_record(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    summary = run_convert(source, output, bits="4-1", skip=["o"], seed=5)
+    record = json.loads((output / "spikeconv.json").read_text())
+    assert record["files"] == {"model.safetensors": sha256(output / "model.safetensors")}
+    assert record["source"]["files"] == {"model.safetensors": sha256(source / "model.safetensors")}
+    assert record["source"]["path"] == str(source)
+    assert record["command"] == "test" and record["family"] == "qwen2"
+    assert record["versions"]["torch"] == torch.__version__
+    assert len(record["layers"]) == summary.converted == 12
+    layer = record["layers"]["model.layers.0.self_attn.q_proj"]
+    assert (layer["role"], layer["virtual_steps"], layer["weight_bits"], layer["seed"]) == ("q", 15, 4, 5)
+    assert set(record["skipped"]) >= {"lm_head", "model.layers.1.self_attn.o_proj"}
+    config = json.loads((output / "config.json").read_text())["quantization_config"]
+    assert config["quant_method"] == "spikeconv" and config["format"] == 1
+    assert SpikeConfig.parse(record["config"]) == SpikeConfig.parse({"bits": "4-1", "skip": ["o"], "seed": 5})
+    assert record["config"].items() <= config.items()
+    card = (output / "README.md").read_text()
+    assert str(source) in card and 'from_pretrained("out")' in card
+
+
+def test_summary_adds_up(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    summary = run_convert(source, tmp_path / "out", bits="4-1.58")
+    assert (summary.bits, summary.virtual_steps, summary.skipped) == ("4-1.58", 8, 2)
+    assert summary.bytes_before == (source / "model.safetensors").stat().st_size
+    assert summary.bytes_after == sum(t.nbytes for t in load_file(tmp_path / "out/model.safetensors").values())
+    assert [layer.layer for layer in summary.layers] == [0, 1]
+    errors = [error for layer in summary.layers for error in layer.relative_error.values()]
+    assert len(errors) == 14 and summary.mean_relative_error == pytest.approx(sum(errors) / 14)
+    assert all(0 < error < 0.2 for error in errors)  # 4-bit rounding noise is about 0.1
+    assert json.loads(json.dumps(summary.to_dict()))["converted"] == 14
+
+
+def test_other_tensors_are_untouched(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    run_convert(source, tmp_path / "out")
+    before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    converted = {name.removesuffix("_scale") for name in after if name.endswith(".weight_scale")}
+    assert len(converted) == 14 and before.keys() == {name for name in after if not name.endswith("_scale")}
+    assert all(torch.equal(before[name], after[name]) for name in before.keys() - converted)
+
+
+def test_dtype_casts_what_stays_float(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    run_convert(source, tmp_path / "out", dtype=torch.bfloat16)
+    for name, tensor in load_file(tmp_path / "out/model.safetensors").items():
+        packed = name.endswith("_proj.weight")
+        scale = name.endswith("weight_scale")
+        assert tensor.dtype == (torch.uint8 if packed else torch.float32 if scale else torch.bfloat16), name
+    assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_same_input_same_bytes(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    run_convert(source, tmp_path / "a")
+    torch.manual_seed(2)
+    run_convert(source, tmp_path / "b")
+    run_convert(source, tmp_path / "c", seed=1)
+    a, b, c = (sha256(tmp_path / name / "model.safetensors") for name in "abc")
+    assert a == b != c
+    assert (tmp_path / "a/config.json").read_bytes() == (tmp_path / "b/config.json").read_bytes()
+
+
+def test_small_shards_hold_the_same_model(
+    source: Path, run_convert: Fixture, logits_of: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_convert(source, tmp_path / "one")
+    monkeypatch.setattr(pipeline, "Sink", lambda *a, **k: Sink(*a, **k, shard_bytes=4000))
+    summary = run_convert(source, tmp_path / "many")
+    shards = sorted((tmp_path / "many").glob("*.safetensors"))
+    assert [s.name for s in shards] == [
+        f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
+    ]
+    parts = [load_file(shard) for shard in shards]
+    assert len(shards) > 5
+    assert all(sum(t.nbytes for t in part.values()) <= 4000 for part in parts if len(part) > 1)
+    index = json.loads((tmp_path / "many/model.safetensors.index.json").read_text())
+    held = {name: shard.name for shard, part in zip(shards, parts, strict=True) for name in part}
+    assert index == {"metadata": {"total_size": summary.bytes_after}, "weight_map": held}
+    record = json.loads((tmp_path / "many/spikeconv.json").read_text())
+    assert record["files"] == {shard.name: sha256(shard) for shard in shards}
+    assert torch.equal(logits_of(tmp_path / "many"), logits_of(tmp_path / "one"))
+
+
+def test_sharded_source(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint("qwen2"))
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 2
+    run_convert(tmp_path / "sharded", tmp_path / "out")
+    run_convert(tiny_checkpoint("qwen2"), tmp_path / "whole")
+    ours, theirs = (load_file(tmp_path / d / "model.safetensors") for d in ("out", "whole"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+    assert not (tmp_path / "out/model.safetensors.index.json").exists()
+
+
+def test_a_second_copy_of_the_weights_is_not_converted(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    """Mistral's repositories hold `consolidated.safetensors`, the same weights under other names."""
+    shutil.copyfile(source / "model.safetensors", source / "consolidated.safetensors")
+    assert HfSource(source).weight_files() == [source / "model.safetensors"]
+
+
+def test_layers_are_reported_as_they_finish_and_tensors_tracked(source: Path, tmp_path: Path) -> None:
+    opened, config = HfSource(source), SpikeConfig()
+    done: list[LayerResult] = []
+    tracked: list[str] = []
+
+    def track(items: Any, description: str, total: int | None = None) -> Any:
+        assert total == len(opened.names())
+        for item in items:
+            tracked.append(item)
+            yield item
+
+    convert(opened, make_plan(opened, config), config, tmp_path / "out", track=track, on_layer=done.append)
+    assert tracked == opened.names()
+    assert [result.layer for result in done] == [0, 1]
+    assert all(set(result.relative_error) == {"q", "k", "v", "o", "gate", "up", "down"} for result in done)
+
+
+def test_an_output_inside_the_source_does_not_hold_itself(source: Path, run_convert: Fixture) -> None:
+    run_convert(source, source / "spiking")
+    assert not [name for name in files(source / "spiking") if "spiking" in name or "incomplete" in name]

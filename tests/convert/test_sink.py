@@ -1,0 +1,137 @@
+"""The output appears whole or not at all."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spikeconv.convert import sink
+from spikeconv.convert.sink import RECORD, Sink, check_target
+from spikeconv.convert.source import HfSource
+from spikeconv.errors import SpikeconvError
+
+Fixture = Callable[..., Any]
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(params=[KeyboardInterrupt, RuntimeError, MemoryError])
+def interrupted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[BaseException]:
+    """The source fails in the middle."""
+    load, calls = HfSource.load, []
+
+    def failing(self: HfSource, name: str) -> torch.Tensor:
+        calls.append(name)
+        if len(calls) == 9:
+            raise request.param
+        return load(self, name)
+
+    monkeypatch.setattr(HfSource, "load", failing)
+    return request.param  # type: ignore[no-any-return]
+
+
+def test_an_interrupted_conversion_leaves_nothing(
+    interrupted: type[BaseException], tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path
+) -> None:
+    with pytest.raises(interrupted):
+        run_convert(tiny_checkpoint(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_checkpoint_survives_a_failed_replacement(
+    interrupted: type[BaseException],
+    tiny_checkpoint: Fixture,
+    converted: Fixture,
+    run_convert: Fixture,
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(converted(), tmp_path / "out")
+    before = contents(tmp_path)
+    with pytest.raises(interrupted):
+        run_convert(tiny_checkpoint(), tmp_path / "out", force=True, bits="6-1.58")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_the_old_checkpoint_survives_an_interrupt_while_publishing(
+    error: type[BaseException], converted: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(converted(), tmp_path / "out")
+    before, rename = contents(tmp_path), Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.startswith(".out.incomplete") and Path(target) == tmp_path / "out" and "old" not in self.name:
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(error), Sink(tmp_path / "out", force=True) as new:
+        new.add("a", torch.ones(3))
+        new.commit({})
+    assert contents(tmp_path) == before
+
+
+def test_replacing_leaves_only_the_new(
+    tiny_checkpoint: Fixture, converted: Fixture, run_convert: Fixture, tmp_path: Path
+) -> None:
+    shutil.copytree(converted(), tmp_path / "out")
+    (tmp_path / "out" / "stale.txt").write_text("stale")
+    run_convert(tiny_checkpoint(), tmp_path / "out", force=True, bits="6-1.58")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "stale.txt").exists()
+    assert '"weight_bits": 6' in (tmp_path / "out" / RECORD).read_text()
+
+
+def test_an_empty_directory_is_used(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    run_convert(tiny_checkpoint(), tmp_path / "out")
+    assert (tmp_path / "out" / RECORD).is_file()
+
+
+def test_parents_are_made(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path) -> None:
+    run_convert(tiny_checkpoint(), tmp_path / "a" / "b" / "out")
+    assert (tmp_path / "a/b/out" / RECORD).is_file()
+
+
+@pytest.mark.parametrize(
+    ("made", "force", "words"),
+    [
+        ("file", False, "is a file"),
+        ("file", True, "is a file"),
+        ("checkpoint", False, "not empty.*--force"),
+        ("foreign", False, "not empty"),
+        ("foreign", True, "not a converted checkpoint"),
+    ],
+)
+def test_nothing_else_is_overwritten(
+    made: str, force: bool, words: str, tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path
+) -> None:
+    target = tmp_path / "out"
+    if made == "file":
+        target.write_text("mine")
+    else:
+        target.mkdir()
+        (target / (RECORD if made == "checkpoint" else "thesis.tex")).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(SpikeconvError, match=words):
+        run_convert(tiny_checkpoint(), target, force=force)
+    assert contents(tmp_path) == before
+
+
+def test_check_target_allows_what_sink_allows(tmp_path: Path) -> None:
+    check_target(tmp_path / "absent", False)
+    check_target(tmp_path, False)
+    (tmp_path / RECORD).write_text("{}")
+    check_target(tmp_path, True)
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    sink.write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        sink.write_json(tmp_path / "a.json", {"a": object()})
+    assert contents(tmp_path) == {"a.json": b'{\n  "a": 1\n}\n'}

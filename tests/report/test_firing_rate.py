@@ -1,0 +1,76 @@
+"""The firing report against a count done by hand, and its bookkeeping."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.models import LoadedModel, load_checkpoint, read_record
+from spikeconv.nn import spike_linears
+from spikeconv.report.firing_rate import FiringReport, firing_report
+from spikeconv.report.sample import sample_text
+
+TEXT = "Four score and seven years ago our fathers brought forth"
+
+
+def load(path: Path) -> tuple[LoadedModel, dict[str, str]]:
+    return load_checkpoint(path, device="cpu"), {n: x["role"] for n, x in read_record(path)["layers"].items()}
+
+
+def report_of(path: Path, text: str = TEXT, **options: int) -> FiringReport:
+    loaded, roles = load(path)
+    return firing_report(loaded.model, loaded.tokenizer, text, roles, **options)
+
+
+def test_counts_equal_those_of_the_encoders(converted: Callable[..., Path]) -> None:
+    loaded, roles = load(converted("llama"))
+    inputs: dict[str, torch.Tensor] = {}
+    for name, linear in spike_linears(loaded.model).items():
+        linear.register_forward_pre_hook(lambda _, args, name=name: inputs.__setitem__(name, args[0].clone()))
+    report = firing_report(loaded.model, loaded.tokenizer, TEXT, roles)
+    tokens = len(loaded.tokenizer(TEXT).input_ids)
+    for layer in report.layers:
+        linear = spike_linears(loaded.model)[layer.name]
+        spikes = linear.encoder(inputs[layer.name]).spikes
+        assert spikes is not None
+        magnitude = spikes.counts.long().abs()
+        assert layer.mean_count == magnitude.sum().item() / magnitude.numel()
+        assert layer.firing_rate == layer.mean_count / 8
+        assert layer.zero_share == (spikes.counts == 0).sum().item() / magnitude.numel()
+        assert layer.accumulations == magnitude.sum().item() * linear.out_features
+        assert layer.macs == tokens * linear.in_features * linear.out_features
+        assert layer.weight_bytes == linear.weight.numel()
+    assert report.total.macs == sum(layer.macs for layer in report.layers)
+
+
+def test_rotation_is_paid_once_per_group(converted: Callable[..., Path]) -> None:
+    paid = {layer.role: layer.rotation_additions for layer in report_of(converted("llama")).layers}
+    assert paid["q"] > 0 and paid["down"] > 0
+    assert paid["k"] == paid["v"] == paid["up"] == 0
+
+
+def test_windows_and_token_limit(converted: Callable[..., Path]) -> None:
+    assert report_of(converted("llama"), tokens=7).total.tokens == 7
+
+
+def test_counts_sent_whole_have_no_rate(converted: Callable[..., Path]) -> None:
+    report = report_of(converted("llama", bits="4-4"))
+    assert report.total.firing_rate is None
+    assert all(layer.firing_rate is None and layer.virtual_steps == 1 for layer in report.layers)
+    assert report.total.flops == report.total.dense_flops
+
+
+def test_float_activations_have_no_spikes(converted: Callable[..., Path]) -> None:
+    with pytest.raises(SpikeconvError, match="no spikes"):
+        report_of(converted("llama", bits="4-16"))
+
+
+def test_empty_text(converted: Callable[..., Path]) -> None:
+    with pytest.raises(SpikeconvError, match="empty"):
+        report_of(converted("llama"), text="")
+
+
+def test_sample_is_real_prose() -> None:
+    assert len(sample_text().split()) > 800

@@ -1,0 +1,60 @@
+"""The paper's operation counts (SDLLM, tables 3, 12 and A1) from its own firing rates."""
+
+import pytest
+
+from spikeconv.config import SpikeConfig
+from spikeconv.report.operations import attention_macs, dense_flops, kappa, linear_macs, spiking_flops
+
+TOKENS, LAYERS, HIDDEN, FFN, HEADS = 1024, 32, 4096, 11008, 32
+LLAMA2_7B = LAYERS * (4 * linear_macs(TOKENS, HIDDEN, HIDDEN) + 3 * linear_macs(TOKENS, HIDDEN, FFN)) + attention_macs(
+    TOKENS, LAYERS, HEADS, HIDDEN // HEADS
+)
+MAC, AC = 4.6, 0.9  # pJ at 45 nm, appendix A.2
+
+
+def scheme(bits: str) -> SpikeConfig:
+    return SpikeConfig.parse({"bits": bits})
+
+
+def test_multiply_accumulates_of_llama2_7b() -> None:
+    assert pytest.approx(6.906e12, rel=1e-4) == LLAMA2_7B
+
+
+@pytest.mark.parametrize(("bits", "flops", "joules"), [((4, 4), 0.86, 3.97), ((6, 6), 1.94, 8.94)])
+def test_dense_rows(bits: tuple[int, int], flops: float, joules: float) -> None:
+    found = dense_flops(LLAMA2_7B, *bits) / 1e12
+    assert found == pytest.approx(flops, abs=0.006)
+    assert found * MAC == pytest.approx(joules, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("bits", "rate", "flops", "joules"),
+    [("4-1.58", 0.216, 0.75, 0.67), ("4-1", 0.5, 1.62, 1.46), ("6-1.58", 0.222, 4.60, 4.14), ("6-1", 0.5, 10.20, 9.18)],
+)
+def test_spiking_rows(bits: str, rate: float, flops: float, joules: float) -> None:
+    found = spiking_flops(LLAMA2_7B, scheme(bits), rate * scheme(bits).virtual_steps) / 1e12
+    assert found == pytest.approx(flops, abs=0.006)
+    assert found * AC == pytest.approx(joules, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("bits", "rate", "shape", "gflops"),
+    [
+        ("4-1.58", 0.2230, (HIDDEN, HIDDEN), 1.92),
+        ("4-1.58", 0.2028, (HIDDEN, HIDDEN), 1.74),
+        ("4-1.58", 0.2189, (HIDDEN, FFN), 5.05),
+        ("6-1.58", 0.2133, (FFN, HIDDEN), 29.54),
+    ],
+)
+def test_rows_of_table_a1(bits: str, rate: float, shape: tuple[int, int], gflops: float) -> None:
+    found = spiking_flops(linear_macs(TOKENS, *shape), scheme(bits), rate * scheme(bits).virtual_steps) / 1e9
+    assert found == pytest.approx(gflops, abs=0.01)
+
+
+def test_float_sides_count_whole() -> None:
+    assert kappa(16, 4) == kappa(4, 16) == 1
+    assert kappa(4, 4) == 1 / 8 and kappa(6, 6) == 9 / 32
+
+
+def test_counts_sent_whole_cost_a_dense_product() -> None:
+    assert spiking_flops(1000, scheme("4-4"), 1.7) == dense_flops(1000, 4, 4)

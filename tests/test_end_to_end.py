@@ -1,0 +1,181 @@
+"""The embedded real model, from its wheel to its scores. The bounds are those of the method's specification
+(docs/benchmarks/rotation.md has the measured numbers)."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from spikeconv.config import SpikeConfig
+from spikeconv.convert.pipeline import convert
+from spikeconv.convert.plan import make_plan
+from spikeconv.convert.resolve import open_source, resolve_source
+from spikeconv.evaluate.models import LoadedModel, load_checkpoint, load_float, read_record
+from spikeconv.evaluate.offline import boolq_passages
+from spikeconv.evaluate.perplexity import perplexity
+from spikeconv.evaluate.tasks import evaluate_tasks
+from spikeconv.evaluate.verify import verify
+from spikeconv.nn import spike_linears
+from spikeconv.report.firing_rate import firing_report
+from spikeconv.report.sample import sample_text
+
+pytestmark = pytest.mark.slow
+
+GIB = 1 << 30
+TOKENS, WINDOW = 4096, 1024
+
+
+@pytest.fixture(scope="module")
+def source() -> Path:
+    return resolve_source("smollm2-135m")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4-1.58, made by the command line in a process of its own that reports its peak memory."""
+    out = tmp_path_factory.mktemp("real") / "spiking"
+    code = (
+        "import resource, sys, atexit; from spikeconv.cli.app import main\n"
+        "atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))\n"
+        "main()"
+    )
+    arguments = ["convert", str(source), "-o", str(out), "--quiet"]
+    run = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    (out.parent / "peak").write_text(run.stdout.splitlines()[-1])
+    return out
+
+
+@pytest.fixture(scope="module")
+def spiking(checkpoint: Path) -> LoadedModel:
+    return load_checkpoint(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def float_perplexity(source: Path) -> float:
+    return perplexity(load_float(source), boolq_passages(), window=WINDOW, max_tokens=TOKENS).perplexity
+
+
+@pytest.fixture(scope="module")
+def measure(
+    source: Path, tmp_path_factory: pytest.TempPathFactory, float_perplexity: float
+) -> Iterator[Callable[..., tuple[float, Any]]]:
+    """`measure(**settings)`: perplexity relative to the float model's, and the firing report."""
+    work = tmp_path_factory.mktemp("settings")
+
+    def run(**settings: Any) -> tuple[float, Any]:
+        config = SpikeConfig.parse(settings)
+        opened = open_source(source)
+        out = work / "model"
+        convert(opened, make_plan(opened, config), config, out, force=True)
+        loaded = load_checkpoint(out)
+        found = perplexity(loaded, boolq_passages(), window=WINDOW, max_tokens=TOKENS).perplexity
+        return found / float_perplexity, report(loaded, 256)
+
+    yield run
+    shutil.rmtree(work)
+
+
+def report(loaded: LoadedModel, tokens: int) -> Any:
+    roles = {name: layer["role"] for name, layer in read_record(loaded.path)["layers"].items()}
+    return firing_report(loaded.model, loaded.tokenizer, sample_text(), roles, tokens=tokens)
+
+
+def test_converting_stays_below_two_gib(checkpoint: Path) -> None:
+    assert int((checkpoint.parent / "peak").read_text()) * 1024 < 2 * GIB
+
+
+def test_loading_makes_no_float_copy(spiking: LoadedModel, checkpoint: Path) -> None:
+    stored = load_file(checkpoint / "model.safetensors")
+    held = {name: tensor for name, tensor in spiking.model.state_dict().items() if name != "lm_head.weight"}
+    assert {name: (t.dtype, t.shape) for name, t in held.items()} == {n: (t.dtype, t.shape) for n, t in stored.items()}
+    for linear in spike_linears(spiking.model).values():
+        assert all(tensor.numel() <= linear.out_features for tensor in linear.buffers() if tensor.is_floating_point())
+
+
+def test_verify_is_clean_on_all_linears(spiking: LoadedModel) -> None:
+    result = verify(spiking, sample_text(), tokens=16)
+    assert result.clean, result
+    assert result.linears == 210 and result.rotation_error is not None
+
+
+def test_gamma_sqp(spiking: LoadedModel, float_perplexity: float) -> None:
+    found = perplexity(spiking, boolq_passages(), window=WINDOW, max_tokens=TOKENS).perplexity
+    assert 1 < found / float_perplexity <= 2.6
+    for role, means in report(spiking, 1024).by_role().items():
+        assert 0.20 <= means["firing_rate"] <= 0.31, role
+
+
+def test_quarot_loses_more(
+    measure: Callable[..., tuple[float, Any]], spiking: LoadedModel, float_perplexity: float
+) -> None:
+    quarot, _ = measure(rotation="quarot")
+    gamma_sqp = perplexity(spiking, boolq_passages(), window=WINDOW, max_tokens=TOKENS).perplexity / float_perplexity
+    assert 4 <= quarot <= 6
+    assert gamma_sqp <= 0.6 * quarot
+
+
+def test_without_rotation_nothing_is_left(measure: Callable[..., tuple[float, Any]]) -> None:
+    ratio, _ = measure(rotation="none")
+    assert ratio >= 50
+
+
+def test_twice_the_steps(measure: Callable[..., tuple[float, Any]]) -> None:
+    ratio, _ = measure(steps=16)
+    assert ratio <= 1.9
+
+
+def test_six_bits(measure: Callable[..., tuple[float, Any]]) -> None:
+    ratio, _ = measure(bits="6-1.58")
+    assert ratio <= 1.10
+
+
+def test_binary_spikes(measure: Callable[..., tuple[float, Any]]) -> None:
+    ratio, firing = measure(bits="4-1")
+    assert ratio <= 2.6
+    assert firing.total.firing_rate == pytest.approx(0.5, abs=0.02)
+
+
+def test_piqa_beats_chance_on_real_questions(spiking: LoadedModel) -> None:
+    result = evaluate_tasks(spiking, ("piqa",), data="offline", limit=40)
+    assert result.tasks[0].n == 40
+    assert 0.45 < result.tasks[0].value <= 1
+
+
+def test_the_same_weights_as_qwen2(source: Path, checkpoint: Path, spiking: LoadedModel, tmp_path: Path) -> None:
+    """Zero biases change nothing: packed weights bit for bit, logits within 1e-5 of their range."""
+    loaded = load_float(source)
+    loaded.model.config.model_type, loaded.model.config.architectures = "qwen2", ["Qwen2ForCausalLM"]
+    state = {name: t for name, t in loaded.model.state_dict().items() if name != "lm_head.weight"}
+    for layer in range(loaded.model.config.num_hidden_layers):
+        for part in "qkv":
+            name = f"model.layers.{layer}.self_attn.{part}_proj"
+            state[f"{name}.bias"] = torch.zeros(state[f"{name}.weight"].shape[0])
+    exported = tmp_path / "qwen2"
+    exported.mkdir()
+    loaded.model.config.to_json_file(exported / "config.json")
+    config = (exported / "config.json").read_text()
+    (exported / "config.json").write_text(config.replace('"model_type": "llama"', '"model_type": "qwen2"'))
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, exported / "model.safetensors")
+    opened = open_source(exported)
+    convert(opened, make_plan(opened, SpikeConfig()), SpikeConfig(), tmp_path / "out")
+    llama, qwen = load_file(checkpoint / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(tensor, qwen[name]) for name, tensor in llama.items())
+    ids = spiking.tokenizer(sample_text(), return_tensors="pt").input_ids[:, :64]
+    with torch.inference_mode():
+        expected = spiking.model(ids).logits
+        found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(ids).logits
+    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+def test_generates_text(spiking: LoadedModel) -> None:
+    from spikeconv.evaluate.generate import generate_text
+
+    text, tokens = generate_text(spiking, "The capital of France is", max_new_tokens=6)
+    assert 0 < tokens <= 6 and text.strip()
