@@ -37,6 +37,11 @@ class GgufSource(Source):
             raise SpikeconvError(f"{path} holds the GGUF architecture {architecture}; supported: {known}.")
         with quiet_transformers():
             config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        # What transformers leaves in the file: the head size of Qwen3, and any stretching of the rotary embedding.
+        head_dim = self._reader.fields.get(f"{architecture}.attention.key_length")
+        if head_dim is not None:
+            config.head_dim = int(head_dim.contents())
+        self._check_rope(architecture)
         config.architectures = [FAMILIES[config.model_type].architecture]
         config.dtype = torch.float32
         self.config: dict[str, Any] = {k: v for k, v in config.to_diff_dict().items() if "name_or_path" not in k}
@@ -45,6 +50,15 @@ class GgufSource(Source):
         if architecture != "llama":
             self._interleaved = {}
         self._tensors = self._map_names(config, architecture)
+
+    def _check_rope(self, architecture: str) -> None:
+        scaling = self._reader.fields.get(f"{architecture}.rope.scaling.type")
+        factors = [tensor.data for tensor in self._reader.tensors if tensor.name == "rope_freqs.weight"]
+        if (scaling is not None and scaling.contents() != "none") or any((factor != 1).any() for factor in factors):
+            raise SpikeconvError(
+                f"{self.path} scales its rotary frequencies, which cannot be read from a GGUF file; "
+                "convert the Hugging Face checkpoint of the model instead."
+            )
 
     def _map_names(self, config: Any, architecture: str) -> dict[str, Any]:
         arch = next(key for key, name in MODEL_ARCH_NAMES.items() if name == architecture)

@@ -131,11 +131,12 @@ class HfSource(Source):
 
     def copy_companions(self, target: Path) -> None:
         """Copy tokenizer, chat template, generation config, remote code and everything else that is not weights."""
+        weights = shutil.ignore_patterns(*(f"*{suffix}" for suffix in WEIGHT_SUFFIXES))
         for path in self.path.iterdir():
             if path.name.startswith(".") or path.name == "config.json" or path.name.endswith(WEIGHT_SUFFIXES):
                 continue
             if path.is_dir():
-                shutil.copytree(path, target / path.name, ignore=shutil.ignore_patterns(*(f"*{s}" for s in WEIGHT_SUFFIXES)))
+                shutil.copytree(path, target / path.name, ignore=weights)
             else:
                 shutil.copyfile(path, target / path.name)
 

@@ -32,6 +32,9 @@ def pack(values: Tensor, bits: int) -> Tensor:
 def unpack(packed: Tensor, in_features: int) -> Tensor:
     """The int8 matrix [out, in] of a packed weight; the inverse of `pack`."""
     rows, words, bits = packed.shape
+    if bits == 4:  # the main format: the two nibbles of a byte, without the detour over words
+        nibbles = packed.view(torch.int8)
+        return torch.stack((nibbles << 4 >> 4, nibbles >> 4), dim=-1).view(rows, -1)[:, :in_features]
     word = torch.zeros((rows, words, 8), dtype=torch.uint8, device=packed.device)
     word[..., :bits] = packed
     word = word.view(torch.int64).squeeze(-1)

@@ -57,7 +57,7 @@ class Rotation:
         return self.size * sum(f.bit_length() - 1 if f & (f - 1) == 0 else f - 1 for f in self.factors)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@torch.compiler.assume_constant_result
 def _constants(rotation: Rotation, device: torch.device) -> tuple[Tensor, list[Tensor]]:
     """What a compiler takes as given: it would trace the search for Hadamard orders, look by look."""
     return _tensors(rotation, device)

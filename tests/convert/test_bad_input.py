@@ -75,7 +75,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda p: edit_header(p, lambda h: h[Q].update(data_offsets=[0, 1 << 40])),
         [WEIGHTS, "malformed"],
     ),
-    "shape against offsets": (lambda p: edit_header(p, lambda h: h[Q].update(shape=[9999, 9999])), [WEIGHTS, "malformed"]),
+    "shape against offsets": (
+        lambda p: edit_header(p, lambda h: h[Q].update(shape=[9999, 9999])),
+        [WEIGHTS, "malformed"],
+    ),
     "negative offset": (lambda p: edit_header(p, lambda h: h[Q].update(data_offsets=[-4, 8])), [WEIGHTS, "malformed"]),
     "missing shard": (lambda p: write_index(p, "model-00002-of-00002.safetensors"), [INDEX, "00002", "missing"]),
     "shard above": (lambda p: write_index(p, "../secret.safetensors"), [INDEX, "../secret", "outside"]),
@@ -85,7 +88,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "index is not JSON": (lambda p: (p / INDEX).write_text("{"), [INDEX, "JSON"]),
     "index lies": (lambda p: write_index(p, WEIGHTS, "model.no_such.weight"), [INDEX, "model.no_such.weight", WEIGHTS]),
     "tensor missing": (lambda p: edit_tensors(p, lambda t: t.pop(Q)), ["no tensor", Q]),
-    "norm missing": (lambda p: edit_tensors(p, lambda t: t.pop("model.norm.weight")), ["no tensor", "model.norm.weight"]),
+    "norm missing": (
+        lambda p: edit_tensors(p, lambda t: t.pop("model.norm.weight")),
+        ["no tensor", "model.norm.weight"],
+    ),
     "NaN": (lambda p: edit_tensors(p, lambda t: set_first(t, Q, float("nan"))), [Q, "NaN"]),
     "infinity": (lambda p: edit_tensors(p, lambda t: set_first(t, Q, -float("inf"))), [Q, "infinity"]),
     "NaN in a norm": (
@@ -163,9 +169,7 @@ def test_output_below_a_file(source: Path, run_convert: Fixture, tmp_path: Path)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_full_disk(
-    source: Path, run_convert: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk(source: Path, run_convert: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -52,7 +52,9 @@ def permuted(rows: Tensor, heads: int) -> Tensor:
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def write_gguf(source: Path, path: Path, quantize: bool = False, drop: str = "") -> None:
+def write_gguf(
+    source: Path, path: Path, quantize: bool = False, drop: str = "", rope_factors: list[float] | None = None
+) -> None:
     config = json.loads((source / "config.json").read_text())
     architecture, heads, kv = config["model_type"], config["num_attention_heads"], config["num_key_value_heads"]
     writer = gguf.GGUFWriter(path, architecture)
@@ -68,12 +70,13 @@ def write_gguf(source: Path, path: Path, quantize: bool = False, drop: str = "")
     if config.get("head_dim"):
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
-    vocabulary = AutoTokenizer.from_pretrained(source).get_vocab()
+    vocabulary = {**AutoTokenizer.from_pretrained(source).get_vocab()}
+    vocabulary["aa"] = len(vocabulary)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(sorted(vocabulary, key=vocabulary.__getitem__))
     writer.add_token_types([3 if token in ("<s>", "</s>") else 1 for token in sorted(vocabulary, key=vocabulary.get)])
-    writer.add_token_merges(["a b"])
+    writer.add_token_merges(["a a"])  # llama.cpp wants a merge
     writer.add_bos_token_id(vocabulary["<s>"])
     writer.add_eos_token_id(vocabulary["</s>"])
     for name, tensor in load_file(source / "model.safetensors").items():
@@ -87,6 +90,8 @@ def write_gguf(source: Path, path: Path, quantize: bool = False, drop: str = "")
             writer.add_tensor(gguf_name(name), gguf.quants.quantize(values, kind), raw_dtype=kind)
         else:
             writer.add_tensor(gguf_name(name), np.ascontiguousarray(values))
+    if rope_factors:
+        writer.add_tensor("rope_freqs.weight", np.array(rope_factors, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -122,9 +127,7 @@ def test_q8_is_within_half_a_step(tiny_checkpoint: Fixture, tmp_path: Path) -> N
         assert not torch.equal(values, tensor)
 
 
-def test_converts_to_the_same_model(
-    source: Path, run_convert: Fixture, logits_of: Fixture, tmp_path: Path
-) -> None:
+def test_converts_to_the_same_model(source: Path, run_convert: Fixture, logits_of: Fixture, tmp_path: Path) -> None:
     write_gguf(source, tmp_path / "model.gguf")
     opened, config = GgufSource(tmp_path / "model.gguf"), SpikeConfig()
     convert(opened, make_plan(opened, config), config, tmp_path / "gguf")
@@ -164,6 +167,16 @@ def test_missing_tensor(tiny_checkpoint: Fixture, tmp_path: Path) -> None:
     write_gguf(tiny_checkpoint("llama", **SIZES), tmp_path / "model.gguf", drop=name)
     with pytest.raises(SpikeconvError, match=rf"no tensor for {name}.*blk\.1\.ffn_up\.weight"):
         GgufSource(tmp_path / "model.gguf")
+
+
+def test_scaled_rotary_frequencies_are_not_forgotten(tiny_checkpoint: Fixture, tmp_path: Path) -> None:
+    """LLaMA 3.1 files carry the factors as a tensor, which transformers does not read."""
+    source = tiny_checkpoint("llama", **SIZES)
+    write_gguf(source, tmp_path / "plain.gguf", rope_factors=[1.0] * 8)
+    GgufSource(tmp_path / "plain.gguf")
+    write_gguf(source, tmp_path / "scaled.gguf", rope_factors=[1.0] * 4 + [32.0] * 4)
+    with pytest.raises(SpikeconvError, match=r"scaled\.gguf scales its rotary frequencies"):
+        GgufSource(tmp_path / "scaled.gguf")
 
 
 def test_other_architecture(tmp_path: Path) -> None:

@@ -61,9 +61,7 @@ def test_equals_a_model_built_by_hand(
     assert torch.equal(logits, logits_of(built_by_hand(tiny_checkpoint(family), bits=bits)))
 
 
-def test_skips_and_overrides_reach_the_model(
-    tiny_checkpoint: Fixture, converted: Fixture, logits_of: Fixture
-) -> None:
+def test_skips_and_overrides_reach_the_model(tiny_checkpoint: Fixture, converted: Fixture, logits_of: Fixture) -> None:
     settings = {
         "skip": ("down", "model.layers.0.self_attn.k_proj"),
         "overrides": ({"pattern": "*.1.self_attn.v_proj", "settings": {"bits": "6-1.58", "seed": 4}},),
@@ -123,9 +121,7 @@ def test_save_and_reload_is_bit_equal(
 
 @DTYPES
 @pytest.mark.parametrize("bits", ["4-1.58", "4-1", "16-16"])
-def test_compute_dtypes(
-    dtype: torch.dtype, bits: str, converted: Fixture, logits_of: Fixture, tmp_path: Path
-) -> None:
+def test_compute_dtypes(dtype: torch.dtype, bits: str, converted: Fixture, logits_of: Fixture, tmp_path: Path) -> None:
     path = converted("qwen2", bits=bits)
     exact, model = load(path), load(path, dtype=dtype)
     for name, linear in spike_linears(model).items():
@@ -242,46 +238,54 @@ def test_newer_format_is_refused(converted: Fixture, tmp_path: Path) -> None:
         load(tmp_path / "model")
 
 
-PLAIN_LOAD = """
+FIRST = """
+import sys, spikeconv
+print(sorted({"torch", "transformers"} & set(sys.modules)))  # importing us stays cheap
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+print(AUTO_QUANTIZER_MAPPING["spikeconv"].__name__)
+"""
+LAST = """
 import sys
 from transformers import AutoModelForCausalLM
 for path in sys.argv[1:]:
     try:
         AutoModelForCausalLM.from_pretrained(path)
     except Exception as error:
-        print("refused", type(error).__name__)
+        print("refused")
     else:
         print("loaded")
-assert not any(name.startswith("spikeconv") for name in sys.modules)
+print(any(name.startswith("spikeconv") for name in sys.modules))
+import spikeconv
+for path in sys.argv[1:]:
+    print(type(AutoModelForCausalLM.from_pretrained(path).model.layers[0].mlp.up_proj).__name__)
 """
 
 
-def test_without_spikeconv_loading_fails_loudly(converted: Fixture) -> None:
-    paths = [converted("llama", bits=bits) for bits in ("4-1.58", "4-1", "8-8", "16-16")]
-    lines = _python(PLAIN_LOAD, *map(str, paths)).split("\n")
-    assert len(lines) == 4 and all(line.startswith("refused") for line in lines), lines
+BITS_APART = ("4-1.58", "4-1", "8-8", "16-16")
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import spikeconv; from transformers import AutoModelForCausalLM",
-        "import transformers; import spikeconv; from transformers import AutoModelForCausalLM",
-    ],
-)
-def test_import_order_does_not_matter(imports: str, converted: Fixture) -> None:
-    script = "model = AutoModelForCausalLM.from_pretrained(sys.argv[1]); print(type(model.model.layers[0].mlp.up_proj).__name__)"
-    assert _python(f"import sys; {imports}; {script}", str(converted("llama"))) == "SpikeLinear"
-
-
-def test_importing_spikeconv_does_not_import_transformers_or_torch() -> None:
-    assert _python("import sys, spikeconv; print({'torch', 'transformers'} & set(sys.modules))") == "set()"
-
-
-def _python(script: str, *arguments: str) -> str:
+@pytest.fixture(scope="module", autouse=True)
+def interpreters(converted: Fixture) -> dict[str, subprocess.Popen[str]]:
+    """New interpreters take seconds to import torch: both start first and run beside the other tests."""
+    paths = [str(converted("llama", bits=bits)) for bits in BITS_APART]
     environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    return {script: subprocess.Popen([sys.executable, "-c", script, *paths], **pipes) for script in (FIRST, LAST)}
+
+
+def lines_of(process: subprocess.Popen[str]) -> list[str]:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output.split("\n")[:-1]
+
+
+def test_imported_before_transformers(interpreters: dict[str, subprocess.Popen[str]]) -> None:
+    assert lines_of(interpreters[FIRST]) == ["[]", "SpikeQuantizer"]
+
+
+def test_without_spikeconv_loading_fails_loudly_and_with_it_succeeds(
+    interpreters: dict[str, subprocess.Popen[str]],
+) -> None:
+    lines = lines_of(interpreters[LAST])
+    count = len(BITS_APART)
+    assert lines == ["refused"] * count + ["False"] + ["SpikeLinear"] * count

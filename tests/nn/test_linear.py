@@ -63,7 +63,7 @@ def test_executions_agree_with_the_formula(
 
 @pytest.mark.parametrize(("bits", "bound"), [("4-4", 0.25), ("6-6", 0.07), ("8-8", 0.02), ("8-1", 0.02)])
 def test_output_is_near_the_float_linear(bits: str, bound: float, make_linear: Callable[..., Any]) -> None:
-    """Rounding noise of inputs and weights, each Δ/√12 with Δ = 7σ/2^b, adds up to .18, .045, .011; half as much again."""
+    """Rounding noise of inputs and weights, Δ/√12 each with Δ = 7σ/2^b, adds up to .18, .045, .011."""
     linear, plain = make_linear(576, 64, bits=bits, clip_ratio=1.0)
     x = torch.randn(64, 576) * torch.linspace(0.1, 4, 576)
     assert (linear(x) - plain(x)).norm() < bound * plain(x).norm()

@@ -15,7 +15,11 @@ from spikeconv.nn import Encoder, Recorder
 def test_counts_are_brute_force(bits: str, make_linear: Callable[..., Any], device: torch.device) -> None:
     linear = make_linear(bits=bits)[0].to(device)
     model = torch.nn.Sequential(linear)
-    inputs = [torch.randn(2, 5, 72, device=device), torch.zeros(3, 72, device=device), torch.randn(0, 72, device=device)]
+    inputs = [
+        torch.randn(2, 5, 72, device=device),
+        torch.zeros(3, 72, device=device),
+        torch.randn(0, 72, device=device),
+    ]
     spikes = zeros = 0
     for x in inputs:
         counts = linear.encoder(x).spikes.counts.flatten().tolist()

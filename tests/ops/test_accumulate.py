@@ -16,7 +16,7 @@ COUNT_RANGES = {
 
 
 def count_dtype(low: int, high: int) -> torch.dtype:
-    return torch.int8 if -128 <= low and high <= 127 else torch.int16
+    return torch.int8 if low >= -128 and high <= 127 else torch.int16
 
 
 def product(counts: Tensor, weight: Tensor) -> Tensor:

@@ -23,7 +23,9 @@ def test_rotate_half_precision_input(device: torch.device) -> None:
     torch.library.opcheck(ops.rotate, (x.bfloat16(), signs, factors))
 
 
-@pytest.mark.parametrize(("low", "high", "symmetric"), [(-8, 7, True), (-128, 128, True), (0, 15, False), (0, 255, False)])
+@pytest.mark.parametrize(
+    ("low", "high", "symmetric"), [(-8, 7, True), (-128, 128, True), (0, 15, False), (0, 255, False)]
+)
 @pytest.mark.parametrize("strided", [False, True])
 def test_encode_counts(low: int, high: int, symmetric: bool, strided: bool, device: torch.device) -> None:
     u = torch.randn(24, 6, device=device).mT if strided else torch.randn(6, 24, device=device)

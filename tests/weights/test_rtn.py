@@ -92,9 +92,7 @@ def test_all_zero_row(search: bool) -> None:
 
 def test_search_lowers_the_error_it_minimises() -> None:
     weight = torch.randn(8, 512)
-    costs = [
-        (dequantize(*quantize_rtn(weight, 4, search)) - weight).abs().pow(2.4).sum(1) for search in (True, False)
-    ]
+    costs = [(dequantize(*quantize_rtn(weight, 4, search)) - weight).abs().pow(2.4).sum(1) for search in (True, False)]
     assert (costs[0] < costs[1]).all()
 
 
