@@ -1,66 +1,88 @@
 """Reproduces docs/benchmarks/rotation.md: what each rotation and bit width costs on the embedded real model.
 
-Usage: python scripts/bench/rotation.py [--tasks piqa,arc_easy] [--max-tokens 8192] [--work FOLDER]
+Usage: python scripts/bench/rotation.py [--max-tokens 4096] [--work FOLDER]
 
-Every number comes from the same commands that a user runs; they are printed as they are run. The tables go to stdout.
+Every number comes from the commands that a user runs; they are shown on stderr as they are run. Tables go to stdout.
+Two texts: the BoolQ passages (`perplexity`'s offline text) and the Python documentation that ships with the interpreter.
 """
 
 import argparse
 import json
+import pydoc_data.topics
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from spikeconv.cli.app import app
+
 SETTINGS = {
-    "none": ["--rotation", "none"],
-    "quarot": ["--rotation", "quarot"],
     "gamma-sqp": [],
-    "gamma-sqp, full range": ["--count-range", "full"],
-    "gamma-sqp, min-max weights": ["--weight-clip", "none"],
+    "quarot": ["--rotation", "quarot"],
+    "none": ["--rotation", "none"],
     "gamma-sqp, T'=16": ["--steps", "16"],
     "gamma-sqp, 6-1.58": ["--bits", "6-1.58"],
     "gamma-sqp, 4-1": ["--bits", "4-1"],
+    "gamma-sqp, full range": ["--count-range", "full"],
+    "gamma-sqp, min-max weights": ["--weight-clip", "none"],
+    "16-1.58 (float weights)": ["--bits", "16-1.58"],
+    "4-16 (float activations)": ["--bits", "4-16"],
+    "gamma-sqp, seed 0": ["--seed", "0"],
+    "quarot, seed 0": ["--seed", "0", "--rotation", "quarot"],
+    "gamma-sqp, seed 1": ["--seed", "1"],
+    "quarot, seed 1": ["--seed", "1", "--rotation", "quarot"],
+    "gamma-sqp, seed 3": ["--seed", "3"],
+    "quarot, seed 3": ["--seed", "3", "--rotation", "quarot"],
 }
+TEXTS = ("BoolQ", "docs")
 
 
 def run(*arguments: str) -> Any:
-    """One spikeconv command with `--json`; its answer."""
-    command = ["spikeconv", *arguments]
-    print("$", shlex.join(command), file=sys.stderr, flush=True)
-    program = [sys.executable, "-c", "from spikeconv.cli.app import main; main()", *arguments, "--json", "--quiet"]
-    return json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
+    """The answer of one command with `--json`."""
+    print("$ spikeconv", shlex.join(arguments), file=sys.stderr, flush=True)
+    result = CliRunner().invoke(app, [*arguments, "--json", "--quiet"], catch_exceptions=False)
+    return json.loads(result.stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", default="piqa,arc_easy", help="lm-eval tasks for float and 4-1.58; empty: none")
-    parser.add_argument("--max-tokens", default="8192")
+    parser.add_argument("--max-tokens", default="4096")
     parser.add_argument("--work", type=Path, default=Path("demo-output/rotation"))
     options = parser.parse_args()
-    print("| 4-1.58 unless said | T' | perplexity | × float | bits/byte | firing rate | weight error | bits/weight |")
-    print("|---|---|---|---|---|---|---|---|")
-    for index, (name, extra) in enumerate(SETTINGS.items()):
-        out = str(options.work / str(index))
+    options.work.mkdir(parents=True, exist_ok=True)
+    docs = options.work / "docs.txt"
+    topics = pydoc_data.topics.topics
+    docs.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
+    out = str(options.work / "model")
+    texts: dict[str, list[str]] = {"BoolQ": [], "docs": ["--text", str(docs)]}
+    floats: dict[str, float] = {}
+
+    print("| 4-1.58 unless said | T' | BoolQ | × float | docs | × float | firing rate | weight error | bits/weight |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, extra in SETTINGS.items():
         made = run("convert", "smollm2-135m", "-o", out, "--force", *extra)
-        baseline = [] if index else ["--baseline"]
-        measured = run("perplexity", out, "--window", "1024", "--max-tokens", options.max_tokens, *baseline)
-        if not index:
-            float_perplexity = measured["baseline"]["perplexity"]
-            float_bits = measured["baseline"]["bits_per_byte"]
-            print(f"| float | | {float_perplexity:.2f} | 1 | {float_bits:.3f} | | | |")
-        rate = run("report-firing-rate", out)["total"]["firing_rate"]
+        cells = []
+        for text in TEXTS:
+            baseline = [] if text in floats else ["--baseline"]
+            measured = run(
+                "perplexity", out, *texts[text], "--window", "1024", "--max-tokens", options.max_tokens, *baseline
+            )
+            if baseline:
+                floats[text] = measured["baseline"]["perplexity"]
+            cells.append(f"{measured['perplexity']:.2f} | {measured['perplexity'] / floats[text]:.2f}")
+        if not name.startswith("4-16"):
+            rate = f"{run('report-firing-rate', out)['total']['firing_rate']:.3f}"
+        else:
+            rate = ""
+        if name == next(iter(SETTINGS)):
+            print(f"| float | | {floats['BoolQ']:.2f} | 1 | {floats['docs']:.2f} | 1 | | | |")
         print(
-            f"| {name} | {made['virtual_steps']} | {measured['perplexity']:.2f} "
-            f"| {measured['perplexity'] / float_perplexity:.2f} | {measured['bits_per_byte']:.3f} | {rate:.3f} "
+            f"| {name} | {made['virtual_steps']} | {' | '.join(cells)} | {rate} "
             f"| {made['mean_relative_error']:.4f} | {made['bits_per_weight']:.2f} |",
             flush=True,
         )
-    if options.tasks:
-        main_setting = str(options.work / str(list(SETTINGS).index("gamma-sqp")))
-        scores = run("eval", main_setting, "--tasks", options.tasks, "--baseline", "--data", "offline")
-        print(json.dumps(scores, indent=1))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def convert(
         typer.Option(help="Weight range search per output channel.", rich_help_panel=SETTINGS, show_default="mse"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the random signs.", rich_help_panel=SETTINGS, show_default="0")
+        int | None, typer.Option(help="Seed of the random signs.", rich_help_panel=SETTINGS, show_default="2")
     ] = None,
     scheme: Annotated[
         str | None, typer.Option(help="YAML file or a name in configs/schemes/.", rich_help_panel=SETTINGS)

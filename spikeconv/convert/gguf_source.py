@@ -91,7 +91,13 @@ class GgufSource(Source):
     def load(self, name: str) -> Tensor:
         """Dequantize one tensor."""
         tensor = self._tensors[name]
-        values = torch.tensor(dequantize(tensor.data, tensor.tensor_type), dtype=torch.float32)
+        try:
+            values = torch.tensor(dequantize(tensor.data, tensor.tensor_type), dtype=torch.float32)
+        except NotImplementedError:
+            kind = tensor.tensor_type.name
+            raise SpikeconvError(
+                f"{self.path}: {name} has the GGUF type {kind}, which cannot be dequantized here."
+            ) from None
         values = values.view(self.shape(name))
         for part, heads in self._interleaved.items():
             if part in tensor.name:

@@ -44,7 +44,9 @@ class Encoder:
     """Encoder of one group of linears that see the same input (q, k, v; gate, up).
 
     The first member to be called encodes, the others are handed the same counts; the counts are dropped after the
-    last. Members called with another tensor encode for themselves, so sharing never changes a result.
+    last. Members called with another tensor, or with one that was changed in place since, encode for themselves, so
+    sharing never changes a result. (Inference tensors carry no version: a change in place between two members goes
+    unseen there. No supported model makes one.)
     """
 
     def __init__(self, in_features: int, scheme: LinearScheme) -> None:
