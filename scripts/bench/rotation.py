@@ -2,8 +2,8 @@
 
 Usage: python scripts/bench/rotation.py [--max-tokens 4096] [--work FOLDER]
 
-Every number comes from the commands that a user runs; they are shown on stderr as they are run. Tables go to stdout.
-Two texts: the BoolQ passages (`perplexity`'s offline text) and the Python documentation that ships with the interpreter.
+Every number comes from the commands that a user runs; they are shown on stderr as they are run. The table goes to
+stdout. Two texts: the BoolQ passages (`perplexity`'s offline text) and the documentation that ships with Python.
 """
 
 import argparse
@@ -72,10 +72,8 @@ def main() -> None:
             if baseline:
                 floats[text] = measured["baseline"]["perplexity"]
             cells.append(f"{measured['perplexity']:.2f} | {measured['perplexity'] / floats[text]:.2f}")
-        if not name.startswith("4-16"):
-            rate = f"{run('report-firing-rate', out)['total']['firing_rate']:.3f}"
-        else:
-            rate = ""
+        spikes = not name.startswith("4-16")
+        rate = f"{run('report-firing-rate', out)['total']['firing_rate']:.3f}" if spikes else ""
         if name == next(iter(SETTINGS)):
             print(f"| float | | {floats['BoolQ']:.2f} | 1 | {floats['docs']:.2f} | 1 | | | |")
         print(

@@ -74,7 +74,9 @@ class Sink:
 
     def _flush(self) -> None:
         if self._pending:
-            save_file(self._pending, self._shard_path(len(self._shards)), metadata={"format": "pt"})
+            path = self._shard_path(len(self._shards))
+            save_file(self._pending, path, metadata={"format": "pt"})
+            path.chmod(0o644)  # safetensors writes through a private temporary file
             self._shards.append(list(self._pending))
             self._pending = {}
 

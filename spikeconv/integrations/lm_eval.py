@@ -127,10 +127,11 @@ def run_harness(model: HarnessModel, tasks: Sequence[Any], **settings: Any) -> d
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No log lines, prints or bars of lm-eval's; nor its report on the machine, which takes seconds."""
+    """No log lines, prints or bars of lm-eval's; nor its reports on the machine and on the folder it runs in."""
     replaced = (
         (lm_eval.api.task, "tqdm", lambda items, **_: items),
         (lm_eval.evaluator, "add_env_info", lambda _result: None),
+        (lm_eval.evaluator, "get_git_commit_hash", lambda: None),
         (lm_eval.api.metrics, "bootstrap_stderr", _bootstrap_error),
     )
     originals = [getattr(module, name) for module, name, _ in replaced]
