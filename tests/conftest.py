@@ -21,6 +21,7 @@ from spikeconv.config import SpikeConfig
 from spikeconv.convert.pipeline import ConvertSummary, convert
 from spikeconv.convert.plan import make_plan
 from spikeconv.convert.source import HfSource
+from spikeconv.ops.native import load
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {
@@ -55,6 +56,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+# From the first test on, as in a process that has loaded a model. tests/ops runs the reference beside it.
+for _device in DEVICES:
+    load(_device)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from spikeconv import __version__
+from spikeconv.cli.bench import bench
 from spikeconv.cli.console import err
 from spikeconv.cli.convert import convert
 from spikeconv.cli.doctor import doctor
@@ -35,6 +36,7 @@ app.command("perplexity")(perplexity)
 app.command("report-firing-rate")(report_firing_rate)
 app.command("verify")(verify)
 app.command("generate")(generate)
+app.command("bench")(bench)
 app.command("models")(models)
 app.command("doctor")(doctor)
 

@@ -18,7 +18,10 @@ __all__ = ["err", "out", "print_json", "table", "tracker"]
 T = TypeVar("T")
 
 THEME = Theme({"title": "bold cyan", "good": "green", "bad": "bold red", "note": "dim", "number": "bold"})
-out = Console(theme=THEME, highlight=False, soft_wrap=True)
+FILE_WIDTH = 160
+"""Characters of a table line where there is no terminal to fit."""
+
+out = Console(theme=THEME, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else FILE_WIDTH)
 err = Console(theme=THEME, highlight=False, stderr=True, soft_wrap=True)
 
 

@@ -21,6 +21,10 @@ def report_firing_rate(
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to read at most.")] = 1024,
     summary: Annotated[bool, typer.Option("--summary", help="Leave the table of single layers out.")] = False,
+    save: Annotated[
+        bool,
+        typer.Option("--save", help="Note the shares of zeros in the checkpoint, to choose layouts at load."),
+    ] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
@@ -31,7 +35,7 @@ def report_firing_rate(
 
     Example: [cyan]spikeconv report-firing-rate --tokens 2048[/]
     """
-    from spikeconv.evaluate.models import load_checkpoint, read_record, resolve_checkpoint
+    from spikeconv.evaluate.models import load_checkpoint, read_record, resolve_checkpoint, save_zero_shares
     from spikeconv.evaluate.texts import read_text
     from spikeconv.report.firing_rate import firing_report
     from spikeconv.report.sample import sample_text
@@ -43,6 +47,8 @@ def report_firing_rate(
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     roles = {name: layer["role"] for name, layer in read_record(path)["layers"].items()}
     report = firing_report(loaded.model, loaded.tokenizer, content, roles, tokens=tokens, track=tracker(quiet))
+    if save:
+        save_zero_shares(path, {layer.name: layer.zero_share for layer in report.layers})
     print_json(report.to_dict()) if as_json else show_report(report, layers=not summary)
 
 

@@ -1,3 +1,3 @@
-from spikeconv.codecs.count import CountCodec, SpikeCounts
+from spikeconv.codecs.count import CountCodec, Norm, SpikeCounts
 
-__all__ = ["CountCodec", "SpikeCounts"]
+__all__ = ["CountCodec", "Norm", "SpikeCounts"]

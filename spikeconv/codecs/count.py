@@ -12,17 +12,32 @@ from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.config import LinearScheme
-from spikeconv.ops.reference import unfold_step
+from spikeconv.rotation import Rotation
 
-__all__ = ["CountCodec", "SpikeCounts"]
+__all__ = ["CountCodec", "Norm", "SpikeCounts"]
+
+
+class Norm(NamedTuple):
+    """An RMSNorm in front of the encoder: γ [n] and ε."""
+
+    weight: Tensor
+    epsilon: float
 
 
 class SpikeCounts(NamedTuple):
-    """Encoded inputs: counts [..., n] int8 or int16, scale [..., 1] float32, zero_point [..., 1] int32 or None."""
+    """Encoded inputs.
+
+    Attributes:
+        counts: [..., n] int8 or int16.
+        scale: [..., 1] float32.
+        zero_point: [..., 1] int32, or None for signed counts.
+        statistics: int64 [2], Σ|k| and the number of zero counts; empty unless asked for.
+    """
 
     counts: Tensor
     scale: Tensor
     zero_point: Tensor | None
+    statistics: Tensor
 
     def decode(self) -> Tensor:
         """The membrane potential that the counts stand for, [..., n] float32."""
@@ -50,14 +65,21 @@ class CountCodec:
         """Bound on |count|."""
         return max(-self.count_min, self.count_max)
 
-    def encode(self, u: Tensor) -> SpikeCounts:
-        """Counts of the membrane potential u [..., n], one scale per token."""
-        counts, scale, zero = ops.encode_counts(u, self.count_min, self.count_max, self.symmetric, self.clip_ratio)
-        return SpikeCounts(counts, scale, None if self.symmetric else zero)
+    def encode(
+        self, x: Tensor, rotation: Rotation | None = None, norm: Norm | None = None, with_statistics: bool = False
+    ) -> SpikeCounts:
+        """Counts of x [..., n] after the norm and the rotation, one scale per token."""
+        signs, bases, power = rotation.on(x.device) if rotation else (None, [], 1)
+        weight, epsilon = norm or (None, 0.0)
+        limits = (self.count_min, self.count_max, self.symmetric, self.clip_ratio)
+        counts, scale, zero, statistics = ops.encode(
+            x, signs, bases, power, weight, epsilon, *limits, "none", 0.0, with_statistics
+        )
+        return SpikeCounts(counts, scale, None if self.symmetric else zero, statistics)
 
     def unfold(self, counts: Tensor) -> Tensor:
         """The spike train [T, ..., n] int8 with entries in {-1, 0, 1}; it sums to the counts over T = largest count.
 
         T is T' where step two is part of the scheme; counts that are sent whole (4-4) unfold for proof only.
         """
-        return torch.stack([unfold_step(counts, t) for t in range(self.largest_count)]).to(torch.int8)
+        return torch.stack([ops.unfold_step(counts, t) for t in range(self.largest_count)]).to(torch.int8)

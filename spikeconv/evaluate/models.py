@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spikeconv.convert.plan import hf_config
 from spikeconv.convert.resolve import open_source
-from spikeconv.convert.sink import RECORD
+from spikeconv.convert.sink import RECORD, write_json
 from spikeconv.convert.source import HfSource, read_json
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn import set_execution
+from spikeconv.nn import arrange_weights, set_execution
 from spikeconv.quiet import quiet_transformers
 from spikeconv.wheels import cache_dir
 
@@ -24,6 +24,7 @@ __all__ = [
     "read_record",
     "remember",
     "resolve_checkpoint",
+    "save_zero_shares",
 ]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,6 +69,22 @@ def read_record(path: Path) -> dict[str, Any]:
     return read_json(path / RECORD)
 
 
+def save_zero_shares(path: Path, shares: dict[str, float]) -> None:
+    """Note the measured share of zero counts of every linear in a checkpoint's `config.json`.
+
+    Raises:
+        SpikeconvError: the file cannot be written; it is then as it was.
+    """
+    config = read_json(path / "config.json")
+    config["quantization_config"]["zero_share"] = {name: round(share, 4) for name, share in shares.items()}
+    try:
+        write_json(path / "config.json.new", config)
+        (path / "config.json.new").replace(path / "config.json")
+    except OSError as error:
+        (path / "config.json.new").unlink(missing_ok=True)
+        raise SpikeconvError(f"{path / 'config.json'} cannot be written: {error}") from None
+
+
 def load_checkpoint(
     path: Path,
     *,
@@ -82,7 +99,7 @@ def load_checkpoint(
         path: its directory.
         device: as torch names it, or "auto".
         dtype: compute dtype by name; "auto" takes the checkpoint's.
-        execution: dense, events or unfold; None leaves the default.
+        execution: auto, dense, events or unfold; None leaves the default.
         trust_remote_code: allow the checkpoint's own Python code.
 
     Raises:
@@ -91,6 +108,7 @@ def load_checkpoint(
     loaded = _load(path, path.name, device, dtype, {"trust_remote_code": trust_remote_code})
     if execution is not None:
         set_execution(loaded.model, execution)
+        arrange_weights(loaded.model)
     return loaded
 
 

@@ -4,8 +4,6 @@ The rotation is checked with the float source: rotated but not rounded (scheme 1
 logits, since H D is orthogonal.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel, load_source, read_record
 from spikeconv.families import find_family, folded_norms
 from spikeconv.integrations.transformers import swap_linears
-from spikeconv.nn import set_execution, spike_linears
+from spikeconv.nn import SpikeLinear, arrange_weights, set_execution, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.wheels import sha256_of
 
@@ -38,8 +36,8 @@ class VerifyResult:
         linears: converted linears seen.
         accumulators: int32 accumulators compared.
         tokens: tokens of real text that were run.
-        different_accumulators: linears whose executions disagree.
-        different_logits: executions whose logits disagree with dense.
+        different_accumulators: linears whose executions disagree with each other or with the linear's output.
+        different_logits: executions whose logits are not those of the model as loaded.
         uncalled: converted linears that the forward pass never called.
         changed_files: weight files whose hash is not the recorded one.
         rotation_error: max |Δ logits| / max |logits| of rotated against source weights; None without the source.
@@ -99,59 +97,37 @@ def _compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tr
     linears = spike_linears(model)
     result.linears = len(linears)
     before = next(iter(linears.values())).execution
-    expected: dict[str, Tensor] = {}
-    logits: dict[str, Tensor] = {}
-    for execution in track(ops.EXECUTIONS, "comparing executions", len(ops.EXECUTIONS)):
-        set_execution(model, execution)
-        called: set[str] = set()
-        with _accumulators(model) as accumulators, _calls(model, called), torch.inference_mode():
-            logits[execution] = model(ids, use_cache=False).logits
-        result.uncalled = [name for name in linears if name not in called]
-        if not expected:
-            expected = accumulators
-            result.accumulators = sum(acc.numel() for acc in expected.values())
-        for name, acc in accumulators.items():
-            if not torch.equal(acc, expected[name]) and name not in result.different_accumulators:
-                result.different_accumulators.append(name)
-        if not torch.equal(logits[execution], logits[ops.EXECUTIONS[0]]):
-            result.different_logits.append(execution)
-    set_execution(model, before)
+    called: set[str] = set()
 
+    def compare(name: str, linear: SpikeLinear, x: Tensor, y: Tensor) -> None:
+        called.add(name)
+        if (encoding := linear.encoder(x)).spikes is None or linear.weight_scale is None:
+            return
+        accumulators = [linear.accumulate(encoding, execution) for execution in ops.EXECUTIONS]
+        result.accumulators += accumulators[0].numel()
+        scaled = accumulators[0].float() * encoding.spikes.scale * linear.weight_scale
+        expected = (scaled if linear.bias is None else scaled + linear.bias.float()).to(x.dtype)
+        same = all(torch.equal(acc, accumulators[0]) for acc in accumulators)
+        if not same or not torch.equal(y, expected):
+            result.different_accumulators.append(name)
 
-@contextmanager
-def _accumulators(model: Any) -> Iterator[dict[str, Tensor]]:
-    """Keep every linear's int32 accumulators of the next forward pass."""
-    kept: dict[str, Tensor] = {}
-    linears = spike_linears(model)
-
-    def keep(name: str, run: Any) -> Any:
-        def accumulate(encoding: Any) -> Tensor:
-            kept[name] = run(encoding)
-            return kept[name]
-
-        return accumulate
-
-    for name, linear in linears.items():
-        linear.accumulate = keep(name, linear.accumulate)  # type: ignore[method-assign]
-    try:
-        yield kept
-    finally:
-        for linear in linears.values():
-            del linear.accumulate  # the class's method is back
-
-
-@contextmanager
-def _calls(model: Any, called: set[str]) -> Iterator[None]:
-    """Note which converted linears a forward pass calls."""
-    handles = [
-        linear.register_forward_hook(lambda *_, name=name: called.add(name))
-        for name, linear in spike_linears(model).items()
+    hooks = [
+        linear.register_forward_hook(lambda module, args, y, name=name: compare(name, module, args[0], y))
+        for name, linear in linears.items()
     ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.inference_mode():
+        try:
+            expected = model(ids, use_cache=False).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+        result.uncalled = [name for name in linears if name not in called]
+        for execution in track(ops.EXECUTIONS, "comparing executions", len(ops.EXECUTIONS)):
+            set_execution(model, execution)
+            if not torch.equal(model(ids, use_cache=False).logits, expected):
+                result.different_logits.append(execution)
+    set_execution(model, before)
+    arrange_weights(model)
 
 
 def _compare_with_source(loaded: LoadedModel, ids: Tensor, result: VerifyResult) -> None:

@@ -46,6 +46,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         self._progress: Iterator[int] = iter(())
         self._batch_end = 0
         self._batch_length = 1
+        self._tail = 0  # 0: logits of all positions
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
         """As HFLM's, without its bars (ours shows the slow part)."""
@@ -53,6 +54,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
         self._progress = iter(self._track(range(len(requests)), "Scoring answers", len(requests)))
+        self._tail = 0  # a batch of a set size does not ask the scheduler
         try:
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
         finally:
@@ -60,10 +62,16 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
             collections.deque(self._progress, maxlen=0)
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        logits = super()._model_call(inps, *args, **kwargs)
+        with torch.inference_mode():
+            logits = self.model(inps, logits_to_keep=self._tail).logits
         for _ in inps:
             next(self._progress, None)
         return logits
+
+    def _select_cont_toks(self, logits: torch.Tensor, contlen: int | None = None, inplen: int | None = None) -> Any:
+        # lm-eval counts `inplen` from the first position that the logits cover.
+        assert inplen is not None and contlen is not None and inplen >= contlen, "the logits start too late"
+        return logits[inplen - contlen : inplen]
 
     def _batch_scheduler(self, pos: int, n_reordered_requests: Sequence[Any]) -> int:
         # lm-eval asks at every request; they come by falling length, so the first of a batch sets its size.
@@ -71,7 +79,14 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
             _, context, continuation = n_reordered_requests[pos]
             self._batch_length = self._sequences(len(context) + len(continuation))
             self._batch_end = pos + self._batch_length
+            self._tail = self._scored_tail(n_reordered_requests[pos : self._batch_end])
         return self._batch_length
+
+    def _scored_tail(self, requests: Sequence[Any]) -> int:
+        """Last positions of a padded batch that hold all continuations: the head and the softmax run on these only."""
+        ends = [min(len(context) + len(continuation) - 1, self.max_length) for _, context, continuation in requests]
+        starts = [end - len(continuation) for end, (_, _, continuation) in zip(ends, requests, strict=True)]
+        return int(max(ends) - max(0, min(starts)))
 
     def _detect_batch_size(self, requests: Sequence[Any] | None = None, pos: int = 0) -> int:
         return self._sequences(self.max_length)

@@ -4,6 +4,7 @@ After registration `AutoModelForCausalLM.from_pretrained` builds the model on th
 swapped in, and the packed tensors load under their own names; no conversion of weights happens at load.
 """
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import find_family
-from spikeconv.nn import Encoder, SpikeLinear
+from spikeconv.families import ModuleLinear, find_family
+from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, arrange_weights
 
 __all__ = ["SpikeQuantizationConfig", "SpikeQuantizer", "swap_linears"]
 
@@ -51,6 +52,11 @@ class SpikeQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
         swap_linears(model, self.quantization_config.spike_config())
 
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        for name, share in getattr(self.quantization_config, "zero_share", {}).items():
+            model.get_submodule(name).group.zero_share = share
+        arrange_weights(model)
+
     def is_serializable(self) -> bool:
         """`save_pretrained` writes the checkpoint back bit for bit."""
         return True
@@ -71,24 +77,23 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     Returns:
         The new modules by name; their buffers are uninitialised.
     """
-    encoders: dict[tuple[object, ...], Encoder] = {}
-    swapped = {}
     model_config = model.config.get_text_config()
-    for linear in find_family(model_config.to_dict()).layout(model_config.num_hidden_layers):
+    layout = find_family(model_config.to_dict()).layout(model_config.num_hidden_layers)
+    groups = _groups(model, layout, config)
+    swapped = {}
+    for linear in layout:
         scheme = config.for_linear(linear.name, linear.role)
         if scheme is None:
             continue
         parent_name, _, attribute = linear.name.rpartition(".")
         parent = model.get_submodule(parent_name)
         old: nn.Linear = getattr(parent, attribute)
-        encoder = encoders.setdefault((linear.group, *scheme.encoding), Encoder(old.in_features, scheme))
-        encoder.members.append(linear.name)
         with torch.device(old.weight.device):
             new = SpikeLinear(
                 old.in_features,
                 old.out_features,
                 scheme,
-                encoder,
+                groups[linear.name],
                 bias=old.bias is not None,
                 dtype=old.weight.dtype,
             )
@@ -97,3 +102,29 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
         setattr(parent, attribute, new)
         swapped[linear.name] = new
     return swapped
+
+
+def _groups(model: Any, layout: list[ModuleLinear], config: SpikeConfig) -> dict[str, SpikeGroup]:
+    """The group of every linear to be converted. A norm whose output only one group sees moves into its encoder."""
+    schemes = {linear.name: config.for_linear(linear.name, linear.role) for linear in layout}
+    keys = {}
+    for linear in layout:
+        if scheme := schemes[linear.name]:
+            has_bias = model.get_submodule(linear.name).bias is not None
+            keys[linear.name] = (linear.group, *scheme.encoding, scheme.weight_bits, has_bias)
+    readers: dict[str | None, set[Any]] = defaultdict(set)
+    for linear in layout:
+        readers[linear.norm].add(keys.get(linear.name))
+    norms: dict[Any, FoldedNorm] = {}
+    for norm, seen_by in readers.items():
+        if norm and len(seen_by) == 1 and None not in seen_by:
+            folded = FoldedNorm(model.get_submodule(norm))
+            model.set_submodule(norm, folded)
+            norms[seen_by.pop()] = folded
+    groups: dict[Any, SpikeGroup] = {}
+    for name, key in keys.items():
+        scheme = schemes[name]
+        assert scheme is not None
+        if key not in groups:
+            groups[key] = SpikeGroup(model.get_submodule(name).in_features, scheme, norms.get(key))
+    return {name: groups[key] for name, key in keys.items()}

@@ -1,5 +1,19 @@
-from spikeconv.nn.encoder import Encoder
-from spikeconv.nn.linear import SpikeLinear, buffer_shapes, set_execution, spike_linears
+from spikeconv.nn.encoder import Encoder, FoldedNorm
+from spikeconv.nn.group import SpikeGroup
+from spikeconv.nn.layout import arrange_weights, prefers_events
+from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, set_execution, spike_linears
 from spikeconv.nn.recorder import Recorder
 
-__all__ = ["Encoder", "Recorder", "SpikeLinear", "buffer_shapes", "set_execution", "spike_linears"]
+__all__ = [
+    "EXECUTIONS",
+    "Encoder",
+    "FoldedNorm",
+    "Recorder",
+    "SpikeGroup",
+    "SpikeLinear",
+    "arrange_weights",
+    "buffer_shapes",
+    "prefers_events",
+    "set_execution",
+    "spike_linears",
+]

@@ -1,20 +1,36 @@
-"""What turns the input of one or several linears into spike counts, once.
+"""What turns the input of one or several linears into spike counts.
 
-x ─▶ rotation (γ already applied) ─▶ codec ─▶ counts, scale
+x ─▶ RMSNorm, if it was folded in ─▶ rotation (γ already applied) ─▶ codec ─▶ counts, scale
 """
 
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spikeconv.codecs import CountCodec, SpikeCounts
+from spikeconv import ops
+from spikeconv.codecs import CountCodec, Norm, SpikeCounts
 from spikeconv.config import FLOAT_BITS, LinearScheme
 from spikeconv.rotation import Rotation
 
-__all__ = ["Encoder", "Encoding"]
+__all__ = ["Encoder", "Encoding", "FoldedNorm"]
+
+
+class FoldedNorm(nn.Module):
+    """The place of an RMSNorm that the encoder behind it computes: passes its input through, keeps the weight."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self.epsilon = float(norm.variance_epsilon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x itself."""
+        return x
+
+    def extra_repr(self) -> str:
+        """What `print(model)` shows."""
+        return f"{tuple(self.weight.shape)}, eps={self.epsilon}, computed by the encoder"
 
 
 class Encoding(NamedTuple):
@@ -31,54 +47,27 @@ class Encoding(NamedTuple):
         return self.potential
 
 
-class _Last(NamedTuple):
-    """The latest encoding and the input it belongs to (held weakly, so that it is not kept alive)."""
-
-    source: "weakref.ref[Tensor]"
-    version: int | None
-    encoding: Encoding
-    uses_left: int
-
-
 class Encoder:
-    """Encoder of one group of linears that see the same input (q, k, v; gate, up).
+    """Encodes the input of the linears of one group; `observer`, if set, is told of every encoding."""
 
-    The first member to be called encodes, the others are handed the same counts; the counts are dropped after the
-    last. Members called with another tensor, or with one that was changed in place since, encode for themselves, so
-    sharing never changes a result. (Inference tensors carry no version: a change in place between two members goes
-    unseen there. No supported model makes one.)
-    """
-
-    def __init__(self, in_features: int, scheme: LinearScheme) -> None:
+    def __init__(self, in_features: int, scheme: LinearScheme, norm: FoldedNorm | None = None) -> None:
         self.in_features = in_features
         self.scheme = scheme
+        self.norm = norm
         self.rotation = None if scheme.rotation == "none" else Rotation(in_features, scheme.seed)
         self.codec = None if scheme.count_bits == FLOAT_BITS else CountCodec.of(scheme)
-        self.members: list[str] = []
         self.observer: Callable[[SpikeCounts], None] | None = None
-        self._last: _Last | None = None
 
     def __call__(self, x: Tensor) -> Encoding:
         """Encode x [..., in_features]."""
-        if len(self.members) < 2 or torch.compiler.is_compiling():  # a compiler merges equal encodes itself
-            return self._encode(x)
-        version = None if x.is_inference() else x._version
-        last = self._last
-        if last is not None and last.source() is x and last.version == version:
-            self._last = last._replace(uses_left=last.uses_left - 1) if last.uses_left > 1 else None
-            return last.encoding
-        encoding = self._encode(x)
-        self._last = _Last(weakref.ref(x), version, encoding, len(self.members) - 1)
-        return encoding
-
-    def _encode(self, x: Tensor) -> Encoding:
-        u = x.float() if self.rotation is None else self.rotation(x)
+        norm = None if self.norm is None else Norm(self.norm.weight, self.norm.epsilon)
         if self.codec is None:
-            return Encoding(None, u)
-        spikes = self.codec.encode(u)
+            u = x.float() if norm is None else ops.rms_norm(x, norm.weight, norm.epsilon)
+            return Encoding(None, u if self.rotation is None else self.rotation(u))
+        spikes = self.codec.encode(x, self.rotation, norm, with_statistics=self.observer is not None)
         if self.observer is not None:
             self.observer(spikes)
         return Encoding(spikes, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None, "observer": None}
+        return {**self.__dict__, "observer": None}

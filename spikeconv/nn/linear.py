@@ -6,7 +6,8 @@ with k, s, z from the encoder and W, s_w the rotated integer weight and its scal
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,20 @@ from spikeconv import ops
 from spikeconv.config import FLOAT_BITS, LinearScheme
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn.encoder import Encoder, Encoding
+from spikeconv.nn.group import SpikeGroup
 from spikeconv.weights import dequantize
 
-__all__ = ["SpikeLinear", "set_execution", "spike_linears"]
+__all__ = ["EXECUTIONS", "SpikeLinear", "set_execution", "spike_linears"]
+
+EXECUTIONS = ("auto", *ops.EXECUTIONS)
 
 
 class SpikeLinear(nn.Module):
     """Drop-in replacement of `nn.Linear` for one converted layer.
 
     Buffers, also the checkpoint's keys:
-        weight: uint8 [out, ceil(in/8), bits] packed, or float [out, 1, in] when weights stay float.
+        weight: uint8 [out, ceil(in/8), bits] packed, or float [out, 1, in] when weights stay float. While the model
+            runs it may be arranged for the native kernels (`arrange`); state dicts always hold it packed.
         weight_scale: float32 [out], kept in float32 whatever the model's dtype (integer weights only).
         weight_sum: int32 [out], row sums that the zero point multiplies (asymmetric counts only).
 
@@ -41,14 +46,15 @@ class SpikeLinear(nn.Module):
         in_features: int,
         out_features: int,
         scheme: LinearScheme,
-        encoder: Encoder,
+        group: SpikeGroup,
         *,
         bias: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.scheme, self.encoder = scheme, encoder
+        self.scheme, self.group = scheme, group
+        group.members.append(self)
         self.execution = default_execution()
         shapes = buffer_shapes(in_features, out_features, scheme)
         for name in ("weight", "weight_scale", "weight_sum"):
@@ -57,29 +63,84 @@ class SpikeLinear(nn.Module):
             self.register_buffer(name, buffer)
         self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
 
+    @property
+    def encoder(self) -> Encoder:
+        """What encodes its input; shared by the group."""
+        return self.group.encoder
+
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out_features] of x [..., in_features], in the dtype of x."""
-        encoding = self.encoder(x)
-        if encoding.spikes is not None and self.weight_scale is not None:
-            y = self.accumulate(encoding).float() * encoding.spikes.scale * self.weight_scale
-        else:
-            y = encoding.decode() @ self.float_weight().mT
-        if self.bias is not None:
-            y = y + self.bias.float()
-        return y.to(x.dtype)
+        return self.group.output(self, x)
 
-    def accumulate(self, encoding: Encoding) -> Tensor:
+    @staticmethod
+    def products(encoding: Encoding, members: "Sequence[SpikeLinear]", dtype: torch.dtype) -> list[Tensor]:
+        """The outputs of several linears that agree on the scheme, for one encoded input."""
+        first = members[0]
+        codec, spikes = first.encoder.codec, encoding.spikes
+        if spikes is None or codec is None or first.weight_scale is None:
+            return [linear._float_product(encoding).to(dtype) for linear in members]
+        outputs: list[Tensor] = ops.linears(
+            spikes.counts,
+            spikes.scale,
+            spikes.zero_point,
+            [linear.weight for linear in members],
+            [linear.weight_scale for linear in members],
+            [linear.weight_sum for linear in members if linear.weight_sum is not None],
+            [linear.bias for linear in members if linear.bias is not None],
+            first.scheme.weight_bits,
+            codec.largest_count,
+            dtype,
+            first.execution,
+        )
+        return outputs
+
+    def _float_product(self, encoding: Encoding) -> Tensor:
+        y = encoding.decode() @ self.float_weight().mT
+        return y if self.bias is None else y + self.bias.float()
+
+    def accumulate(self, encoding: Encoding, execution: str) -> Tensor:
         """The int32 accumulators [..., out] of an encoding with spikes, zero point taken off."""
         assert encoding.spikes is not None and self.encoder.codec is not None
-        counts, _, zero = encoding.spikes
-        acc: Tensor = ops.accumulate(counts, self.weight, self.encoder.codec.largest_count, self.execution)
+        counts, _, zero, _ = encoding.spikes
+        largest = self.encoder.codec.largest_count
+        weight = self.weight if execution != "events" else self._packed()
+        acc: Tensor = ops.accumulate(counts, weight, self.out_features, self.scheme.weight_bits, largest, execution)
         return acc if zero is None or self.weight_sum is None else acc - zero * self.weight_sum
 
     def float_weight(self) -> Tensor:
         """The rotated weight that the integers stand for, [out, in] float32."""
         if self.weight_scale is None:
             return self.weight.squeeze(1).float()
-        return dequantize(ops.unpack(self.weight, self.in_features), self.weight_scale)
+        return dequantize(self.integers(), self.weight_scale)
+
+    def integers(self) -> Tensor:
+        """The integer weight, int8 [out, in], whatever its layout."""
+        return ops.unpack_arranged(self.weight, self.out_features, self.in_features, self.scheme.weight_bits)
+
+    def arrange(self, layout: ops.Layout) -> None:
+        """Lay the integer weight out for the native kernels, or pack it again; float weights stay as they are."""
+        if self.weight_scale is None or self.weight.is_meta:
+            return
+        packed = self._packed()
+        self.weight = packed if layout == "packed" else ops.arrange(packed, self.in_features, layout)
+
+    @property
+    def layout(self) -> ops.Layout:
+        """How the weight lies at the moment."""
+        return "packed" if self.weight.dim() == 3 else "columns" if self.weight.dim() == 2 else "tiles"
+
+    def _packed(self) -> Tensor:
+        return self.weight if self.layout == "packed" else ops.pack(self.integers(), self.scheme.weight_bits)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "weight"] = self._packed()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        layout = self.layout
+        self.arrange("packed")
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self.arrange(layout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SpikeLinear":
         scale = self.weight_scale
@@ -114,14 +175,14 @@ def buffer_shapes(
 
 
 def default_execution() -> str:
-    """`$SPIKECONV_EXEC`, or dense."""
-    return checked_execution(os.environ.get("SPIKECONV_EXEC", "dense"))
+    """`$SPIKECONV_EXEC`, or auto."""
+    return checked_execution(os.environ.get("SPIKECONV_EXEC", "auto"))
 
 
 def checked_execution(execution: str) -> str:
     """The name itself if it is an execution; SpikeconvError otherwise."""
-    if execution not in ops.EXECUTIONS:
-        raise SpikeconvError(f"Unknown execution {execution!r}; choose one of {', '.join(ops.EXECUTIONS)}.")
+    if execution not in EXECUTIONS:
+        raise SpikeconvError(f"Unknown execution {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
     return execution
 
 
@@ -131,6 +192,8 @@ def spike_linears(model: nn.Module) -> dict[str, SpikeLinear]:
 
 
 def set_execution(model: nn.Module, execution: str) -> None:
-    """Choose how every converted linear of a model accumulates: dense, events or unfold."""
+    """Choose how every converted linear of a model accumulates: auto, dense, events or unfold."""
     for linear in spike_linears(model).values():
         linear.execution = checked_execution(execution)
+        if execution == "events" and linear.layout == "tiles":
+            linear.arrange("columns")

@@ -30,10 +30,9 @@ class SpikeStatistics:
         counts = encoded.counts
         self.tokens += counts.numel() // counts.shape[-1]
         self.inputs += counts.numel()
-        # int16 keeps |-128|; rows are summed in int32 first because int64 sums of narrow types are slow.
-        magnitude = counts.short().abs()
-        self.spikes = self.spikes.to(counts.device) + magnitude.sum()
-        self.zeros = self.zeros.to(counts.device) + (counts.numel() - torch.count_nonzero(counts))
+        spikes, zeros = encoded.statistics
+        self.spikes = self.spikes.to(counts.device) + spikes
+        self.zeros = self.zeros.to(counts.device) + zeros
 
 
 class Recorder:

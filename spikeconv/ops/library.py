@@ -1,6 +1,7 @@
 """The `torch.library` schemas of the core. The reference serves every device until a native back end registers itself.
 
-A back end registers an implementation of the same schema for its dispatch key (`CPU`, `CUDA`); nothing else changes.
+A back end (`native`) registers an implementation of the same schema for its dispatch key (`CPU`, `CUDA`); nothing else
+changes.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeconv.ops import reference
+from spikeconv.ops import accumulation, encoding, packing, rtn
 
-__all__ = ["EXECUTIONS", "accumulate", "encode_counts", "rotate"]
+__all__ = ["EXECUTIONS", "accumulate", "arrange", "encode", "linears", "quantize_rtn", "rotate"]
 
 EXECUTIONS = ("dense", "events", "unfold")
+"""The three executions that must agree; "auto" is whichever of the first two a weight's layout is made for."""
+
+SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "rotate": ("(Tensor x, Tensor signs, Tensor[] bases, int power) -> Tensor", encoding.rotate),
+    "encode": (
+        "(Tensor x, Tensor? signs, Tensor[] bases, int power, Tensor? norm_weight, float norm_epsilon, int count_min,"
+        " int count_max, bool symmetric, float clip_ratio, str clip, float threshold, bool with_statistics)"
+        " -> (Tensor counts, Tensor scale, Tensor zero_point, Tensor statistics)",
+        encoding.encode,
+    ),
+    "arrange": ("(Tensor packed, int in_features, str layout) -> Tensor", packing.arrange),
+    "accumulate": (
+        "(Tensor counts, Tensor weight, int out_features, int bits, int largest_count, str execution) -> Tensor",
+        accumulation.accumulate,
+    ),
+    "linears": (
+        "(Tensor counts, Tensor scale, Tensor? zero_point, Tensor[] weights, Tensor[] weight_scales,"
+        " Tensor[] weight_sums, Tensor[] biases, int bits, int largest_count, ScalarType dtype, str execution)"
+        " -> Tensor[]",
+        accumulation.linears,
+    ),
+    "quantize_rtn": (
+        "(Tensor weight, int bits, bool search_clip) -> (Tensor packed, Tensor scale, Tensor sum, Tensor error)",
+        rtn.quantize_rtn,
+    ),
+}
 
 
 def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,33 +56,63 @@ def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _library = torch.library.Library("spikeconv", "DEF")
-_library.define("rotate(Tensor x, Tensor signs, Tensor[] factors) -> Tensor")
-_library.define(
-    "encode_counts(Tensor u, int count_min, int count_max, bool symmetric, float clip_ratio)"
-    " -> (Tensor counts, Tensor scale, Tensor zero_point)"
-)
-_library.define("accumulate(Tensor counts, Tensor weight, int largest_count, str execution) -> Tensor")
-for _name in ("rotate", "encode_counts", "accumulate"):
-    _library.impl(_name, _without_autocast(getattr(reference, _name)), "CompositeExplicitAutograd")
+for _name, (_schema, _reference) in SCHEMAS.items():
+    _library.define(_name + _schema)
+    _library.impl(_name, _without_autocast(_reference), "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("spikeconv::rotate")
-def _(x: Tensor, signs: Tensor, factors: list[Tensor]) -> Tensor:
+def _(x: Tensor, signs: Tensor, bases: list[Tensor], power: int) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
-@torch.library.register_fake("spikeconv::encode_counts")
-def _(u: Tensor, count_min: int, count_max: int, symmetric: bool, clip_ratio: float) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.register_fake("spikeconv::encode")
+def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    count_min, count_max, with_statistics = arguments[5], arguments[6], arguments[-1]
     dtype = torch.int8 if count_min >= -128 and count_max <= 127 else torch.int16
-    token = (*u.shape[:-1], 1)
-    return u.new_empty(u.shape, dtype=dtype), u.new_empty(token), u.new_empty(token, dtype=torch.int32)
+    token = (*x.shape[:-1], 1)
+    return (
+        x.new_empty(x.shape, dtype=dtype),
+        x.new_empty(token, dtype=torch.float32),
+        x.new_empty(token, dtype=torch.int32),
+        x.new_empty(2 if with_statistics else 0, dtype=torch.int64),
+    )
+
+
+@torch.library.register_fake("spikeconv::arrange")
+def _(packed: Tensor, in_features: int, layout: str) -> Tensor:
+    out_features, words, bits = packed.shape
+    nibble = bits <= packing.LARGEST_NIBBLE
+    if layout == "columns":
+        return packed.new_empty(in_features, (out_features + 1) // 2 if nibble else out_features)
+    tiles = -(-out_features // packing.TILE)
+    return packed.new_empty((tiles, words, packing.TILE, 4) if nibble else (tiles, words, 2, packing.TILE, 4))
 
 
 @torch.library.register_fake("spikeconv::accumulate")
-def _(counts: Tensor, weight: Tensor, largest_count: int, execution: str) -> Tensor:
-    return counts.new_empty((*counts.shape[:-1], weight.shape[0]), dtype=torch.int32)
+def _(counts: Tensor, weight: Tensor, out_features: int, bits: int, largest_count: int, execution: str) -> Tensor:
+    return counts.new_empty((*counts.shape[:-1], out_features), dtype=torch.int32)
+
+
+@torch.library.register_fake("spikeconv::linears")
+def _(counts: Tensor, scale: Tensor, zero: Tensor | None, weights: Any, weight_scales: list[Tensor], *rest: Any) -> Any:
+    return [counts.new_empty((*counts.shape[:-1], s.shape[0]), dtype=rest[-2]) for s in weight_scales]
+
+
+@torch.library.register_fake("spikeconv::quantize_rtn")
+def _(weight: Tensor, bits: int, search_clip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, columns = weight.shape
+    return (
+        weight.new_empty(packing.packed_shape(rows, columns, bits), dtype=torch.uint8),
+        weight.new_empty(rows, dtype=torch.float32),
+        weight.new_empty(rows, dtype=torch.int32),
+        weight.new_empty(rows, dtype=torch.float64),
+    )
 
 
 rotate = torch.ops.spikeconv.rotate.default
-encode_counts = torch.ops.spikeconv.encode_counts.default
+encode = torch.ops.spikeconv.encode.default
+arrange = torch.ops.spikeconv.arrange.default
 accumulate = torch.ops.spikeconv.accumulate.default
+linears = torch.ops.spikeconv.linears.default
+quantize_rtn = torch.ops.spikeconv.quantize_rtn.default

@@ -6,7 +6,7 @@ weight; since H D is orthogonal, `(H D x) · (H D w) = x · w` before rounding.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,13 @@ from spikeconv.rotation.signs import random_signs
 
 __all__ = ["Rotation"]
 
-LARGEST_PASS = 64
-"""A power of two is split into passes of at most this order: small matrix products beat long butterflies in torch."""
+
+class Factors(NamedTuple):
+    """A rotation as the ops take it: signs [n] float32, dense ±1 base matrices, and the power of two."""
+
+    signs: Tensor
+    bases: list[Tensor]
+    power: int
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,11 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate [..., size] of any float dtype; float32 comes out."""
-        signs, factors = _constants(self, x.device)
-        return ops.rotate(x, signs, factors)  # type: ignore[no-any-return]
+        return ops.rotate(x, *self.on(x.device))  # type: ignore[no-any-return]
+
+    def on(self, device: torch.device) -> Factors:
+        """Its constants on a device; they are cached and shared."""
+        return _constants(self, device)  # type: ignore[no-any-return]
 
     def additions(self) -> int:
         """Additions of one transform by fast butterflies (2^k) and dense base matrices, per token."""
@@ -58,22 +66,17 @@ class Rotation:
 
 
 @torch.compiler.assume_constant_result
-def _constants(rotation: Rotation, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+def _constants(rotation: Rotation, device: torch.device) -> Factors:
     """What a compiler takes as given: it would trace the search for Hadamard orders, look by look."""
     return _tensors(rotation, device)
 
 
 @lru_cache(maxsize=256)
-def _tensors(rotation: Rotation, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    passes = [part for factor in rotation.factors for part in _passes(factor)]
-    assert prod(passes) == rotation.order
+def _tensors(rotation: Rotation, device: torch.device) -> Factors:
+    orders = rotation.factors
+    power = orders[-1] if not orders[-1] & (orders[-1] - 1) else 1
     # Inference tensors may not be saved for backward; this cache outlives the mode it is filled in.
     with torch.inference_mode(False):
         signs = random_signs(rotation.size, rotation.seed).to(device)
-        return signs, [hadamard_matrix(p).to(device, torch.float32) for p in passes]
-
-
-def _passes(factor: int) -> list[int]:
-    if factor & (factor - 1) or factor <= LARGEST_PASS:
-        return [factor]
-    return [LARGEST_PASS, *_passes(factor // LARGEST_PASS)]
+        bases = [hadamard_matrix(m).to(device, torch.float32) for m in orders if m & (m - 1)]
+    return Factors(signs, bases, power)

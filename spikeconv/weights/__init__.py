@@ -1,3 +1,3 @@
-from spikeconv.weights.rtn import dequantize, quantize_rtn, relative_error
+from spikeconv.weights.rtn import QuantizedWeight, dequantize, quantize_rtn
 
-__all__ = ["dequantize", "quantize_rtn", "relative_error"]
+__all__ = ["QuantizedWeight", "dequantize", "quantize_rtn"]

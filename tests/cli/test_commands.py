@@ -105,7 +105,7 @@ def test_models_and_doctor(spikeconv: Run) -> None:
     assert {"llama2-7b", "llama2-13b", "llama3-8b", "llama3.2-1b", "qwen2.5-0.5b", "qwen2.5-7b", "qwen2.5-14b",
             "qwen3-0.6b", "qwen3-8b", "mistral-7b", "smollm2-135m"} == listed["presets"].keys()  # fmt: skip
     assert set(listed["families"]) >= {"llama", "mistral", "qwen2", "qwen3"}
-    assert spikeconv("doctor", "--json").json["backend"]["execution"] == "dense"
+    assert spikeconv("doctor", "--json").json["backend"]["execution"] == "auto"
     assert "llama2-7b" in spikeconv("models").out
     assert "backend" in spikeconv("doctor").out
 

@@ -20,7 +20,7 @@ from spikeconv.config import SpikeConfig
 from spikeconv.convert.linear import convert_linear
 from spikeconv.convert.sink import write_json
 from spikeconv.families import FAMILIES
-from spikeconv.nn import Encoder, SpikeLinear, spike_linears
+from spikeconv.nn import Encoder, FoldedNorm, SpikeGroup, SpikeLinear, spike_linears
 
 Fixture = Callable[..., Any]
 BITS = pytest.mark.parametrize("bits", ["4-1.58", "4-1", "8-8", "16-16"])
@@ -37,15 +37,23 @@ def same_state(one: nn.Module, other: nn.Module) -> bool:
 
 
 def built_by_hand(source: Path, **settings: Any) -> nn.Module:
-    """The float model with its linears replaced one by one, each with an encoder of its own."""
+    """The float model with its linears replaced one by one, each in a group of its own."""
     model, config = load(source), SpikeConfig.parse(settings)
-    for linear in FAMILIES[model.config.model_type].layout(model.config.num_hidden_layers):
-        scheme = config.for_linear(linear.name, linear.role)
+    layout = FAMILIES[model.config.model_type].layout(model.config.num_hidden_layers)
+    schemes = {linear.name: config.for_linear(linear.name, linear.role) for linear in layout}
+    folded = {}
+    for norm in {linear.norm for linear in layout if linear.norm}:
+        behind = {schemes[linear.name] for linear in layout if linear.norm == norm}
+        if len(behind) == 1 and None not in behind:  # else someone needs the norm's output
+            folded[norm] = FoldedNorm(model.get_submodule(norm))
+            model.set_submodule(norm, folded[norm])
+    for linear in layout:
+        scheme = schemes[linear.name]
         if scheme is None:
             continue
         old = model.get_submodule(linear.name)
-        encoder = Encoder(old.in_features, scheme)
-        new = SpikeLinear(old.in_features, old.out_features, scheme, encoder, bias=old.bias is not None)
+        group = SpikeGroup(old.in_features, scheme, folded.get(linear.norm))
+        new = SpikeLinear(old.in_features, old.out_features, scheme, group, bias=old.bias is not None)
         bias = {} if old.bias is None else {"bias": old.bias}
         new.load_state_dict({**convert_linear(old.weight.detach(), scheme).tensors, **bias})
         model.set_submodule(linear.name, new)
@@ -71,14 +79,14 @@ def test_skips_and_overrides_reach_the_model(tiny_checkpoint: Fixture, converted
     linears = spike_linears(model)
     assert len(linears) == 14 - 2 - 1
     v = linears["model.layers.1.self_attn.v_proj"]
-    assert (v.scheme.virtual_steps, v.scheme.seed, v.weight.shape[-1]) == (32, 4, 6)
+    assert (v.scheme.virtual_steps, v.scheme.seed, v.scheme.weight_bits) == (32, 4, 6)
     assert v.encoder is not linears["model.layers.1.self_attn.q_proj"].encoder
     assert torch.equal(logits_of(model), logits_of(built_by_hand(tiny_checkpoint("qwen2"), **settings)))
 
 
 def test_one_encode_for_each_group(converted: Fixture, logits_of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode, calls = Encoder._encode, []
-    monkeypatch.setattr(Encoder, "_encode", lambda self, x: calls.append(self) or encode(self, x))
+    encode, calls = Encoder.__call__, []
+    monkeypatch.setattr(Encoder, "__call__", lambda self, x: calls.append(self) or encode(self, x))
     logits_of(converted("llama"))
     assert len(calls) == 2 * 4 == len({id(encoder) for encoder in calls})  # qkv, o, gate and up, down
 

@@ -9,23 +9,21 @@ from torch import nn
 
 from spikeconv.config import SpikeConfig
 from spikeconv.convert.linear import convert_linear
-from spikeconv.nn import Encoder, SpikeLinear
+from spikeconv.nn import SpikeGroup, SpikeLinear
 
 MakeLinear = Callable[..., tuple[SpikeLinear, nn.Linear]]
 
 
 @pytest.fixture
 def make_linear() -> MakeLinear:
-    """`make_linear(in, out, bias=…, encoder=…, **settings)` → (converted, float), with random weights."""
+    """`make_linear(in, out, bias=…, group=…, **settings)` → (converted, float), with random weights."""
 
     def make(
-        in_features: int = 72, out_features: int = 19, *, bias: bool = True, encoder: Any = None, **settings: Any
+        in_features: int = 72, out_features: int = 19, *, bias: bool = True, group: Any = None, **settings: Any
     ) -> tuple[SpikeLinear, nn.Linear]:
         scheme = SpikeConfig.parse(settings)
         plain = nn.Linear(in_features, out_features, bias).requires_grad_(False)
-        encoder = encoder or Encoder(in_features, scheme)
-        encoder.members.append(f"linear{len(encoder.members)}")
-        linear = SpikeLinear(in_features, out_features, scheme, encoder, bias=bias)
+        linear = SpikeLinear(in_features, out_features, scheme, group or SpikeGroup(in_features, scheme), bias=bias)
         tensors = convert_linear(plain.weight, scheme).tensors
         linear.load_state_dict({**tensors, **({"bias": plain.bias} if bias else {})})
         return linear, plain

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from spikeconv import ops
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn import SpikeLinear, buffer_shapes, set_execution
+from spikeconv.nn import EXECUTIONS, SpikeLinear, arrange_weights, buffer_shapes, set_execution
 from spikeconv.rotation import Rotation
 
 SCHEMES: list[dict[str, Any]] = [
@@ -55,10 +55,14 @@ def test_executions_agree_with_the_formula(
     linear = make_linear(bias=bias, **settings)[0].to(device, dtype)
     x = torch.randn(2, 7, 72, device=device, dtype=dtype)
     expected = written_out(linear, x)
-    for execution in ops.EXECUTIONS:
+    for execution in EXECUTIONS:
         set_execution(linear, execution)
-        y = linear(x)
-        assert y.dtype == dtype and torch.equal(y, expected), execution
+        for arranged in (False, True):
+            if arranged:
+                arrange_weights(linear)
+            y = linear(x)
+            assert y.dtype == dtype and torch.equal(y, expected), execution
+        linear.arrange("packed")
 
 
 @pytest.mark.parametrize(("bits", "bound"), [("4-4", 0.25), ("6-6", 0.07), ("8-8", 0.02), ("8-1", 0.02)])
@@ -123,6 +127,21 @@ def test_state_is_what_buffer_shapes_says(make_linear: Callable[..., Any]) -> No
         assert state == {name: (shape, dtype or torch.float32) for name, (shape, dtype) in shapes.items()}
 
 
+@pytest.mark.parametrize("bits", ["4-1.58", "6-1", "2-4"])
+@pytest.mark.parametrize("layout", ["tiles", "columns"])
+def test_state_is_packed_whatever_the_layout(bits: str, layout: Any, make_linear: Callable[..., Any]) -> None:
+    linear, _ = make_linear(bits=bits)
+    before = {name: tensor.clone() for name, tensor in linear.state_dict().items()}
+    linear.arrange(layout)
+    assert linear.layout == layout
+    state = linear.state_dict()
+    assert all(torch.equal(state[name], before[name]) for name in before)
+    other, _ = make_linear(bits=bits)
+    other.arrange(layout)
+    other.load_state_dict(before)
+    assert other.layout == layout and torch.equal(other.weight, linear.weight)
+
+
 def test_weight_sum_is_the_row_sums(make_linear: Callable[..., Any]) -> None:
     linear, _ = make_linear(bits="4-1")
     assert torch.equal(linear.weight_sum, ops.unpack(linear.weight, 72).sum(1, dtype=torch.int32))
@@ -135,7 +154,7 @@ def test_copies_compute_the_same(clone: Callable[..., SpikeLinear], make_linear:
     expected = linear(x)
     other = clone(linear)
     linear.weight.zero_()
-    assert torch.equal(other(x), expected) and other.encoder is not linear.encoder
+    assert torch.equal(other(x), expected) and other.group is not linear.group
 
 
 def test_autocast_does_not_change_the_output(make_linear: Callable[..., Any], device: torch.device) -> None:
@@ -156,11 +175,23 @@ def test_compiles_to_one_graph(bits: str, make_linear: Callable[..., Any]) -> No
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("bits", ["4-1.58", "4-1"])
+@pytest.mark.parametrize("layout", ["packed", "tiles"])
+def test_exports(bits: str, layout: Any, make_linear: Callable[..., Any]) -> None:
+    linear, _ = make_linear(bits=bits)
+    linear.arrange(layout)
+    tokens = torch.export.Dim("tokens", min=2, max=64)
+    program = torch.export.export(linear, (torch.randn(3, 72),), dynamic_shapes=({0: tokens},))
+    assert any("spikeconv.linears" in str(node.target) for node in program.graph.nodes)
+    x = torch.randn(9, 72)
+    assert torch.equal(program.module()(x), linear(x))
+
+
 def test_execution_from_the_environment(make_linear: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPIKECONV_EXEC", "events")
     assert make_linear()[0].execution == "events"
     monkeypatch.setenv("SPIKECONV_EXEC", "fast")
-    with pytest.raises(SpikeconvError, match=r"'fast'.*dense, events, unfold"):
+    with pytest.raises(SpikeconvError, match=r"'fast'.*auto, dense, events, unfold"):
         make_linear()
     monkeypatch.delenv("SPIKECONV_EXEC")
     with pytest.raises(SpikeconvError, match="unfolded"):

@@ -8,7 +8,7 @@ import torch
 
 from spikeconv.codecs import SpikeCounts
 from spikeconv.config import SpikeConfig
-from spikeconv.nn import Encoder, Recorder
+from spikeconv.nn import Encoder, Recorder, SpikeGroup
 
 
 @pytest.mark.parametrize("bits", ["4-1.58", "4-1", "8-8", "8-1"])
@@ -35,8 +35,8 @@ def test_counts_are_brute_force(bits: str, make_linear: Callable[..., Any], devi
 
 
 def test_a_group_is_counted_once(make_linear: Callable[..., Any]) -> None:
-    encoder = Encoder(72, SpikeConfig())
-    model = torch.nn.ModuleList(make_linear(encoder=encoder)[0] for _ in range(3))
+    group = SpikeGroup(72, SpikeConfig())
+    model = torch.nn.ModuleList(make_linear(group=group)[0] for _ in range(3))
     x = torch.randn(5, 72)
     with Recorder(model) as recorder:
         for linear in model:

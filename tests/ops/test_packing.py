@@ -1,4 +1,6 @@
-"""Packed weights: the inverse holds, and the bits lie where the format says."""
+"""Packed and arranged weights: the inverses hold, and the bits lie where the formats say."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -44,3 +46,34 @@ def test_four_bits_are_nibbles_low_first() -> None:
 
 def test_packed_has_three_axes_so_that_a_plain_load_fails() -> None:
     assert len(ops.packed_shape(5, 7, 4)) == 3
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (16, 8), (33, 9), (70, 61)])
+@pytest.mark.parametrize("layout", ["tiles", "columns"])
+def test_arranged_weight_is_the_same_weight(bits: int, shape: tuple[int, int], layout: str, kernels: Any) -> None:
+    values = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), shape, dtype=torch.int8, device=kernels.device)
+    arranged = kernels.arrange(ops.pack(values, bits), shape[1], layout)
+    assert torch.equal(ops.unpack_arranged(arranged, *shape, bits), values)
+    assert torch.equal(ops.unpack_arranged(ops.pack(values, bits), *shape, bits), values)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 5, 8])
+def test_tiles_lie_as_written(bits: int, kernels: Any) -> None:
+    """Byte j of an output's word: inputs 2j and 2j + 1, in nibbles or in two planes of bytes; stored is q + 2^(b-1)."""
+    values = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), (40, 24), dtype=torch.int8)
+    tiles = kernels.arrange(ops.pack(values, bits).to(kernels.device), 24, "tiles").cpu()
+    for output, row in enumerate(values.tolist()):
+        for i, q in enumerate(row):
+            tile, word, byte = output // 16, i // 8, i % 8 // 2
+            if bits <= 4:
+                stored = tiles[tile, word, output % 16, byte].item() >> 4 * (i % 2) & 15
+            else:
+                stored = tiles[tile, word, i % 2, output % 16, byte].item()
+            assert stored == q + 2 ** (bits - 1)
+
+
+def test_a_tile_of_four_bits_is_the_checkpoint_interleaved(kernels: Any) -> None:
+    packed = ops.pack(torch.randint(-8, 8, (32, 40), dtype=torch.int8), 4)
+    tiles = kernels.arrange(packed.to(kernels.device), 40, "tiles").cpu()
+    assert torch.equal(tiles, packed.view(2, 16, 5, 4).transpose(1, 2) ^ 0x88)

@@ -1,12 +1,34 @@
 """Round-to-nearest against QuaRot's search, written out plainly: the full grid in float64, no early end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from spikeconv.weights import dequantize, quantize_rtn, relative_error
+from spikeconv import ops
+from spikeconv.ops import native, rtn
+from spikeconv.weights import dequantize, quantize_rtn
+
+BACKENDS = ["reference", *native.cpu_kernels()]
+
+
+@pytest.fixture(params=BACKENDS, autouse=True)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every test runs on the reference and on each instruction set."""
+    if request.param == "reference":
+        monkeypatch.setattr(ops, "quantize_rtn", rtn.quantize_rtn)
+        yield request.param
+        return
+    yield native.use_cpu_kernels(request.param)
+    native.use_cpu_kernels("auto")
+
+
+def rounded(weight: Tensor, bits: int, search: bool) -> tuple[Tensor, Tensor]:
+    """Integers [out, in] and scales."""
+    quantized = quantize_rtn(weight, bits, search)
+    return ops.unpack(quantized.packed, weight.shape[1]), quantized.scale
+
 
 BITS = pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 DISTRIBUTIONS: dict[str, Callable[[int, int], Tensor]] = {
@@ -37,7 +59,7 @@ def grid_errors(row: Tensor, top: int) -> Tensor:
 def test_searched_scale_is_the_best_on_the_grid(bits: int, distribution: str, shape: tuple[int, int]) -> None:
     weight = DISTRIBUTIONS[distribution](*shape)
     top = 2 ** (bits - 1) - 1
-    _, scale = quantize_rtn(weight, bits, search_clip=True)
+    _, scale = rounded(weight, bits, search=True)
     for row, s in zip(weight, scale.double(), strict=True):
         if not row.any():
             continue
@@ -52,9 +74,9 @@ def test_searched_scale_is_the_best_on_the_grid(bits: int, distribution: str, sh
 def test_rows_do_not_see_each_other(rows: int) -> None:
     """Neither the chunks nor the early end of the search may change a row's scale."""
     weight = torch.distributions.StudentT(2.0).sample((rows, 601))
-    values, scale = quantize_rtn(weight, 4, search_clip=True)
+    values, scale = rounded(weight, 4, search=True)
     for i in {0, rows // 2, rows - 1}:
-        alone = quantize_rtn(weight[i : i + 1], 4, search_clip=True)
+        alone = rounded(weight[i : i + 1], 4, search=True)
         assert torch.equal(alone[0][0], values[i]) and torch.equal(alone[1][0], scale[i])
 
 
@@ -63,7 +85,7 @@ def test_rows_do_not_see_each_other(rows: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_values_are_rounded_weights(bits: int, search: bool, dtype: torch.dtype, device: torch.device) -> None:
     weight = torch.randn(17, 65, device=device, dtype=dtype)
-    values, scale = quantize_rtn(weight, bits, search)
+    values, scale = rounded(weight, bits, search)
     top = 2 ** (bits - 1) - 1
     assert values.dtype == torch.int8 and scale.dtype == torch.float32 and scale.shape == (17,)
     expected = torch.clamp(torch.round(weight.float() / scale[:, None]), -top - 1, top)
@@ -73,7 +95,7 @@ def test_values_are_rounded_weights(bits: int, search: bool, dtype: torch.dtype,
 @BITS
 def test_min_max(bits: int) -> None:
     weight = torch.randn(17, 65)
-    values, scale = quantize_rtn(weight, bits, search_clip=False)
+    values, scale = rounded(weight, bits, search=False)
     top = 2 ** (bits - 1) - 1
     assert torch.equal(scale, weight.abs().amax(1) / top)
     assert (values.abs().amax(1) == top).all()
@@ -84,20 +106,29 @@ def test_min_max(bits: int) -> None:
 def test_all_zero_row(search: bool) -> None:
     weight = torch.randn(3, 40)
     weight[1] = 0
-    values, scale = quantize_rtn(weight, 4, search)
+    values, scale = rounded(weight, 4, search)
     assert not values[1].any() and scale[1] == 1
-    others = quantize_rtn(weight[::2], 4, search)
+    others = rounded(weight[::2], 4, search)
     assert torch.equal(values[::2], others[0]) and torch.equal(scale[::2], others[1])
 
 
 def test_search_lowers_the_error_it_minimises() -> None:
     weight = torch.randn(8, 512)
-    costs = [(dequantize(*quantize_rtn(weight, 4, search)) - weight).abs().pow(2.4).sum(1) for search in (True, False)]
+    costs = [(dequantize(*rounded(weight, 4, search)) - weight).abs().pow(2.4).sum(1) for search in (True, False)]
     assert (costs[0] < costs[1]).all()
 
 
-def test_relative_error() -> None:
-    weight = torch.tensor([[3.0, 4.0]])
-    assert relative_error(weight, torch.tensor([[3.0, 3.0]])) == pytest.approx(0.2)
-    assert relative_error(weight, weight) == 0
-    assert relative_error(torch.zeros(2, 2), torch.zeros(2, 2)) == 0
+@BITS
+@pytest.mark.parametrize("columns", [1, 7, 8, 61])
+def test_sums_and_error_are_those_of_the_integers(bits: int, columns: int) -> None:
+    weight = torch.randn(5, columns)
+    quantized = quantize_rtn(weight, bits, True)
+    values = ops.unpack(quantized.packed, columns)
+    assert torch.equal(quantized.packed, ops.pack(values, bits))  # the padding is zero
+    assert torch.equal(quantized.sum, values.sum(1, dtype=torch.int32))
+    error = (dequantize(values, quantized.scale).double() - weight.double()).norm() / weight.double().norm()
+    assert quantized.relative_error == pytest.approx(error.item(), rel=1e-5, abs=1e-7)
+
+
+def test_error_of_nothing_is_nothing() -> None:
+    assert quantize_rtn(torch.zeros(2, 9), 4, True).relative_error == 0

@@ -1,4 +1,4 @@
-"""Linears with one input encode it once, and never see counts that are not theirs."""
+"""Linears with one input encode it once, and never give an output that is not theirs."""
 
 import copy
 import gc
@@ -11,17 +11,18 @@ import torch
 
 from spikeconv.codecs import SpikeCounts
 from spikeconv.config import SpikeConfig
-from spikeconv.nn import Encoder
+from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear
+from spikeconv.ops import rms_norm
 
 
 class Counted:
-    """Three linears with one encoder, which notes every encode."""
+    """Three linears of one group, whose encoder notes every encode."""
 
     def __init__(self, make_linear: Callable[..., Any]) -> None:
-        self.encoder = Encoder(72, SpikeConfig())
-        self.linears = [make_linear(encoder=self.encoder)[0] for _ in range(3)]
+        self.group = SpikeGroup(72, SpikeConfig())
+        self.linears = [make_linear(out_features=n, group=self.group)[0] for n in (19, 32, 8)]
         self.encoded: list[SpikeCounts] = []
-        self.encoder.observer = self.encoded.append
+        self.group.encoder.observer = self.encoded.append
 
 
 @pytest.fixture
@@ -29,11 +30,11 @@ def group(make_linear: Callable[..., Any]) -> Counted:
     return Counted(make_linear)
 
 
-def alone(linear: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What the linear gives with an encoder of its own."""
-    single = copy.deepcopy(linear)
-    single.encoder = Encoder(72, SpikeConfig())  # type: ignore[assignment]
-    single.encoder.members.append("alone")
+def alone(linear: SpikeLinear, x: torch.Tensor) -> torch.Tensor:
+    """What the linear gives in a group of its own."""
+    group = SpikeGroup(72, linear.scheme, linear.encoder.norm)
+    single = SpikeLinear(72, linear.out_features, linear.scheme, group, bias=linear.bias is not None)
+    single.load_state_dict(linear.state_dict())
     result: torch.Tensor = single(x)
     return result
 
@@ -67,17 +68,35 @@ def test_changed_in_place_is_encoded_again(group: Counted) -> None:
 
 def test_dropped_after_the_last_member(group: Counted) -> None:
     x = torch.randn(5, 72)
-    group.linears[0](x)
-    counts = weakref.ref(group.encoded[0].counts)
-    group.encoded.clear()
+    last = weakref.ref(group.linears[0](x))
+    assert last() is None  # the caller's
     group.linears[1](x)
-    gc.collect()
-    assert counts() is not None
+    assert group.group._last is not None
     group.linears[2](x)
-    gc.collect()
-    assert counts() is None
+    assert group.group._last is None
     group.linears[0](x)
-    assert len(group.encoded) == 1
+    assert len(group.encoded) == 2
+
+
+def test_one_member_may_be_called_alone(group: Counted) -> None:
+    x = torch.randn(5, 72)
+    for _ in range(3):
+        assert torch.equal(group.linears[1](x), alone(group.linears[1], x))
+
+
+def test_norm_is_computed_by_the_encoder(make_linear: Callable[..., Any]) -> None:
+    plain = torch.nn.RMSNorm(72, 1e-5).requires_grad_(False)
+    plain.weight.uniform_(0.5, 2)
+    plain.variance_epsilon = 1e-5  # transformers' name
+    norm = FoldedNorm(plain)
+    group = SpikeGroup(72, SpikeConfig(), norm)
+    linear = make_linear(group=group)[0]
+    x = torch.randn(5, 72) * 7
+    torch.testing.assert_close(rms_norm(x, norm.weight, norm.epsilon), plain(x), rtol=1e-6, atol=1e-6)
+    unfolded = SpikeLinear(72, 19, linear.scheme, SpikeGroup(72, SpikeConfig()), bias=True)
+    unfolded.load_state_dict(linear.state_dict())
+    assert norm(x) is x
+    assert torch.equal(linear(norm(x)), unfolded(rms_norm(x, norm.weight, norm.epsilon)))
 
 
 def test_input_is_not_kept_alive(group: Counted) -> None:
@@ -94,8 +113,8 @@ def test_copies_share_among_themselves_only(group: Counted) -> None:
     x = torch.randn(5, 72)
     model[0](x)
     twin = copy.deepcopy(model)
-    assert twin[0].encoder is twin[1].encoder is twin[2].encoder
-    assert twin[0].encoder is not model[0].encoder
+    assert twin[0].group is twin[1].group is twin[2].group
+    assert twin[0].group is not model[0].group
     encoded: list[SpikeCounts] = []
     twin[0].encoder.observer = encoded.append
     outputs = [linear(x) for linear in twin]

@@ -1,0 +1,114 @@
+// AVX2 and FMA. 4-bit weights times 4-bit counts fit 16-bit sums for over a hundred steps, which makes vpmaddubsw +
+// vpaddw as fast as the dot-product instruction of newer machines.
+#include <immintrin.h>
+
+#include "kernels.h"
+#include "../common/accumulate.h"
+#include "../common/hadamard.h"
+
+namespace spikeconv {
+namespace {
+
+#include "simd.h"
+
+// 8 outputs × 4 inputs a vector; 16-bit sums of two inputs each.
+struct Product {
+  static constexpr int kRows = 6, kStreamRows = 4, kChains = 1, kVectors = 2, kBytes = 32;
+  using Acc = __m256i;
+  using Weights = __m256i;
+
+  static int64_t period(int weight, int count) {
+    const int64_t steps = INT16_MAX / (2 * weight * count);
+    return steps >= 4 ? steps / 2 * 2 : 0;  // below that the draining costs more than the wide product
+  }
+  SPIKECONV_HD Acc zero() { return _mm256_setzero_si256(); }
+  SPIKECONV_HD Weights weights(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  SPIKECONV_HD void nibbles(const uint8_t* p, Weights& even, Weights& odd) {
+    const __m256i mask = _mm256_set1_epi8(15), both = weights(p);
+    even = _mm256_and_si256(both, mask);
+    odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+  }
+  SPIKECONV_HD __m256i counts(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, 4);
+    return _mm256_set1_epi32(four);
+  }
+  SPIKECONV_HD void add(Acc& acc, Weights w, __m256i k) {
+    // The addition is written out so that it stays where it is: gcc would compute all products first, and spill sums.
+    asm volatile("vpaddw %1, %0, %0" : "+x"(acc) : "x"(_mm256_maddubs_epi16(w, k)));
+  }
+  SPIKECONV_HD void drain(Acc acc, int32_t* out) {
+    const __m256i sum = _mm256_madd_epi16(acc, _mm256_set1_epi16(1));
+    store(out, _mm256_add_epi32(load<__m256i>(out), sum));
+  }
+};
+
+// 32-bit sums, for weights and counts too wide for the above.
+struct WideProduct {
+  static constexpr int kRows = 6, kChains = 1, kVectors = 2, kBytes = 32;
+  using Acc = __m256i;
+  using Weights = __m256i;
+
+  SPIKECONV_HD Acc zero() { return _mm256_setzero_si256(); }
+  SPIKECONV_HD Weights weights(const uint8_t* p) { return Product::weights(p); }
+  SPIKECONV_HD void nibbles(const uint8_t* p, Weights& even, Weights& odd) { Product::nibbles(p, even, odd); }
+  SPIKECONV_HD __m256i counts(const int8_t* p) { return Product::counts(p); }
+  SPIKECONV_HD void add(Acc& acc, Weights w, __m256i k) {
+    // Bytes 0 and 2 of every group of four, then bytes 1 and 3, as 16-bit numbers.
+    const __m256i w02 = _mm256_and_si256(w, _mm256_set1_epi16(255)), w13 = _mm256_srli_epi16(w, 8);
+    const __m256i k02 = _mm256_srai_epi16(_mm256_slli_epi16(k, 8), 8), k13 = _mm256_srai_epi16(k, 8);
+    acc = _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(w02, k02), _mm256_madd_epi16(w13, k13)));
+  }
+  SPIKECONV_HD void drain(Acc acc, int32_t* out) { store(out, _mm256_add_epi32(load<__m256i>(out), acc)); }
+};
+
+// Columns two by two: their bytes interleave into the pairs that vpmaddubsw adds.
+struct ColumnSum {
+  static constexpr int kOutputs = 64, kBatch = 32;
+
+  static int64_t batch(int weight, int count) { return INT16_MAX / (weight * count); }
+
+  static void add(const uint8_t* base, int64_t stride, const int32_t* index, const int16_t* count, int64_t n,
+                  int32_t* acc) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    __m256i sum[4] = {};
+    for (int64_t e = 0; e < n; e += 2) {
+      const bool pair = e + 1 < n;
+      const int k0 = count[e], k1 = pair ? count[e + 1] : 0;
+      const __m256i k = _mm256_set1_epi16(int16_t((k0 & 255) | k1 * 256));
+      const __m256i a = Product::weights(base + index[e] * stride);
+      const __m256i b = Product::weights(base + index[pair ? e + 1 : e] * stride);
+      const __m256i a0 = _mm256_and_si256(a, mask), a1 = _mm256_and_si256(_mm256_srli_epi16(a, 4), mask);
+      const __m256i b0 = _mm256_and_si256(b, mask), b1 = _mm256_and_si256(_mm256_srli_epi16(b, 4), mask);
+      sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a0, b0), k));
+      sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a1, b1), k));
+      sum[2] = _mm256_add_epi16(sum[2], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a0, b0), k));
+      sum[3] = _mm256_add_epi16(sum[3], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a1, b1), k));
+    }
+    // sum[0] and sum[1] hold the even and odd outputs of bytes 0-7 of each half, sum[2] and sum[3] of bytes 8-15.
+    for (int h = 0; h < 2; ++h) {
+      const __m256i low = _mm256_unpacklo_epi16(sum[2 * h], sum[2 * h + 1]);
+      const __m256i high = _mm256_unpackhi_epi16(sum[2 * h], sum[2 * h + 1]);
+      const __m256i parts[2] = {low, high};
+      for (int p = 0; p < 2; ++p)
+        for (int half = 0; half < 2; ++half) {
+          const __m128i eight = half ? _mm256_extracti128_si256(parts[p], 1) : _mm256_castsi256_si128(parts[p]);
+          int32_t* out = acc + half * 32 + h * 16 + p * 8;
+          store(out, _mm256_add_epi32(load<__m256i>(out), _mm256_cvtepi16_epi32(eight)));
+        }
+    }
+  }
+};
+
+#include "encode.inl"
+#include "dense.inl"
+#include "events.inl"
+#include "limits.inl"
+#include "rtn.inl"
+
+}  // namespace
+
+extern const Kernels kAvx2 = {"avx2", Product::kRows, Product::kStreamRows, encode, make_panel,
+                              dense, events, rtn, peak, read};
+
+}  // namespace spikeconv

@@ -1,0 +1,236 @@
+// x → RMSNorm · γ → signs → Hadamard → clip → scale → counts, one token at a time, in cache.
+
+SPIKECONV_HD float half_to_float(uint16_t h) {
+  _Float16 x;
+  __builtin_memcpy(&x, &h, 2);
+  return float(x);
+}
+
+SPIKECONV_HD float bfloat_to_float(uint16_t h) {
+  const uint32_t bits = uint32_t(h) << 16;
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+
+void load_row(const void* x, Dtype dtype, int64_t begin, int64_t n, float* out) {
+  switch (dtype) {
+    case Dtype::bfloat16:
+      for (int64_t i = 0; i < n; ++i) out[i] = bfloat_to_float(static_cast<const uint16_t*>(x)[begin + i]);
+      break;
+    case Dtype::float16:
+      for (int64_t i = 0; i < n; ++i) out[i] = half_to_float(static_cast<const uint16_t*>(x)[begin + i]);
+      break;
+    default: __builtin_memcpy(out, static_cast<const float*>(x) + begin, size_t(n) * sizeof(float));
+  }
+}
+
+// Sum of squares as a tree: the upper half of the next power of two is added onto the lower, until one is left.
+float square_sum(const float* x, int64_t n, float* tree) {
+  int64_t half = 1;
+  while (half < n) half *= 2;
+  for (int64_t i = 0; i < n; ++i) tree[i] = x[i] * x[i];
+  for (int64_t filled = n; (half /= 2) > 0; filled = least(filled, half))
+    for (int64_t i = 0; i < filled - half; ++i) tree[i] += tree[i + half];
+  return tree[0];
+}
+
+void normalize(float* x, int64_t n, const Norm& norm, float* scratch) {
+  const float mean = square_sum(x, n, scratch) / float(n);
+  const float rsqrt = 1.0f / __builtin_sqrtf(mean + norm.epsilon);
+  for (int64_t i = 0; i < n; ++i) x[i] = norm.weight[i] * (x[i] * rsqrt);
+}
+
+#if defined(__clang__)
+#define SPIKECONV_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#else
+#define SPIKECONV_SHUFFLE(v, ...) __builtin_shuffle(v, Ints{__VA_ARGS__})
+#endif
+
+// Butterflies of a distance below the vector's width: every lane meets its partner `distance` lanes away.
+template <int distance>
+SPIKECONV_HD Floats butterfly_within(Floats v) {
+  Ints partner, sign;
+  for (int i = 0; i < kLanes; ++i) {
+    partner[i] = i ^ distance;
+    sign[i] = i & distance ? INT32_MIN : 0;
+  }
+#if defined(__clang__)
+  Floats other;
+  for (int i = 0; i < kLanes; ++i) other[i] = v[i ^ distance];
+#else
+  const Floats other = __builtin_shuffle(v, partner);
+#endif
+  return other + (Floats)((Ints)v ^ sign);
+}
+
+// In place, over rows of `power` contiguous floats; n is a multiple of power.
+void butterflies(float* x, int64_t n, int64_t power) {
+  int64_t distance = 1;
+  if (power >= kLanes) {
+    for (int64_t i = 0; i < n; i += kLanes) {
+      Floats v = load<Floats>(x + i);
+      v = butterfly_within<1>(v);
+      v = butterfly_within<2>(v);
+      if constexpr (kLanes > 4) v = butterfly_within<4>(v);
+      if constexpr (kLanes > 8) v = butterfly_within<8>(v);
+      store(x + i, v);
+    }
+    distance = kLanes;
+    for (; distance * 2 < power; distance *= 4)  // two levels for one trip through memory
+      for (int64_t row = 0; row < n; row += distance * 4)
+        for (int64_t i = row; i < row + distance; i += kLanes) {
+          Floats a = load<Floats>(x + i), b = load<Floats>(x + i + distance);
+          Floats c = load<Floats>(x + i + 2 * distance), d = load<Floats>(x + i + 3 * distance);
+          butterfly(a, b);
+          butterfly(c, d);
+          butterfly(a, c);
+          butterfly(b, d);
+          store(x + i, a);
+          store(x + i + distance, b);
+          store(x + i + 2 * distance, c);
+          store(x + i + 3 * distance, d);
+        }
+    for (; distance < power; distance *= 2)
+      for (int64_t row = 0; row < n; row += distance * 2)
+        for (int64_t i = row; i < row + distance; i += kLanes) {
+          Floats a = load<Floats>(x + i), b = load<Floats>(x + i + distance);
+          butterfly(a, b);
+          store(x + i, a);
+          store(x + i + distance, b);
+        }
+    return;
+  }
+  for (; distance < power; distance *= 2)
+    for (int64_t row = 0; row < n; row += distance * 2)
+      for (int64_t i = row; i < row + distance; ++i) butterfly(x[i], x[i + distance]);
+}
+
+// `rows` outputs × `vectors` vectors of one base matrix.
+template <int rows, int vectors>
+SPIKECONV_HD void base_tile(const float* matrix, int64_t order, int64_t inner, const float* x, float* y) {
+  Floats sum[rows][vectors];
+  for (int r = 0; r < rows; ++r)
+    for (int v = 0; v < vectors; ++v) sum[r][v] = splat(matrix[r * order]) * load<Floats>(x + v * kLanes);
+  for (int64_t j = 1; j < order; ++j)
+    for (int v = 0; v < vectors; ++v) {
+      const Floats in = load<Floats>(x + j * inner + v * kLanes);
+      for (int r = 0; r < rows; ++r) sum[r][v] = add_signed(splat(matrix[r * order + j]), in, sum[r][v]);
+    }
+  for (int r = 0; r < rows; ++r)
+    for (int v = 0; v < vectors; ++v) store(y + r * inner + v * kLanes, sum[r][v]);
+}
+
+// y = (I ⊗ B ⊗ I) x over n floats, `inner` contiguous floats per entry of B; orders are multiples of four (or one).
+void base_pass(const float* matrix, int64_t order, int64_t inner, int64_t n, const float* x, float* y) {
+  for (int64_t block = 0; block < n; block += order * inner)
+    for (int64_t o = 0; o < order; o += 4) {
+      const int64_t rows = least<int64_t>(4, order - o);
+      const float *row = matrix + o * order, *in = x + block;
+      float* out = y + block + o * inner;
+      int64_t i = 0;
+      if (rows == 4) {
+        for (; i + 2 * kLanes <= inner; i += 2 * kLanes) base_tile<4, 2>(row, order, inner, in + i, out + i);
+        for (; i + kLanes <= inner; i += kLanes) base_tile<4, 1>(row, order, inner, in + i, out + i);
+      }
+      for (; i < inner; ++i)
+        for (int64_t r = 0; r < rows; ++r) out[r * inner + i] = base_sum(row + r * order, in + i, order, inner);
+    }
+}
+
+// H D x of one token. `x` is overwritten; the result is in x or in other, without the factor 1/√m.
+float* transform(const Transform& t, float* x, float* other) {
+  for (int64_t i = 0; i < t.size; ++i) x[i] *= t.signs[i];
+  butterflies(x, t.size, t.power);
+  int64_t inner = t.order;
+  for (int b = 0; b < t.base_count; ++b) {
+    inner /= t.base_orders[b];
+    base_pass(t.bases[b], t.base_orders[b], inner, t.size, x, other);
+    float* swap = x;
+    x = other;
+    other = swap;
+  }
+  return x;
+}
+
+// Scale of a token; the potential is scaled by the transform's factor and clipped on the way.
+TokenScale finish_potential(const EncodeJob& job, float* u) {
+  const int64_t n = job.transform.size;
+  const float factor = job.transform.factor, threshold = job.range.threshold;
+  const Clip clip = job.range.clip;
+  Floats low = splat(__builtin_inff()), high = -low;
+  Ints nan{};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const Floats v = clip_potential(load<Floats>(u + i) * splat(factor), clip, splat(threshold));
+    store(u + i, v);
+    low = least(low, v);
+    high = most(high, v);
+    nan |= v != v;
+  }
+  float smallest = __builtin_inff(), largest = -smallest;
+  bool broken = false;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    smallest = least(smallest, low[lane]);
+    largest = most(largest, high[lane]);
+    broken |= nan[lane] != 0;
+  }
+  for (; i < n; ++i) {
+    u[i] = clip_potential(u[i] * factor, clip, threshold);
+    smallest = least(smallest, u[i]);
+    largest = most(largest, u[i]);
+    broken |= u[i] != u[i];
+  }
+  if (broken) smallest = largest = __builtin_nanf("");
+  return token_scale(smallest, largest, most(-smallest, largest), job.range);
+}
+
+template <class Count>
+void write_counts(const float* u, int64_t n, TokenScale s, const CountRange& range, Count* counts) {
+  const Floats scale = splat(s.scale), zero = splat(s.zero), low = splat(range.min), high = splat(range.max);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    const Ints k = __builtin_convertvector(bucket(load<Floats>(u + i), scale, zero, low, high), Ints);
+    for (int lane = 0; lane < kLanes; ++lane) counts[i + lane] = Count(k[lane]);
+  }
+  for (; i < n; ++i) counts[i] = Count(bucket(u[i], s.scale, s.zero, range.min, range.max));
+}
+
+template <class Count>
+void add_statistics(const Count* counts, int64_t n, int64_t* statistics) {
+  int64_t spikes = 0, zeros = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const int k = counts[i];
+    spikes += k < 0 ? -k : k;
+    zeros += k == 0;
+  }
+  __atomic_fetch_add(&statistics[0], spikes, __ATOMIC_RELAXED);
+  __atomic_fetch_add(&statistics[1], zeros, __ATOMIC_RELAXED);
+}
+
+void encode(const EncodeJob& job, int64_t token_begin, int64_t token_end, float* scratch) {
+  const int64_t n = job.transform.size;
+  for (int64_t token = token_begin; token < token_end; ++token) {
+    float *u = scratch, *other = scratch + n;
+    load_row(job.x, job.dtype, token * job.stride, n, u);
+    if (job.norm.weight) normalize(u, n, job.norm, other);
+    if (job.transform.signs) u = transform(job.transform, u, other);
+    if (job.rotated) {
+      float* out = job.rotated + token * n;
+      for (int64_t i = 0; i < n; ++i) out[i] = u[i] * job.transform.factor;
+      continue;
+    }
+    const TokenScale s = finish_potential(job, u);
+    job.scale[token] = s.scale;
+    job.zero[token] = s.zero != s.zero ? 0 : int32_t(s.zero);
+    if (job.wide) {
+      int16_t* counts = static_cast<int16_t*>(job.counts) + token * n;
+      write_counts(u, n, s, job.range, counts);
+      if (job.statistics) add_statistics(counts, n, job.statistics);
+    } else {
+      int8_t* counts = static_cast<int8_t*>(job.counts) + token * n;
+      write_counts(u, n, s, job.range, counts);
+      if (job.statistics) add_statistics(counts, n, job.statistics);
+    }
+  }
+}

@@ -1,0 +1,123 @@
+// What each instruction set provides, on raw pointers; the binding deals with tensors, threads and memory.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../common/counts.h"
+#include "../common/layout.h"
+
+namespace spikeconv {
+
+enum class Dtype : int { float32, bfloat16, float16, int32 };
+
+// Randomized Hadamard transform of `size` inputs in blocks of `order` (see common/hadamard.h).
+struct Transform {
+  const float* signs;         // [size], ±1; null: no rotation
+  int64_t size, order, power; // power: the 2^k of the block
+  const float* const* bases;  // ±1 matrices [b][b]
+  const int64_t* base_orders;
+  int base_count;
+  float factor;               // 1/√order
+};
+
+// RMSNorm in front of the rotation; null weight: none.
+struct Norm {
+  const float* weight;
+  float epsilon;
+};
+
+struct EncodeJob {
+  const void* x;  // [tokens, size], rows `stride` elements apart
+  Dtype dtype;
+  int64_t stride;
+  Transform transform;
+  Norm norm;
+  CountRange range;
+  float* rotated;     // [tokens, size]; if set, only the rotation is wanted
+  void* counts;       // [tokens, size] int8 or int16
+  bool wide;          // int16
+  float* scale;       // [tokens]
+  int32_t* zero;      // [tokens]
+  int64_t* statistics;  // {Σ|k|, number of zero counts} of these tokens, added to; may be null
+};
+
+// One integer weight in tiles or columns.
+struct Weight {
+  const uint8_t* data;
+  bool columns;
+  int64_t stride;  // bytes from one input's column to the next
+  int bits;
+  int64_t in_features, out_features;
+};
+
+// Counts of a block of tokens in the order in which the product reads them, and their sums.
+struct Panel {
+  const int8_t* data;   // [planes][token tiles][steps][tokens of the tile][4]
+  const int32_t* sums;  // [tokens] Σ_i k_i
+  int64_t tokens, steps;
+  int planes;           // 2 for counts beyond int8: k = 2 · plane 0 + plane 1
+  int largest;          // bound on |count| of a plane
+};
+
+// What becomes of the accumulators of outputs [begin, end): y = (acc - z Σ_i W) · s · s_w + b, or acc itself.
+struct Output {
+  void* data;  // [tokens, out_features]
+  Dtype dtype;
+  int64_t stride;
+  const int32_t* zero;        // [tokens] or null
+  const int32_t* weight_sum;  // [out]
+  const float* scale;         // [tokens]; null: int32 accumulators go out
+  const float* weight_scale;  // [out]
+  const void* bias;           // [out] or null, in `bias_dtype`
+  Dtype bias_dtype;
+};
+
+struct RtnJob {
+  const float* weight;  // [rows, columns]
+  int64_t columns;
+  int bits;
+  bool search_clip;
+  uint8_t* packed;      // [rows, ceil(columns/8), bits], the checkpoint's layout
+  float* scale;         // [rows]
+  int32_t* sum;         // [rows] Σ_i q_i
+  double* error;        // [rows] Σ (ŵ - w)²
+};
+
+struct Kernels {
+  const char* name;
+  int panel_rows;     // tokens of a full tile of a panel
+  int stream_tokens;  // up to this many tokens weights are read once, straight from their nibbles
+
+  // Scratch of `encode_scratch(size)` floats.
+  void (*encode)(const EncodeJob&, int64_t token_begin, int64_t token_end, float* scratch);
+  // Lay out counts [tokens, in] (int8, or int16 if wide) as a panel; `data` holds panel_bytes().
+  void (*make_panel)(const void* counts, bool wide, int64_t in_features, int64_t tokens, int8_t* data, int32_t* sums);
+  // Accumulators of a panel and of the tiles [begin, end) of a weight; scratch of kDenseScratch bytes.
+  void (*dense)(const Weight&, const Panel&, const Output&, int64_t tile_begin, int64_t tile_end, void* scratch);
+  // The same for one token and a weight in columns, from the indices of its non-zero counts. Outputs [begin, end).
+  void (*events)(const Weight&, const int32_t* index, const int16_t* count, int64_t fired, int32_t count_sum,
+                 const Output&, int64_t token, int64_t begin, int64_t end, int32_t* acc);
+  void (*rtn)(const RtnJob&, int64_t row_begin, int64_t row_end, float* scratch);
+  // The machine's limits, for benchmarks.
+  int64_t (*peak)(int64_t rounds);
+  void (*read)(const uint8_t*, int64_t bytes);
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2, kAvx512Vnni;
+#endif
+
+constexpr int64_t kPanelTokens = 96;                    // tokens of a block; its panel should stay in the L2 cache
+constexpr int64_t kColumnTiles = 8;                     // tiles unpacked at a time from columns: one cache line
+constexpr int64_t kStepBlock = 128;                     // steps unpacked at a time
+constexpr int64_t kDenseScratch = kStepBlock * kStepBytes * 2 + kPanelTokens * kTileOutputs * kColumnTiles * 4 +
+                                  kColumnTiles * kStepBytes * kStepBlock / 4;
+
+inline int64_t encode_scratch(int64_t size) { return 2 * size + 64; }
+inline int64_t panel_bytes(int64_t tokens, int64_t in_features, int planes) {
+  return planes * tokens * ceil_div(in_features, kWordInputs) * kWordInputs;
+}
+
+}  // namespace spikeconv

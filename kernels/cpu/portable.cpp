@@ -1,0 +1,65 @@
+// Plain C++ for any machine; the compiler vectorizes what it can.
+#include "kernels.h"
+#include "../common/accumulate.h"
+#include "../common/hadamard.h"
+
+namespace spikeconv {
+namespace {
+
+#include "simd.h"
+
+struct Product {
+  static constexpr int kRows = 4, kStreamRows = 2, kChains = 1, kVectors = 1, kBytes = 64;
+  struct Acc {
+    int32_t sum[kTileOutputs];
+  };
+  struct Weights {
+    uint8_t byte[kStepBytes];
+  };
+  struct Counts {
+    int8_t k[kStepInputs];
+  };
+
+  static int64_t period(int, int) { return INT64_MAX / 2; }
+  SPIKECONV_HD Acc zero() { return {}; }
+  SPIKECONV_HD Weights weights(const uint8_t* p) { return load<Weights>(p); }
+  SPIKECONV_HD void nibbles(const uint8_t* p, Weights& even, Weights& odd) {
+    for (int i = 0; i < kStepBytes; ++i) {
+      even.byte[i] = p[i] & 15;
+      odd.byte[i] = p[i] >> 4;
+    }
+  }
+  SPIKECONV_HD Counts counts(const int8_t* p) { return load<Counts>(p); }
+  SPIKECONV_HD void add(Acc& acc, const Weights& w, Counts k) {
+    for (int o = 0; o < kTileOutputs; ++o)
+      for (int j = 0; j < kStepInputs; ++j) acc.sum[o] += w.byte[o * kStepInputs + j] * k.k[j];
+  }
+  SPIKECONV_HD void drain(const Acc& acc, int32_t* out) {
+    for (int o = 0; o < kTileOutputs; ++o) out[o] += acc.sum[o];
+  }
+};
+
+using WideProduct = Product;
+
+struct ColumnSum {
+  static constexpr int kOutputs = 64, kBatch = 32;
+  static int64_t batch(int, int) { return kBatch; }
+  static void add(const uint8_t* base, int64_t stride, const int32_t* index, const int16_t* count, int64_t n,
+                  int32_t* acc) {
+    for (int64_t e = 0; e < n; ++e)
+      for (int o = 0; o < kOutputs; ++o) acc[o] += count[e] * int32_t(column_nibble(base + index[e] * stride, o));
+  }
+};
+
+#include "encode.inl"
+#include "dense.inl"
+#include "events.inl"
+#include "limits.inl"
+#include "rtn.inl"
+
+}  // namespace
+
+extern const Kernels kPortable = {"portable", Product::kRows, Product::kStreamRows, encode, make_panel,
+                                  dense, events, rtn, peak, read};
+
+}  // namespace spikeconv

@@ -1,0 +1,131 @@
+// x → RMSNorm · γ → signs → Hadamard → clip → scale → counts: one block per token, the token in shared memory, or in
+// global memory where it is too long. Bit for bit the arithmetic of cpu/encode.inl; needs -fmad=false.
+#include "convert.h"
+#include "hadamard_block.h"
+#include "launch.h"
+
+namespace spikeconv::cuda {
+namespace {
+
+struct Extent {  // of a token's potential
+  float low, high;
+  bool broken;  // a NaN was seen
+};
+
+SPIKECONV_DEVICE float least(float a, float b) { return b < a ? b : a; }
+SPIKECONV_DEVICE float most(float a, float b) { return a < b ? b : a; }
+
+SPIKECONV_DEVICE TokenScale finish_potential(const EncodeJob& job, float* u, float* shared) {
+  const CountRange range = job.range;
+  const float infinity = bits_to_float(0x7F800000u);
+  float low = infinity, high = -infinity, broken = 0.0f;
+  for (int i = int(threadIdx.x); i < job.size; i += int(blockDim.x)) {
+    const float v = clip_potential(u[i] * job.transform.factor, range.clip, range.threshold);
+    u[i] = v;
+    low = least(low, v);
+    high = most(high, v);
+    if (v != v) broken = 1.0f;
+  }
+  low = reduce_block(low, [](float a, float b) { return least(a, b); }, shared);
+  high = reduce_block(high, [](float a, float b) { return most(a, b); }, shared);
+  broken = reduce_block(broken, [](float a, float b) { return most(a, b); }, shared);
+  if (broken != 0.0f) low = high = bits_to_float(0x7FC00000u);
+  return token_scale(low, high, most(-low, high), range);
+}
+
+// Each thread counts four neighbours, so that it can write them at once where the row is aligned.
+template <class Count>
+SPIKECONV_DEVICE void write_counts(const EncodeJob& job, const float* u, TokenScale s, Count* counts, float* shared) {
+  struct alignas(4 * sizeof(Count)) Four {
+    Count k[4];
+  };
+  const int n = job.size;
+  const float low = job.range.min, high = job.range.max;
+  int spikes = 0, zeros = 0;
+  for (int i = 4 * int(threadIdx.x); i < n; i += 4 * int(blockDim.x)) {
+    Four four{};
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if (i + j >= n) continue;
+      const int k = int(bucket(u[i + j], s.scale, s.zero, low, high));
+      four.k[j] = Count(k);
+      spikes += k < 0 ? -k : k;
+      zeros += k == 0;
+    }
+    if (n % 4 == 0)
+      *reinterpret_cast<Four*>(counts + i) = four;
+    else
+      for (int j = 0; j < 4 && i + j < n; ++j) counts[i + j] = four.k[j];
+  }
+  if (!job.statistics) return;
+  int* sums = reinterpret_cast<int*>(shared);
+  spikes = reduce_block(spikes, [](int a, int b) { return a + b; }, sums);
+  zeros = reduce_block(zeros, [](int a, int b) { return a + b; }, sums);
+  if (threadIdx.x == 0) {
+    atomic_add(job.statistics, int64_t(spikes));
+    atomic_add(job.statistics + 1, int64_t(zeros));
+  }
+}
+
+template <bool in_shared>
+__global__ void __launch_bounds__(kMaxThreads, 1) encode_kernel(SPIKECONV_PARAMETER EncodeJob job) {
+  __shared__ float shared[kMaxThreads];
+  const int n = job.size;
+  float* u = in_shared ? dynamic_shared<float>() : job.workspace + int64_t(blockIdx.x) * n;
+  for (int64_t token = blockIdx.x; token < job.tokens; token += gridDim.x) {
+    for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) u[i] = load_float(job.x, job.dtype, token * n + i);
+    __syncthreads();
+    if (job.norm_weight) {
+      const float mean = square_sum(u, n, shared) / float(n);
+      const float rsqrt = 1.0f / square_root(mean + job.norm_epsilon);
+      for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) u[i] = job.norm_weight[i] * (u[i] * rsqrt);
+    }
+    if (job.transform.signs) {
+      // The same thread as above owns element i: no barrier in between.
+      for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) u[i] *= job.transform.signs[i];
+      __syncthreads();
+      transform_block(job.transform, u, n);
+    }
+    if (job.rotated) {
+      float* rotated = job.rotated + token * n;
+      for (int i = int(threadIdx.x); i < n; i += int(blockDim.x)) rotated[i] = u[i] * job.transform.factor;
+    } else {
+      const TokenScale s = finish_potential(job, u, shared);
+      if (threadIdx.x == 0) {
+        job.scale[token] = s.scale;
+        job.zero[token] = s.zero != s.zero ? 0 : int32_t(s.zero);
+      }
+      if (job.wide)
+        write_counts(job, u, s, static_cast<int16_t*>(job.counts) + token * n, shared);
+      else
+        write_counts(job, u, s, static_cast<int8_t*>(job.counts) + token * n, shared);
+    }
+    __syncthreads();  // the next token overwrites this one
+  }
+}
+
+bool fits_shared(int64_t size) { return size * 4 + kMaxThreads * 4 + 256 <= shared_limit(); }
+
+// Blocks that take tokens in turn; more would only need more memory.
+int64_t workspace_blocks(int64_t tokens) {
+  const int64_t most_blocks = 2 * multiprocessors();
+  return tokens < most_blocks ? tokens : most_blocks;
+}
+
+}  // namespace
+
+int64_t encode_workspace(int64_t tokens, int size) { return fits_shared(size) ? 0 : workspace_blocks(tokens) * size; }
+
+void encode(const EncodeJob& job, void* stream) {
+  int threads = 128;
+  while (threads < kMaxThreads && threads * 4 < job.size) threads *= 2;
+  for (int b = 0; b < job.transform.base_count; ++b)
+    while (threads < kMaxThreads && threads * kHeld < job.transform.base_orders[b]) threads *= 2;
+  if (job.workspace)
+    launch(encode_kernel<false>, workspace_blocks(job.tokens), threads, 0, stream, job);
+  else
+    launch(encode_kernel<true>, job.tokens < kMaxBlocks ? job.tokens : kMaxBlocks, threads, int64_t(job.size) * 4,
+           stream, job);
+}
+
+}  // namespace spikeconv::cuda

@@ -1,0 +1,214 @@
+"""Every op as a fraction of the machine's limit, beside torch's products for the same layer in the same run."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from spikeconv import ops
+from spikeconv.bench.limits import DRAM_BYTES, Limits
+from spikeconv.bench.peers import PEERS
+from spikeconv.bench.timing import median_seconds
+from spikeconv.rotation import Rotation
+
+__all__ = ["SHAPES", "KernelRow", "Shape", "bench_kernels"]
+
+BITS = 4
+LARGEST = 8
+FEW_TOKENS = 4
+"""Up to here a product is bound by reading its weights."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One encode group of a model: in_features and the out_features of its linears."""
+
+    model: str
+    group: str
+    inputs: int
+    outputs: tuple[int, ...]
+
+    @property
+    def weights(self) -> int:
+        """Weights of the group."""
+        return self.inputs * sum(self.outputs)
+
+    @property
+    def label(self) -> str:
+        """`model group in→out`."""
+        return f"{self.model} {self.group} {self.inputs}→{sum(self.outputs)}"
+
+
+def _model(name: str, hidden: int, heads: int, kv_heads: int, ffn: int) -> tuple[Shape, ...]:
+    kv = hidden // heads * kv_heads
+    return (
+        Shape(name, "q|k|v", hidden, (hidden, kv, kv)),
+        Shape(name, "o", hidden, (hidden,)),
+        Shape(name, "gate|up", hidden, (ffn, ffn)),
+        Shape(name, "down", ffn, (hidden,)),
+    )
+
+
+SHAPES = {
+    "smollm2-135m": _model("smollm2-135m", 576, 9, 3, 1536),
+    "llama3.2-1b": _model("llama3.2-1b", 2048, 32, 8, 8192),
+    "llama2-7b": _model("llama2-7b", 4096, 32, 32, 11008),
+    "llama2-13b": _model("llama2-13b", 5120, 40, 40, 13824),
+}
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """One measurement.
+
+    Attributes:
+        op: "dense", "events", "encode", "rtn" (rotation, rounding, packing) or "rtn search" (with clip search).
+        shape: `model group in→out`.
+        tokens: tokens in one call (rows, for weights).
+        nonzero: share of non-zero counts.
+        seconds: median.
+        rate: a second, in products of one weight and one count (dense, events), inputs (encode) or weights (rtn).
+        limit: what `fraction` is a share of: macs, dram (bytes that must be read), or the dense product's time.
+        fraction: share of the limit that was reached; for encode, its time over the product's.
+        ratios: peers' time over ours.
+    """
+
+    op: str
+    shape: str
+    tokens: int
+    nonzero: float
+    seconds: float
+    rate: float
+    limit: str
+    fraction: float
+    ratios: dict[str, float]
+
+
+def bench_kernels(
+    shapes: Sequence[Shape],
+    limits: Limits,
+    tokens: Sequence[int],
+    nonzero: Sequence[float],
+    seconds: float = 0.3,
+    peers: Sequence[str] = tuple(PEERS),
+) -> Iterator[KernelRow]:
+    """Measure products, encoders and quantization of some layers.
+
+    Args:
+        shapes: the layers.
+        limits: the machine's.
+        tokens: tokens in one call.
+        nonzero: shares of non-zero counts; below 1 for one token only, where events may skip columns.
+        seconds: about how long each candidate is measured.
+        peers: names out of `PEERS`.
+    """
+    for shape in shapes:
+        for m in tokens:
+            yield from _dense_rows(shape, limits, m, seconds, peers)
+        for share in nonzero:
+            yield _events_row(shape, limits, share, seconds)
+        yield from _rtn_rows(shape, limits, seconds)
+
+
+class _Weights:
+    """Copies of a group's weights that together exceed the caches, to be used in turn."""
+
+    def __init__(self, shape: Shape, layout: str, few: bool) -> None:
+        copies = max(1, DRAM_BYTES // 2 // (shape.weights // 2)) if few else 1
+        parts = []
+        for out in shape.outputs:
+            values = torch.randint(-8, 8, (out, shape.inputs), dtype=torch.int8)
+            parts.append(ops.arrange(ops.pack(values, BITS), shape.inputs, layout))
+        if layout == "columns":
+            parts = list(torch.cat(parts, 1).split([p.shape[1] for p in parts], 1))
+        sets = [parts, *([_copy(parts, layout) for _ in range(copies - 1)])]
+        self._turns = cycle(sets)
+        self.scales = [torch.rand(out) for out in shape.outputs]
+
+    def __next__(self) -> list[Tensor]:
+        return next(self._turns)
+
+
+def _copy(parts: list[Tensor], layout: str) -> list[Tensor]:
+    if layout != "columns":
+        return [part.clone() for part in parts]
+    return list(torch.cat(parts, 1).split([p.shape[1] for p in parts], 1))
+
+
+def _product(weights: _Weights, counts: Tensor, execution: str) -> Callable[[], object]:
+    scale = torch.rand(counts.shape[0], 1)
+
+    def run() -> object:
+        return ops.linears(
+            counts, scale, None, next(weights), weights.scales, [], [], BITS, LARGEST, torch.float32, execution
+        )
+
+    return run
+
+
+def _dense_rows(shape: Shape, limits: Limits, tokens: int, seconds: float, peers: Sequence[str]) -> Iterator[KernelRow]:
+    few = tokens <= FEW_TOKENS
+    counts = torch.randint(-7, 8, (tokens, shape.inputs), dtype=torch.int8)
+    rotation = Rotation(shape.inputs, 0).on(counts.device)
+    x = torch.randn(tokens, shape.inputs)
+    encode = partial(ops.encode, x, *rotation, None, 0.0, -8, 7, True, 0.9, "none", 0.0, False)
+    candidates: dict[str, Callable[[], object]] = {
+        "ours": _product(_Weights(shape, "tiles", few), counts, "dense"),
+        "encode": encode,
+    }
+    candidates |= _peers(shape, counts, few, peers)
+    taken = median_seconds(candidates, seconds)
+    ours, encoding = taken.pop("ours"), taken.pop("encode")
+    by_macs = tokens * shape.weights / ours / limits.macs
+    by_memory = shape.weights / 2 / ours / limits.dram
+    limit, fraction = ("dram", by_memory) if few else ("macs", by_macs)
+    ratios = {name: time / ours for name, time in taken.items()}
+    yield KernelRow("dense", shape.label, tokens, 1.0, ours, tokens * shape.weights / ours, limit, fraction, ratios)
+    yield KernelRow("encode", shape.label, tokens, 1.0, encoding, x.numel() / encoding, "dense", encoding / ours, {})
+
+
+def _peers(shape: Shape, counts: Tensor, few: bool, names: Sequence[str]) -> dict[str, Callable[[], object]]:
+    """What of torch's products runs here; they see the group's weights as one matrix."""
+    weight = torch.randint(-8, 8, (sum(shape.outputs), shape.inputs)).float()
+    result: dict[str, Callable[[], object]] = {}
+    for name in names:
+        try:
+            calls = [PEERS[name](counts.float(), weight.clone()) for _ in range(2 if few else 1)]
+            calls[0]()
+        except (RuntimeError, NotImplementedError, AttributeError):
+            continue
+        result[name] = partial(_next_call, cycle(calls))
+    return result
+
+
+def _next_call(turns: Iterator[Callable[[], object]]) -> object:
+    return next(turns)()
+
+
+def _events_row(shape: Shape, limits: Limits, nonzero: float, seconds: float) -> KernelRow:
+    fired = torch.rand(1, shape.inputs) < nonzero
+    counts = torch.randint(1, 8, (1, shape.inputs), dtype=torch.int8) * fired
+    candidates = {
+        "events": _product(_Weights(shape, "columns", True), counts, "events"),
+        "dense": _product(_Weights(shape, "tiles", True), counts, "dense"),
+    }
+    taken = median_seconds(candidates, seconds)
+    products = shape.weights * float(fired.float().mean()) / taken["events"]
+    ratio = {"our dense": taken["dense"] / taken["events"]}
+    fraction = products / 2 / limits.dram
+    return KernelRow("events", shape.label, 1, nonzero, taken["events"], products, "dram", fraction, ratio)
+
+
+def _rtn_rows(shape: Shape, limits: Limits, seconds: float) -> Iterator[KernelRow]:
+    weight, rotation = torch.randn(sum(shape.outputs), shape.inputs), Rotation(shape.inputs, 0)
+    runs = {op: partial(_convert, weight, rotation, search) for op, search in (("rtn", False), ("rtn search", True))}
+    for op, taken in median_seconds(runs, seconds).items():
+        rate = shape.weights / taken
+        yield KernelRow(op, shape.label, len(weight), 1.0, taken, rate, "dram", 4 * rate / limits.dram, {})
+
+
+def _convert(weight: Tensor, rotation: Rotation, search: bool) -> object:
+    return ops.quantize_rtn(rotation(weight), BITS, search)

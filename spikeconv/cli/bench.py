@@ -1,0 +1,100 @@
+"""`spikeconv bench`."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.options import AsJson, Checkpoint, Quiet
+from spikeconv.errors import SpikeconvError
+
+if TYPE_CHECKING:
+    from spikeconv.bench import KernelRow, Limits, ModelRow
+
+__all__ = ["bench"]
+
+
+def bench(
+    checkpoint: Checkpoint = None,
+    shapes: Annotated[str, typer.Option(help="Models whose layers are measured, comma-separated.")] = "smollm2-135m",
+    tokens: Annotated[str, typer.Option(help="Tokens in one call, comma-separated.")] = "1,16,256",
+    nonzero: Annotated[
+        str, typer.Option(help="Shares of non-zero counts for events, comma-separated.")
+    ] = "0.8,0.3,0.1",
+    kernels: Annotated[bool, typer.Option(help="Measure the kernels.")] = True,
+    model: Annotated[bool, typer.Option(help="Measure the checkpoint against its float source.")] = False,
+    seconds: Annotated[float, typer.Option(min=0.01, help="How long each candidate is measured.")] = 0.3,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure the native kernels against this machine's limits and torch's own products; with --model, a whole model.
+
+    Example: [cyan]spikeconv bench --shapes llama2-7b --tokens 1,256[/]
+    """
+    from spikeconv.bench import SHAPES, bench_kernels, bench_model, measure_limits
+    from spikeconv.evaluate.models import resolve_checkpoint
+
+    unknown = [name for name in shapes.split(",") if name not in SHAPES]
+    if unknown:
+        raise SpikeconvError(f"Unknown shapes {', '.join(unknown)}; choose from {', '.join(SHAPES)}.")
+    layers = [layer for name in shapes.split(",") for layer in SHAPES[name]]
+    counts, shares = _numbers("--tokens", tokens, int), _numbers("--nonzero", nonzero, float)
+    path = resolve_checkpoint(checkpoint) if model else None
+    limits = measure_limits(seconds)
+    rows: list[KernelRow] = []
+    if kernels:
+        for layer in tracker(quiet)(layers, "measuring", len(layers)):
+            rows += bench_kernels([layer], limits, [int(n) for n in counts], shares, seconds)
+    if path is not None and not quiet:
+        err.print(f"[note]checkpoint {path}[/]")
+    models = bench_model(path, seconds=seconds) if path is not None else []
+    if as_json:
+        print_json(
+            {"limits": asdict(limits), "kernels": [asdict(row) for row in rows], "models": [asdict(m) for m in models]}
+        )
+        return
+    show(limits, rows, models)
+
+
+def _numbers(option: str, text: str, kind: type) -> list[float]:
+    try:
+        values = [kind(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or min(values) <= 0 or (kind is float and max(values) > 1):
+        limits = "numbers above 0 and up to 1" if kind is float else "whole numbers from 1 up"
+        raise SpikeconvError(f"{option} must be {limits}, comma-separated, not {text!r}.")
+    return values
+
+
+def show(limits: "Limits", rows: "list[KernelRow]", models: "list[ModelRow]") -> None:
+    """Tables of everything that was measured."""
+    out.print(
+        f"[title]{limits.kernels}, {limits.threads} threads:[/] {limits.macs / 1e9:.0f} GMAC/s, "
+        f"cache {limits.cache / 1e9:.0f} GB/s, memory {limits.dram / 1e9:.0f} GB/s"
+    )
+    if rows:
+        peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
+        result = table(
+            "kernels (ratios: the other's time over ours)",
+            "op",
+            "layer",
+            "tokens",
+            "non-zero",
+            "µs",
+            "of limit",
+            *peers,
+        )
+        for row in rows:
+            share = f"{row.fraction:.0%} {row.limit}"
+            ratios = [f"{row.ratios[name]:.2f}" if name in row.ratios else "" for name in peers]
+            result.add_row(
+                row.op, row.shape, str(row.tokens), f"{row.nonzero:g}", f"{row.seconds * 1e6:.1f}", share, *ratios
+            )
+        out.print(result)
+    if models:
+        result = table("model", "run", "model", "tokens/s", "× HF fp32")
+        for entry in models:
+            result.add_row(entry.run, entry.model, f"{entry.tokens_per_second:.1f}", f"{entry.ratio:.2f}")
+        out.print(result)

@@ -1,0 +1,51 @@
+"""Lays the weights of a model out for the kernels that will run: tiles for dense products, columns for events.
+
+Events read only the columns of inputs that fired, but in scattered pieces; they win where few inputs fire and columns
+are long. Which layers those are is decided once, at load, from the measured share of zeros, since a weight is held in
+one layout only.
+"""
+
+import torch
+from torch import nn
+
+from spikeconv.nn.group import SpikeGroup
+from spikeconv.nn.linear import spike_linears
+from spikeconv.ops.native import load
+
+__all__ = ["arrange_weights", "prefers_events"]
+
+LEAST_ZEROS = 0.75
+LEAST_COLUMN_BYTES = 1024
+"""Where events overtake dense products for one token: `scripts/bench/kernels.py`, table "events"."""
+
+
+def prefers_events(zero_share: float, column_bytes: int) -> bool:
+    """Whether a group with that share of zero counts is faster by events when it runs token by token."""
+    return zero_share >= LEAST_ZEROS and column_bytes >= LEAST_COLUMN_BYTES
+
+
+def arrange_weights(model: nn.Module) -> None:
+    """Arrange every converted linear of a model for the native kernels of its device, if they can be loaded."""
+    groups = {
+        id(linear.group): linear.group
+        for linear in spike_linears(model).values()
+        if linear.weight_scale is not None and load(linear.weight.device.type).is_native
+    }
+    for group in groups.values():
+        execution = group.members[0].execution
+        column_bytes = sum(linear.out_features for linear in group.members) * group.encoder.scheme.weight_bits // 8
+        if execution == "events" or (execution == "auto" and prefers_events(group.zero_share, column_bytes)):
+            _share_columns(group)
+        elif execution != "unfold":
+            for linear in group.members:
+                linear.arrange("tiles")
+
+
+def _share_columns(group: SpikeGroup) -> None:
+    """Columns of all members side by side in one tensor, so that an input's weights are contiguous."""
+    for linear in group.members:
+        linear.arrange("columns")
+    widths = [linear.weight.shape[1] for linear in group.members]
+    joined = torch.cat([linear.weight for linear in group.members], 1)
+    for linear, part in zip(group.members, joined.split(widths, 1), strict=True):
+        linear.weight = part

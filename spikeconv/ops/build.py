@@ -1,0 +1,141 @@
+"""Compiles the native kernels with the machine's own compiler: at installation, or at first use.
+
+Only the standard library is imported, so that the build hook can run this file where nothing is installed yet. Every
+instruction set is a translation unit with its own flags; the processor is asked at run time which one to use.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+__all__ = ["BuildError", "build_cpu", "build_cuda", "compiler", "cuda_compiler", "digest", "find_torch", "sources"]
+
+STANDARD = ("-std=c++20", "-fPIC", "-fvisibility=hidden")
+# Sums keep their order and stay unfused, so that all instruction sets give the same bits.
+KERNEL = ("-O3", "-ffp-contract=off", "-Wno-psabi")
+X86 = {
+    "avx2": ("-mavx2", "-mfma", "-mf16c"),
+    "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c"),
+}
+CUDA = ("-std=c++20", "-O3", "-fmad=false", "-DUSE_CUDA", "-Xcompiler", "-fPIC", "-cudart", "static")
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10, the oldest that we support
+
+
+class BuildError(Exception):
+    """Why there is no library; one sentence."""
+
+
+def sources() -> Path:
+    """The folder with the kernels: in a checkout beside the package, in an installation inside it."""
+    package = Path(__file__).parents[1]
+    inside = package / "kernels"
+    return inside if inside.is_dir() else package.parent / "kernels"
+
+
+def digest(device: str) -> str:
+    """Names the sources of one device's kernels: a library is good for exactly one state of them."""
+    folders = (sources() / "common", sources() / device)
+    files = [Path(__file__), *(path for folder in folders for path in sorted(folder.iterdir()) if path.is_file())]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def compiler() -> str | None:
+    """The C++ compiler: $CXX, g++, clang++ or c++."""
+    return next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))), None)
+
+
+def find_torch() -> Path | None:
+    """The folder of torch: importable, or installed in the environment that an isolated build is for."""
+    spec = find_spec("torch")
+    installed = [Path(sysconfig.get_path(name)) / "torch" for name in ("platlib", "purelib")]
+    found = [Path(path) for path in spec.submodule_search_locations or ()] if spec else []
+    return next((path for path in (*found, *installed) if (path / "include" / "torch").is_dir()), None)
+
+
+def build_cpu(library: Path, extra: Sequence[str] = ()) -> None:
+    """Compile the CPU kernels to a shared library.
+
+    Args:
+        library: where it goes; replaced in one step.
+        extra: more compiler and linker flags (a sanitizer's, say).
+
+    Raises:
+        BuildError: no compiler, no torch, or errors.
+    """
+    cxx, torch = compiler(), find_torch()
+    if cxx is None:
+        raise BuildError("no C++ compiler was found (g++ or clang++)")
+    if torch is None:
+        raise BuildError("torch's headers were not found")
+    folder = sources() / "cpu"
+    units: dict[str, tuple[str, ...]] = {"portable": KERNEL}
+    if platform.machine() in {"x86_64", "AMD64"}:
+        units |= {name: (*KERNEL, *flags) for name, flags in X86.items()}
+    includes = (f"-I{torch / 'include'}", f"-I{torch / 'include' / 'torch' / 'csrc' / 'api' / 'include'}")
+    units |= {"dispatch": ("-O2",), "ops": ("-O2", STABLE_ABI, *includes)}
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
+        objects = {name: Path(scratch) / f"{name}.o" for name in units}
+        commands = [
+            [cxx, *STANDARD, *flags, *extra, "-c", str(folder / f"{name}.cpp"), "-o", str(objects[name])]
+            for name, flags in units.items()
+        ]
+        _run(commands)
+        linked = Path(scratch) / library.name
+        libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+        _run([[cxx, "-shared", *extra, *map(str, objects.values()), *libraries, "-o", str(linked)]])
+        os.replace(linked, library)
+
+
+def cuda_compiler() -> str | None:
+    """nvcc: on the path, or in $CUDA_HOME or /usr/local/cuda."""
+    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
+    return shutil.which("nvcc") or shutil.which("nvcc", path=str(home / "bin"))
+
+
+def build_cuda(library: Path, architectures: Sequence[str]) -> None:
+    """Compile the CUDA kernels for some architectures ("80", "90a", …).
+
+    Raises:
+        BuildError: no nvcc, no torch, or errors.
+    """
+    nvcc, torch = cuda_compiler(), find_torch()
+    if nvcc is None:
+        raise BuildError("nvcc was not found")
+    if torch is None:
+        raise BuildError("torch's headers were not found")
+    folder = sources() / "cuda"
+    files = [str(path) for path in (*sorted(folder.glob("*.cu")), folder / "ops.cpp")]
+    includes = (f"-I{torch / 'include'}", f"-I{torch / 'include' / 'torch' / 'csrc' / 'api' / 'include'}")
+    codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
+        linked = Path(scratch) / library.name
+        libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+        _run([[nvcc, "-shared", *CUDA, STABLE_ABI, *includes, *codes, *files, *libraries, "-o", str(linked)]])
+        os.replace(linked, library)
+
+
+def _run(commands: list[list[str]]) -> None:
+    """Run commands side by side; the first failure becomes a BuildError."""
+    running = [subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for c in commands]
+    failed = ""
+    for process, command in zip(running, commands, strict=True):
+        _, errors = process.communicate()
+        if process.returncode and not failed:
+            lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["no message"]
+            failed = f"{Path(command[0]).name} failed: {lines[0].strip()}"
+    if failed:
+        raise BuildError(failed)
+
+
+if __name__ == "__main__":
+    build_cpu(Path(sys.argv[1]), sys.argv[2:])

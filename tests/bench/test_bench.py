@@ -1,0 +1,63 @@
+"""The benchmarks run, and their numbers mean what they say; how large they are is no test."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from spikeconv.bench import SHAPES, bench_kernels, bench_model, measure_limits
+from spikeconv.bench.kernels import Shape
+from spikeconv.bench.peers import PEERS
+from spikeconv.bench.timing import median_seconds
+from spikeconv.errors import SpikeconvError
+from spikeconv.ops.native import Backend
+
+SMALL = Shape("tiny", "q|k|v", 64, (32, 32))
+
+
+def test_medians_are_of_turns() -> None:
+    order: list[str] = []
+    taken = median_seconds({"a": lambda: order.append("a"), "b": lambda: time.sleep(0.01)}, 0.001)
+    assert taken["b"] >= 0.01 > taken["a"]
+    assert len(order) >= 6  # warm-up and five turns
+
+
+def test_shapes_are_those_of_the_models() -> None:
+    total = {name: sum(shape.weights for shape in group) for name, group in SHAPES.items()}
+    assert total["smollm2-135m"] * 30 == 106_168_320
+    assert total["llama2-7b"] * 32 == 6_476_005_376
+
+
+def test_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = measure_limits(0.01)
+    assert min(limits.macs, limits.cache, limits.dram) > 0 and limits.threads == torch.get_num_threads()
+    monkeypatch.setattr("spikeconv.bench.kernels.DRAM_BYTES", 1 << 16)
+    rows = list(bench_kernels([SMALL], limits, [1, 9], [0.5], 0.001))
+    assert [row.op for row in rows] == ["dense", "encode", "dense", "encode", "events", "rtn", "rtn search"]
+    assert all(row.seconds > 0 and row.fraction > 0 for row in rows)
+    assert rows[0].limit == "dram" and rows[2].limit == "macs"
+    assert rows[2].fraction == pytest.approx(9 * SMALL.weights / rows[2].seconds / limits.macs)
+    assert "fp32 linear" in rows[0].ratios and rows[4].ratios.keys() == {"our dense"}
+
+
+@pytest.mark.parametrize("name", ["fp32 linear", "bf16 linear", "_int_mm"])
+def test_peers_compute_the_same_product(name: str) -> None:
+    counts, weight = torch.randint(-8, 8, (20, 64)).float(), torch.randint(-8, 8, (32, 64)).float()
+    expected = counts @ weight.T
+    torch.testing.assert_close(PEERS[name](counts, weight)().float(), expected, rtol=1e-2, atol=0.5)
+
+
+def test_model_rows(converted: Callable[..., Path]) -> None:
+    rows = bench_model(converted("llama"), prompt=16, new_tokens=3, seconds=0.001)
+    assert [(row.run, row.model) for row in rows] == [
+        (run, model) for run in ("prefill 16", "decode") for model in ("HF fp32", "HF bf16", "spiking")
+    ]
+    assert all(row.ratio == 1 for row in rows if row.model == "HF fp32")
+
+
+def test_nothing_to_measure_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spikeconv.bench.limits.load", lambda device: Backend("reference", "no compiler"))
+    with pytest.raises(SpikeconvError, match="no compiler"):
+        measure_limits()

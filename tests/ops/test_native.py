@@ -1,0 +1,138 @@
+"""Native kernels are found, built and chosen; without them the reference gives the same bits."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spikeconv.ops import build, native
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., native.Backend]:
+    """`load` as in a new process with an empty cache folder."""
+    monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path))
+    return native.load.__wrapped__
+
+
+def test_switched_off(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPIKECONV_NATIVE", "0")
+    assert fresh("cpu") == ("reference", "SPIKECONV_NATIVE=0")
+
+
+def test_no_compiler(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "compiler", lambda: None)
+    backend = fresh("cpu")
+    assert not backend.is_native and "compiler" in backend.why
+
+
+def test_sources_that_do_not_compile(fresh: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "src" / "common").mkdir(parents=True)
+    (tmp_path / "src" / "cpu").mkdir()
+    monkeypatch.setattr(build, "sources", lambda: tmp_path / "src")
+    backend = fresh("cpu")
+    assert not backend.is_native and "failed: " in backend.why
+    assert not list(tmp_path.rglob("*.so")) and not list(tmp_path.rglob(".build-*"))
+
+
+def test_broken_library(fresh: Any) -> None:
+    library = native._cached("cpu")
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"not a library")
+    backend = fresh("cpu")
+    assert not backend.is_native and library.name in backend.why
+
+
+def test_other_devices_have_the_reference() -> None:
+    assert not native.load("mps").is_native
+    if not torch.cuda.is_available():
+        assert native.load("cuda") == ("reference", "torch sees no GPU")
+
+
+def test_a_library_belongs_to_its_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder in ("common", "cpu", "cuda"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.h").write_text("1")
+    monkeypatch.setattr(build, "sources", lambda: tmp_path)
+    before = {device: build.digest(device) for device in ("cpu", "cuda")}
+    (tmp_path / "cuda" / "a.h").write_text("2")
+    assert build.digest("cpu") == before["cpu"] and build.digest("cuda") != before["cuda"]
+    (tmp_path / "common" / "a.h").write_text("2")
+    assert build.digest("cpu") != before["cpu"]
+
+
+def test_torch_is_found_from_an_isolated_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There torch cannot be imported, but lies in the environment that pip installs into."""
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
+    found = build.find_torch()
+    assert found is not None and found == Path(torch.__file__).parent
+
+
+def test_unknown_instruction_set() -> None:
+    kernels = native.cpu_kernels()
+    assert kernels[-1] == "portable"
+    with pytest.raises(ValueError, match="avx1024"):
+        native.use_cpu_kernels("avx1024")
+    assert native.use_cpu_kernels("auto") == kernels[0]
+
+
+LOGITS = """
+import sys, torch, spikeconv
+from transformers import AutoModelForCausalLM
+from spikeconv.ops import native
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+print(native.load().name)
+torch.manual_seed(0)
+with torch.inference_mode():
+    torch.save(model(torch.randint(0, 50, (2, 9)), use_cache=False).logits, sys.argv[2])
+"""
+
+
+def run_python(code: str, *arguments: object, **environment: str) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    result = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("bits", ["4-1.58", "4-1"])
+def test_a_model_has_the_same_logits_without_native_kernels(
+    bits: str, converted: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = converted("llama", bits=bits)
+    assert "native" in run_python(LOGITS, path, tmp_path / "native.pt")
+    assert "reference" in run_python(LOGITS, path, tmp_path / "reference.pt", SPIKECONV_NATIVE="0")
+    assert torch.equal(torch.load(tmp_path / "native.pt"), torch.load(tmp_path / "reference.pt"))
+
+
+SANITIZED = (
+    "not reference and (test_shapes or test_few_events or unaligned or beyond or every_width or columns_of"
+    " or test_same_bits or tiles_lie or arranged or searched or sums_and_error)"
+)
+
+
+@pytest.mark.slow
+def test_kernels_are_clean_under_the_sanitizers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """AddressSanitizer and UndefinedBehaviorSanitizer over the tests of the ops."""
+    monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path))
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1"]
+    build.build_cpu(native._cached("cpu"), flags)
+    compiler = build.compiler()
+    assert compiler is not None
+    preloaded = [
+        subprocess.check_output([compiler, f"-print-file-name={name}.so"], text=True).strip()
+        for name in ("libasan", "libubsan")
+    ]
+    tests = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "weights")]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", SANITIZED, *tests]
+    environment = {**os.environ, "LD_PRELOAD": " ".join(preloaded), "ASAN_OPTIONS": "detect_leaks=0"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert " passed" in result.stdout
