@@ -147,6 +147,33 @@ Tensor rotate(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_
   return out;
 }
 
+// x · cos + (-x₂, x₁) · sin for every head of every token; one rounding an operation.
+void rotate_heads(const Tensor& x, const Tensor& cos, const Tensor& sin, float* out) {
+  const int64_t heads = x.size(1), tokens = x.size(2), dim = x.size(3), half = dim / 2;
+  const int64_t position_stride = cos.size(0) == 1 ? 0 : tokens * dim;
+  for (int64_t b = 0; b < x.size(0); ++b)
+    for (int64_t h = 0; h < heads; ++h)
+      for (int64_t t = 0; t < tokens; ++t, out += dim) {
+        const float* in = data<const float>(x) + b * x.stride(0) + h * x.stride(1) + t * x.stride(2);
+        const float* c = data<const float>(cos) + b * position_stride + t * dim;
+        const float* s = data<const float>(sin) + b * position_stride + t * dim;
+        for (int64_t i = 0; i < half; ++i) {
+          out[i] = in[i] * c[i] + -in[i + half] * s[i];
+          out[i + half] = in[i + half] * c[i + half] + in[i] * s[i + half];
+        }
+      }
+}
+
+std::tuple<Tensor, Tensor> rotary(const Tensor& q, const Tensor& k, const Tensor& cos, const Tensor& sin) {
+  for (const Tensor* t : {&q, &k, &cos, &sin})
+    STD_TORCH_CHECK(t->scalar_type() == ScalarType::Float, "spikeconv: rotary expects float32 on the CPU");
+  const Tensor c = rows_of(cos), s = rows_of(sin);
+  Tensor q_out = make(shape_of(q), aoti_torch_dtype_float32()), k_out = make(shape_of(k), aoti_torch_dtype_float32());
+  rotate_heads(q.stride(3) == 1 ? q : rows_of(q), c, s, data<float>(q_out));
+  rotate_heads(k.stride(3) == 1 ? k : rows_of(k), c, s, data<float>(k_out));
+  return {q_out, k_out};
+}
+
 Clip clip_of(const std::string& name) {
   if (name == "none") return Clip::none;
   if (name == "relu") return Clip::relu;
@@ -484,6 +511,7 @@ STABLE_TORCH_LIBRARY_IMPL(spikeconv, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CPU, m) {
   m.impl("rotate", TORCH_BOX(&spikeconv::rotate));
   m.impl("encode", TORCH_BOX(&spikeconv::encode));
+  m.impl("rotary", TORCH_BOX(&spikeconv::rotary));
   m.impl("arrange", TORCH_BOX(&spikeconv::arrange));
   m.impl("accumulate", TORCH_BOX(&spikeconv::accumulate));
   m.impl("linears", TORCH_BOX(&spikeconv::linears));

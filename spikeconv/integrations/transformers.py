@@ -16,6 +16,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, find_family
+from spikeconv.integrations.decode import speed_up_decode
 from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, arrange_weights
 
 __all__ = ["SpikeQuantizationConfig", "SpikeQuantizer", "swap_linears"]
@@ -56,6 +57,7 @@ class SpikeQuantizer(HfQuantizer):
         for name, share in getattr(self.quantization_config, "zero_share", {}).items():
             model.get_submodule(name).group.zero_share = share
         arrange_weights(model)
+        speed_up_decode(model)
 
     def is_serializable(self) -> bool:
         """`save_pretrained` writes the checkpoint back bit for bit."""

@@ -80,7 +80,7 @@ def build_cpu(library: Path, extra: Sequence[str] = ()) -> None:
     if platform.machine() in {"x86_64", "AMD64"}:
         units |= {name: (*KERNEL, *flags) for name, flags in X86.items()}
     includes = (f"-I{torch / 'include'}", f"-I{torch / 'include' / 'torch' / 'csrc' / 'api' / 'include'}")
-    units |= {"dispatch": ("-O2",), "ops": ("-O2", STABLE_ABI, *includes)}
+    units |= {"dispatch": ("-O2",), "ops": ("-O2", "-ffp-contract=off", STABLE_ABI, *includes)}
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
         objects = {name: Path(scratch) / f"{name}.o" for name in units}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikeconv.ops import accumulation, encoding, packing, rtn
 
-__all__ = ["EXECUTIONS", "accumulate", "arrange", "encode", "linears", "quantize_rtn", "rotate"]
+__all__ = ["EXECUTIONS", "accumulate", "arrange", "encode", "linears", "quantize_rtn", "rotary", "rotate"]
 
 EXECUTIONS = ("dense", "events", "unfold")
 """The three executions that must agree; "auto" is whichever of the first two a weight's layout is made for."""
@@ -26,6 +26,7 @@ SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         " -> (Tensor counts, Tensor scale, Tensor zero_point, Tensor statistics)",
         encoding.encode,
     ),
+    "rotary": ("(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor, Tensor)", encoding.rotary),
     "arrange": ("(Tensor packed, int in_features, str layout) -> Tensor", packing.arrange),
     "accumulate": (
         "(Tensor counts, Tensor weight, int out_features, int bits, int largest_count, str execution) -> Tensor",
@@ -59,6 +60,8 @@ _library = torch.library.Library("spikeconv", "DEF")
 for _name, (_schema, _reference) in SCHEMAS.items():
     _library.define(_name + _schema)
     _library.impl(_name, _without_autocast(_reference), "CompositeExplicitAutograd")
+    # Rounding has no gradient; the default handler that says so costs more than a small product.
+    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 
 @torch.library.register_fake("spikeconv::rotate")
@@ -77,6 +80,11 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x.new_empty(token, dtype=torch.int32),
         x.new_empty(2 if with_statistics else 0, dtype=torch.int64),
     )
+
+
+@torch.library.register_fake("spikeconv::rotary")
+def _(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape)
 
 
 @torch.library.register_fake("spikeconv::arrange")
@@ -112,6 +120,7 @@ def _(weight: Tensor, bits: int, search_clip: bool) -> tuple[Tensor, Tensor, Ten
 
 rotate = torch.ops.spikeconv.rotate.default
 encode = torch.ops.spikeconv.encode.default
+rotary = torch.ops.spikeconv.rotary.default
 arrange = torch.ops.spikeconv.arrange.default
 accumulate = torch.ops.spikeconv.accumulate.default
 linears = torch.ops.spikeconv.linears.default
