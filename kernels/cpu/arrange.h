@@ -1,6 +1,7 @@
 // From the checkpoint's packed rows to tiles or columns.
 #pragma once
 
+#include "../common/packed.h"
 #include "kernels.h"
 
 namespace spikeconv {
@@ -9,13 +10,6 @@ inline int64_t arranged_bytes(int64_t out_features, int64_t in_features, int bit
   if (columns) return in_features * (is_nibble(bits) ? ceil_div(out_features, 2) : out_features);
   return ceil_div(out_features, kTileOutputs) * ceil_div(in_features, kWordInputs) * kStepBytes *
          (is_nibble(bits) ? 1 : 2);
-}
-
-// Stored (offset-binary) weight of lane 0..7 of a packed word of `bits` bytes.
-inline uint8_t packed_value(const uint8_t* word, int bits, int lane) {
-  uint64_t value = 0;
-  for (int b = 0; b < bits; ++b) value |= uint64_t(word[b]) << 8 * b;
-  return uint8_t(((value >> bits * lane) & ((1u << bits) - 1)) ^ (1u << (bits - 1)));
 }
 
 // packed: [out, ceil(in/8), bits] → to, zeroed beforehand. Rows [begin, end); a range of tiles must not be split.
@@ -31,7 +25,7 @@ inline void arrange_rows(const uint8_t* packed, int64_t out_features, int64_t in
       for (int lane = 0; lane < kWordInputs; ++lane) {
         const int64_t input = w * kWordInputs + lane;
         if (input >= in_features) break;
-        const uint8_t value = packed_value(word, bits, lane);
+        const uint8_t value = uint8_t(stored_weight(word, bits, lane));
         if (columns && nibble)
           to[input * stride + o / 2] |= uint8_t(value << o % 2 * 4);
         else if (columns)

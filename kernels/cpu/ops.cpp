@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../common/accumulate.h"
+#include "../common/tensors.h"
 #include "arrange.h"
 #include "dispatch.h"
 #include "memory.h"
@@ -20,21 +21,11 @@
 namespace spikeconv {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Tensors = std::vector<Tensor>;
-using OptionalTensor = std::optional<Tensor>;
-
 constexpr int64_t kWorkPerThread = 1 << 17;  // multiplications below which another thread does not pay
 
 Scratch& scratch() {
   static thread_local Scratch memory;
   return memory;
-}
-
-template <class T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
 }
 
 Dtype dtype_of(const Tensor& t) {
@@ -45,22 +36,6 @@ Dtype dtype_of(const Tensor& t) {
     case ScalarType::Int: return Dtype::int32;
     default: STD_TORCH_CHECK(false, "spikeconv: expected a float32, bfloat16 or float16 tensor");
   }
-}
-
-Tensor rows_of(const Tensor& t) {  // contiguous, so that rows lie one behind the other
-  return t.is_contiguous() ? t : torch::stable::contiguous(t);
-}
-
-Tensor floats(const Tensor& t) {
-  const auto type = t.scalar_type();
-  const bool known = type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
-  return rows_of(known ? t : torch::stable::to(t, ScalarType::Float));
-}
-
-std::vector<int64_t> with_last(const Tensor& t, int64_t last) {
-  std::vector<int64_t> sizes(t.sizes().begin(), t.sizes().end());
-  sizes.back() = last;
-  return sizes;
 }
 
 // An uninitialized contiguous tensor. (Much cheaper than the dispatcher's empty, and there are several a call.)
@@ -85,12 +60,6 @@ int32_t dtype_code(ScalarType type) {
   }
 }
 
-int64_t tokens_of(const Tensor& t) {
-  int64_t tokens = 1;
-  for (int64_t d = 0; d + 1 < t.dim(); ++d) tokens *= t.size(d);
-  return tokens;
-}
-
 // ---- encode -------------------------------------------------------------------------------------------------------
 
 // Keeps the tensors behind a Transform alive.
@@ -100,10 +69,13 @@ struct Rotation {
   std::vector<int64_t> orders;
   Transform transform{};
 
-  Rotation(int64_t size, const OptionalTensor& signs, const Tensors& matrices, int64_t power) {
+  Rotation(const Tensor& x, const OptionalTensor& signs, const Tensors& matrices, int64_t power) {
+    const int64_t size = x.size(x.dim() - 1);
     int64_t order = power;
     for (const Tensor& matrix : matrices) {
-      keep.push_back(rows_of(matrix));
+      STD_TORCH_CHECK(matrix.dim() == 2 && matrix.size(0) == matrix.size(1) && matrix.size(0) > 0,
+                      "spikeconv: a base matrix must be square");
+      keep.push_back(beside(x, matrix, ScalarType::Float));
       bases.push_back(data<const float>(keep.back()));
       orders.push_back(matrix.size(0));
       order *= matrix.size(0);
@@ -111,9 +83,10 @@ struct Rotation {
     transform.size = size;
     transform.factor = 1.0f;
     if (!signs) return;
-    STD_TORCH_CHECK(signs->numel() == size && order > 0 && size % order == 0,
+    STD_TORCH_CHECK(power > 0 && (power & (power - 1)) == 0, "spikeconv: ", power, " is not a power of two");
+    STD_TORCH_CHECK(signs->numel() == size && size % order == 0,
                     "spikeconv: the rotation's block must divide the input size");
-    keep.push_back(rows_of(*signs));
+    keep.push_back(beside(x, *signs, ScalarType::Float));
     transform.signs = data<const float>(keep.back());
     transform.order = order;
     transform.power = power;
@@ -136,7 +109,7 @@ Tensor rotate(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_
   const Tensor in = floats(x);
   Tensor out = make(shape_of(in), aoti_torch_dtype_float32());
   if (in.numel() == 0) return out;
-  const Rotation rotation(in.size(in.dim() - 1), signs, bases, power);
+  const Rotation rotation(in, signs, bases, power);
   EncodeJob job{};
   job.x = in.data_ptr();
   job.dtype = dtype_of(in);
@@ -196,12 +169,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> encode(const Tensor& x, const Optiona
   Tensor statistics = make({with_statistics ? 2 : 0}, aoti_torch_dtype_int64());
   if (with_statistics) data<int64_t>(statistics)[0] = data<int64_t>(statistics)[1] = 0;
   if (in.numel() == 0) return {counts, scale, zero, statistics};
-  const Rotation rotation(in.size(in.dim() - 1), signs, bases, power);
+  const Rotation rotation(in, signs, bases, power);
   Tensor gamma;
   EncodeJob job{};
   if (norm_weight) {
     gamma = norm_weight->scalar_type() == ScalarType::Float ? rows_of(*norm_weight)
                                                            : rows_of(torch::stable::to(*norm_weight, ScalarType::Float));
+    STD_TORCH_CHECK(gamma.numel() == in.size(in.dim() - 1), "spikeconv: a norm's weight must have the input's size");
     job.norm = {data<const float>(gamma), float(norm_epsilon)};
   }
   job.x = in.data_ptr();
@@ -221,7 +195,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> encode(const Tensor& x, const Optiona
 // ---- accumulate ---------------------------------------------------------------------------------------------------
 
 Tensor arrange(const Tensor& packed, int64_t in_features, const std::string& layout) {
-  STD_TORCH_CHECK(packed.dim() == 3, "spikeconv: arrange expects a packed weight [out, ceil(in/8), bits]");
+  STD_TORCH_CHECK(packed.dim() == 3 && packed.scalar_type() == ScalarType::Byte && packed.size(2) >= 2 &&
+                      packed.size(2) <= 8 && packed.size(1) == ceil_div(in_features, kWordInputs),
+                  "spikeconv: arrange expects a packed weight [out, ceil(in/8), bits] of bytes");
   const bool columns = layout == "columns";
   STD_TORCH_CHECK(columns || layout == "tiles", "spikeconv: layout must be tiles or columns");
   const Tensor rows = rows_of(packed);
@@ -252,6 +228,8 @@ struct Member {  // one weight of a product
 
 Member member(const Tensor& weight, int64_t in_features, int64_t out_features, int64_t bits,
               const std::string& execution) {
+  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Byte && bits >= 2 && bits <= 8,
+                  "spikeconv: weights are bytes that hold 2 to 8 bits");
   Tensor held = weight;
   if (weight.dim() == 3) held = arrange(weight, in_features, execution == "events" ? "columns" : "tiles");
   const bool columns = held.dim() == 2;
@@ -407,13 +385,18 @@ Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor&
                 const Tensors& weight_scales, const Tensors& weight_sums, const Tensors& biases, int64_t bits,
                 int64_t largest_count, ScalarType dtype, const std::string& execution) {
   const Counts in(counts);
-  const Tensor token_scale = rows_of(scale);
+  const Tensor token_scale = beside(counts, scale, ScalarType::Float);
   Tensor zero;
-  if (zero_point) zero = rows_of(*zero_point);
+  if (zero_point) zero = beside(counts, *zero_point, ScalarType::Int);
+  STD_TORCH_CHECK(token_scale.numel() == in.tokens && (!zero_point || zero.numel() == in.tokens),
+                  "spikeconv: one scale and one zero point per token");
+  STD_TORCH_CHECK(weight_scales.size() == weights.size() && (biases.empty() || biases.size() == weights.size()) &&
+                      (!zero_point || weight_sums.size() == weights.size()) && !weights.empty(),
+                  "spikeconv: every weight needs its scale, and its sum and bias where there are any");
   Tensors outputs, keep;
   std::vector<Member> members;
   for (size_t i = 0; i < weights.size(); ++i) {
-    const Tensor weight_scale = rows_of(weight_scales[i]);
+    const Tensor weight_scale = beside(counts, weight_scales[i], ScalarType::Float);
     const int64_t out = weight_scale.numel();
     Tensor y = make(with_last(in.keep, out), dtype_code(dtype));
     Member m = member(weights[i], in.in_features, out, bits, execution);
@@ -421,13 +404,15 @@ Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor&
                       data<const float>(weight_scale), nullptr, {}};
     keep.push_back(weight_scale);
     if (zero_point) {
-      const Tensor sum = rows_of(weight_sums[i]);
+      const Tensor sum = beside(counts, weight_sums[i], ScalarType::Int);
+      STD_TORCH_CHECK(sum.numel() == out, "spikeconv: one sum per output");
       keep.push_back(sum);
       m.output.zero = data<const int32_t>(zero);
       m.output.weight_sum = data<const int32_t>(sum);
     }
     if (!biases.empty()) {
-      const Tensor bias = rows_of(biases[i]);
+      const Tensor bias = floats(biases[i]);
+      STD_TORCH_CHECK(bias.numel() == out, "spikeconv: one bias per output");
       keep.push_back(bias);
       m.output.bias = bias.data_ptr();
       m.output.bias_dtype = dtype_of(bias);

@@ -16,15 +16,11 @@
 #include <tuple>
 #include <vector>
 
+#include "../common/tensors.h"
 #include "kernels.h"
 
 namespace spikeconv::cuda {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Tensors = std::vector<Tensor>;
-using OptionalTensor = std::optional<Tensor>;
 
 #ifdef SPIKECONV_EMULATE
 struct OnDevice {
@@ -55,11 +51,6 @@ struct OnDevice {
 };
 #endif
 
-template <class T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
-}
-
 Dtype dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
     case ScalarType::Float: return Dtype::float32;
@@ -67,36 +58,6 @@ Dtype dtype_of(const Tensor& t) {
     case ScalarType::Half: return Dtype::float16;
     default: STD_TORCH_CHECK(false, "spikeconv: expected a float32, bfloat16 or float16 tensor");
   }
-}
-
-Tensor rows_of(const Tensor& t) {  // contiguous, so that rows lie one behind the other
-  return t.is_contiguous() ? t : torch::stable::contiguous(t);
-}
-
-// A contiguous companion of `x`: of that type, and where the kernels can reach it.
-Tensor beside(const Tensor& x, const Tensor& t, ScalarType type) {
-  STD_TORCH_CHECK(t.is_cuda() == x.is_cuda() && (!x.is_cuda() || t.get_device_index() == x.get_device_index()),
-                  "spikeconv: all tensors of an operator must be on one device");
-  STD_TORCH_CHECK(t.scalar_type() == type, "spikeconv: a tensor of another type than expected");
-  return rows_of(t);
-}
-
-Tensor floats(const Tensor& t) {
-  const auto type = t.scalar_type();
-  const bool known = type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
-  return rows_of(known ? t : torch::stable::to(t, ScalarType::Float));
-}
-
-std::vector<int64_t> with_last(const Tensor& t, int64_t last) {
-  std::vector<int64_t> sizes(t.sizes().begin(), t.sizes().end());
-  sizes.back() = last;
-  return sizes;
-}
-
-int64_t tokens_of(const Tensor& t) {
-  int64_t tokens = 1;
-  for (int64_t d = 0; d + 1 < t.dim(); ++d) tokens *= t.size(d);
-  return tokens;
 }
 
 int narrow(int64_t size) {

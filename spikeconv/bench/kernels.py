@@ -1,5 +1,6 @@
 """Every op as a fraction of the machine's limit, beside torch's products for the same layer in the same run."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,10 @@ BITS = 4
 LARGEST = 8
 FEW_TOKENS = 4
 """Up to here a product is bound by reading its weights."""
+
+
+SLOWEST = 1.0
+"""Seconds a call above which a peer is left out: it would take minutes and tell nothing new."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +182,11 @@ def _peers(shape: Shape, counts: Tensor, few: bool, names: Sequence[str]) -> dic
     for name in names:
         try:
             calls = [PEERS[name](counts.float(), weight.clone()) for _ in range(2 if few else 1)]
+            start = time.perf_counter()
             calls[0]()
         except (RuntimeError, NotImplementedError, AttributeError):
+            continue
+        if time.perf_counter() - start > SLOWEST:
             continue
         result[name] = partial(_next_call, cycle(calls))
     return result

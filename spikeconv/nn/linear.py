@@ -61,7 +61,8 @@ class SpikeLinear(nn.Module):
             spec = shapes.get(name)
             buffer = torch.empty(spec[0], dtype=spec[1] or dtype) if spec else None
             self.register_buffer(name, buffer)
-        self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
+        empty = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
+        self.register_parameter("bias", empty)
 
     @property
     def encoder(self) -> Encoder:
@@ -77,16 +78,18 @@ class SpikeLinear(nn.Module):
         """The outputs of several linears that agree on the scheme, for one encoded input."""
         first = members[0]
         codec, spikes = first.encoder.codec, encoding.spikes
-        if spikes is None or codec is None or first.weight_scale is None:
+        if spikes is None or codec is None or first._buffers["weight_scale"] is None:
             return [linear._float_product(encoding).to(dtype) for linear in members]
+        # Straight from the dictionaries: at one token, attribute look-up in modules takes as long as the product.
+        buffers = [linear._buffers for linear in members]
         outputs: list[Tensor] = ops.linears(
             spikes.counts,
             spikes.scale,
             spikes.zero_point,
-            [linear.weight for linear in members],
-            [linear.weight_scale for linear in members],
-            [linear.weight_sum for linear in members if linear.weight_sum is not None],
-            [linear.bias for linear in members if linear.bias is not None],
+            [each["weight"] for each in buffers],
+            [each["weight_scale"] for each in buffers],
+            [] if spikes.zero_point is None else [each["weight_sum"] for each in buffers],
+            [] if first._parameters["bias"] is None else [linear._parameters["bias"] for linear in members],
             first.scheme.weight_bits,
             codec.largest_count,
             dtype,

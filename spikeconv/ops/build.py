@@ -12,7 +12,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -70,29 +71,22 @@ def build_cpu(library: Path, extra: Sequence[str] = ()) -> None:
     Raises:
         BuildError: no compiler, no torch, or errors.
     """
-    cxx, torch = compiler(), find_torch()
+    cxx = compiler()
     if cxx is None:
         raise BuildError("no C++ compiler was found (g++ or clang++)")
-    if torch is None:
-        raise BuildError("torch's headers were not found")
-    folder = sources() / "cpu"
+    headers, libraries = _torch_flags()
     units: dict[str, tuple[str, ...]] = {"portable": KERNEL}
     if platform.machine() in {"x86_64", "AMD64"}:
         units |= {name: (*KERNEL, *flags) for name, flags in X86.items()}
-    includes = (f"-I{torch / 'include'}", f"-I{torch / 'include' / 'torch' / 'csrc' / 'api' / 'include'}")
-    units |= {"dispatch": ("-O2",), "ops": ("-O2", "-ffp-contract=off", STABLE_ABI, *includes)}
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
-        objects = {name: Path(scratch) / f"{name}.o" for name in units}
+    units |= {"dispatch": ("-O2",), "ops": ("-O2", "-ffp-contract=off", *headers)}
+    with _replacing(library) as linked:
+        objects = {name: linked.parent / f"{name}.o" for name in units}
         commands = [
-            [cxx, *STANDARD, *flags, *extra, "-c", str(folder / f"{name}.cpp"), "-o", str(objects[name])]
+            [cxx, *STANDARD, *flags, *extra, "-c", str(sources() / "cpu" / f"{name}.cpp"), "-o", str(objects[name])]
             for name, flags in units.items()
         ]
         _run(commands)
-        linked = Path(scratch) / library.name
-        libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
         _run([[cxx, "-shared", *extra, *map(str, objects.values()), *libraries, "-o", str(linked)]])
-        os.replace(linked, library)
 
 
 def cuda_compiler() -> str | None:
@@ -102,25 +96,39 @@ def cuda_compiler() -> str | None:
 
 
 def build_cuda(library: Path, architectures: Sequence[str]) -> None:
-    """Compile the CUDA kernels for some architectures ("80", "90a", …).
+    """Compile the CUDA kernels for some architectures ("80", "90", …).
 
     Raises:
         BuildError: no nvcc, no torch, or errors.
     """
-    nvcc, torch = cuda_compiler(), find_torch()
+    nvcc = cuda_compiler()
     if nvcc is None:
         raise BuildError("nvcc was not found")
-    if torch is None:
-        raise BuildError("torch's headers were not found")
+    headers, libraries = _torch_flags()
     folder = sources() / "cuda"
     files = [str(path) for path in (*sorted(folder.glob("*.cu")), folder / "ops.cpp")]
-    includes = (f"-I{torch / 'include'}", f"-I{torch / 'include' / 'torch' / 'csrc' / 'api' / 'include'}")
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    with _replacing(library) as linked:
+        _run([[nvcc, "-shared", *CUDA, *headers, *codes, *files, *libraries, "-o", str(linked)]])
+
+
+def _torch_flags() -> tuple[list[str], list[str]]:
+    """How to compile against torch's stable ABI, and how to link."""
+    torch = find_torch()
+    if torch is None:
+        raise BuildError("torch's headers were not found")
+    include = torch / "include"
+    headers = [STABLE_ABI, f"-I{include}", f"-I{include / 'torch' / 'csrc' / 'api' / 'include'}"]
+    return headers, [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+
+
+@contextmanager
+def _replacing(library: Path) -> Iterator[Path]:
+    """A path in a folder of its own whose file becomes the library, whole or not at all."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
         linked = Path(scratch) / library.name
-        libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
-        _run([[nvcc, "-shared", *CUDA, STABLE_ABI, *includes, *codes, *files, *libraries, "-o", str(linked)]])
+        yield linked
         os.replace(linked, library)
 
 

@@ -58,6 +58,8 @@ class Rotation:
 
     def on(self, device: torch.device) -> Factors:
         """Its constants on a device; they are cached and shared."""
+        if not torch.compiler.is_compiling():
+            return _tensors(self, device)
         return _constants(self, device)  # type: ignore[no-any-return]
 
     def additions(self) -> int:

@@ -1,0 +1,55 @@
+"""Makes the tables of docs/benchmarks/kernels.md: every kernel beside the machine's limit and torch's products.
+
+Usage: python scripts/bench/kernels.py [--shapes smollm2-135m,…] [--tokens 1,4,16,256,2048] [--seconds 0.1]
+
+Markdown goes to stdout. Ratios are the other's time over ours, medians of alternating turns in this one run; a peer
+that needs more than a second a call is left out. For a whole model see `spikeconv bench --model`.
+"""
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterable
+
+import torch
+
+from spikeconv.bench import SHAPES, KernelRow, bench_kernels, measure_limits
+
+NONZERO = (1.0, 0.8, 0.5, 0.3, 0.1)
+
+
+def table(rows: Iterable[KernelRow]) -> None:
+    rows = list(rows)
+    peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
+    columns = ("layer", "tokens", "non-zero", "µs", "G/s", "of limit", *peers)
+    print("|", " | ".join(columns), "|")
+    print("|" + "---|" * len(columns))
+    for row in rows:
+        ratios = [f"{row.ratios[name]:.2f}" if name in row.ratios else "" for name in peers]
+        numbers = (f"{row.nonzero:g}", f"{row.seconds * 1e6:.0f}", f"{row.rate / 1e9:.3g}")
+        print("|", " | ".join((row.shape, str(row.tokens), *numbers, f"{row.fraction:.0%} {row.limit}", *ratios)), "|")
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--tokens", default="1,4,16,256,2048")
+    parser.add_argument("--seconds", type=float, default=0.1)
+    options = parser.parse_args()
+    tokens = [int(part) for part in options.tokens.split(",")]
+    limits = measure_limits(1.0)
+    print(f"{platform.machine()}, {limits.kernels}, {limits.threads} threads, torch {torch.__version__}: ", end="")
+    print(f"{limits.macs / 1e9:.0f} GMAC/s, cache {limits.cache / 1e9:.0f} GB/s, memory {limits.dram / 1e9:.1f} GB/s\n")
+    rows: list[KernelRow] = []
+    for name in options.shapes.split(","):
+        for shape in SHAPES[name]:
+            print(shape.label, file=sys.stderr, flush=True)
+            rows += bench_kernels([shape], limits, tokens, NONZERO, options.seconds)
+    for op in ("dense", "events", "encode", "rtn", "rtn search"):
+        print(f"### {op}\n")
+        table(row for row in rows if row.op == op)
+
+
+if __name__ == "__main__":
+    main()
