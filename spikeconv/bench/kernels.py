@@ -113,8 +113,10 @@ def bench_kernels(
     for shape in shapes:
         for m in tokens:
             yield from _dense_rows(shape, limits, m, seconds, peers)
+        columns, tiles = (_Weights(shape, layout, few=True) for layout in ("columns", "tiles"))
         for share in nonzero:
-            yield _events_row(shape, limits, share, seconds)
+            yield _events_row(shape, columns, tiles, limits, share, seconds)
+        del columns, tiles
         yield from _rtn_rows(shape, limits, seconds)
 
 
@@ -125,8 +127,8 @@ class _Weights:
         copies = max(1, DRAM_BYTES // 2 // (shape.weights // 2)) if few else 1
         parts = []
         for out in shape.outputs:
-            values = torch.randint(-8, 8, (out, shape.inputs), dtype=torch.int8)
-            parts.append(ops.arrange(ops.pack(values, BITS), shape.inputs, layout))
+            packed = torch.randint(256, ops.packed_shape(out, shape.inputs, BITS), dtype=torch.uint8)
+            parts.append(ops.arrange(packed, shape.inputs, layout))
         if layout == "columns":
             parts = list(torch.cat(parts, 1).split([p.shape[1] for p in parts], 1))
         sets = [parts, *([_copy(parts, layout) for _ in range(copies - 1)])]
@@ -196,12 +198,14 @@ def _next_call(turns: Iterator[Callable[[], object]]) -> object:
     return next(turns)()
 
 
-def _events_row(shape: Shape, limits: Limits, nonzero: float, seconds: float) -> KernelRow:
+def _events_row(
+    shape: Shape, columns: _Weights, tiles: _Weights, limits: Limits, nonzero: float, seconds: float
+) -> KernelRow:
     fired = torch.rand(1, shape.inputs) < nonzero
     counts = torch.randint(1, 8, (1, shape.inputs), dtype=torch.int8) * fired
     candidates = {
-        "events": _product(_Weights(shape, "columns", True), counts, "events"),
-        "dense": _product(_Weights(shape, "tiles", True), counts, "dense"),
+        "events": _product(columns, counts, "events"),
+        "dense": _product(tiles, counts, "dense"),
     }
     taken = median_seconds(candidates, seconds)
     products = shape.weights * float(fired.float().mean()) / taken["events"]

@@ -14,8 +14,8 @@ from spikeconv.ops.native import load
 
 __all__ = ["arrange_weights", "prefers_events"]
 
-LEAST_ZEROS = 0.75
-LEAST_COLUMN_BYTES = 1024
+LEAST_ZEROS = 0.85
+LEAST_COLUMN_BYTES = 2048
 """Where events overtake dense products for one token: `scripts/bench/kernels.py`, table "events"."""
 
 
