@@ -26,8 +26,9 @@ def table(rows: Iterable[KernelRow]) -> None:
     print("|" + "---|" * len(columns))
     for row in rows:
         ratios = [f"{row.ratios[name]:.2f}" if name in row.ratios else "" for name in peers]
-        numbers = (f"{row.nonzero:g}", f"{row.seconds * 1e6:.0f}", f"{row.rate / 1e9:.3g}")
-        print("|", " | ".join((row.shape, str(row.tokens), *numbers, f"{row.fraction:.0%} {row.limit}", *ratios)), "|")
+        numbers = (str(row.tokens), f"{row.nonzero:g}", f"{row.seconds * 1e6:.0f}", f"{row.rate / 1e9:.3g}")
+        cells = (row.shape, *numbers, f"{row.fraction:.0%} {row.limit}", *ratios)
+        print("|", " | ".join(cell.replace("|", "\\|") for cell in cells), "|")
     print()
 
 
