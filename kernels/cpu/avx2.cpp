@@ -62,41 +62,47 @@ struct WideProduct {
   SPIKECONV_HD void drain(Acc acc, int32_t* out) { store(out, _mm256_add_epi32(load<__m256i>(out), acc)); }
 };
 
-// Columns two by two: their bytes interleave into the pairs that vpmaddubsw adds.
+// Columns two by two: their bytes interleave into the pairs that vpmaddubsw adds. The 64 sums of a step stay in the
+// order in which they come out: even and odd outputs of bytes 0-7 of each half, then of bytes 8-15.
 struct ColumnSum {
-  static constexpr int kOutputs = 64, kBatch = 32;
+  static constexpr int kOutputs = 64, kColumns = 4;
+  using Sum = int16_t;
 
-  static int64_t batch(int weight, int count) { return INT16_MAX / (weight * count); }
+  static int64_t period(int weight, int count) { return INT16_MAX / (weight * count); }
 
-  static void add(const uint8_t* base, int64_t stride, const int32_t* index, const int16_t* count, int64_t n,
-                  int32_t* acc) {
+  static void add(const uint8_t* const* columns, const int* counts, int64_t outputs, Sum* sums) {
     const __m256i mask = _mm256_set1_epi8(15);
-    __m256i sum[4] = {};
-    for (int64_t e = 0; e < n; e += 2) {
-      const bool pair = e + 1 < n;
-      const int k0 = count[e], k1 = pair ? count[e + 1] : 0;
-      const __m256i k = _mm256_set1_epi16(int16_t((k0 & 255) | k1 * 256));
-      const __m256i a = Product::weights(base + index[e] * stride);
-      const __m256i b = Product::weights(base + index[pair ? e + 1 : e] * stride);
-      const __m256i a0 = _mm256_and_si256(a, mask), a1 = _mm256_and_si256(_mm256_srli_epi16(a, 4), mask);
-      const __m256i b0 = _mm256_and_si256(b, mask), b1 = _mm256_and_si256(_mm256_srli_epi16(b, 4), mask);
-      sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a0, b0), k));
-      sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a1, b1), k));
-      sum[2] = _mm256_add_epi16(sum[2], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a0, b0), k));
-      sum[3] = _mm256_add_epi16(sum[3], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a1, b1), k));
+    const __m256i k[2] = {_mm256_set1_epi16(int16_t((counts[0] & 255) | counts[1] * 256)),
+                          _mm256_set1_epi16(int16_t((counts[2] & 255) | counts[3] * 256))};
+    for (int64_t o = 0; o < outputs; o += kOutputs, sums += kOutputs) {
+      __m256i sum[4];
+      SPIKECONV_UNROLL for (int i = 0; i < 4; ++i) sum[i] = load<__m256i>(sums + 16 * i);
+      SPIKECONV_UNROLL for (int pair = 0; pair < 2; ++pair) {
+        const __m256i a = Product::weights(columns[2 * pair] + o / 2);
+        const __m256i b = Product::weights(columns[2 * pair + 1] + o / 2);
+        const __m256i a0 = _mm256_and_si256(a, mask), a1 = _mm256_and_si256(_mm256_srli_epi16(a, 4), mask);
+        const __m256i b0 = _mm256_and_si256(b, mask), b1 = _mm256_and_si256(_mm256_srli_epi16(b, 4), mask);
+        sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a0, b0), k[pair]));
+        sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a1, b1), k[pair]));
+        sum[2] = _mm256_add_epi16(sum[2], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a0, b0), k[pair]));
+        sum[3] = _mm256_add_epi16(sum[3], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a1, b1), k[pair]));
+      }
+      SPIKECONV_UNROLL for (int i = 0; i < 4; ++i) store(sums + 16 * i, sum[i]);
     }
-    // sum[0] and sum[1] hold the even and odd outputs of bytes 0-7 of each half, sum[2] and sum[3] of bytes 8-15.
-    for (int h = 0; h < 2; ++h) {
-      const __m256i low = _mm256_unpacklo_epi16(sum[2 * h], sum[2 * h + 1]);
-      const __m256i high = _mm256_unpackhi_epi16(sum[2 * h], sum[2 * h + 1]);
-      const __m256i parts[2] = {low, high};
-      for (int p = 0; p < 2; ++p)
-        for (int half = 0; half < 2; ++half) {
-          const __m128i eight = half ? _mm256_extracti128_si256(parts[p], 1) : _mm256_castsi256_si128(parts[p]);
-          int32_t* out = acc + half * 32 + h * 16 + p * 8;
-          store(out, _mm256_add_epi32(load<__m256i>(out), _mm256_cvtepi16_epi32(eight)));
-        }
-    }
+  }
+
+  static void drain(const Sum* sums, int64_t outputs, int32_t* acc) {
+    for (int64_t o = 0; o < outputs; o += kOutputs, sums += kOutputs)
+      for (int h = 0; h < 2; ++h) {
+        const __m256i even = load<__m256i>(sums + 32 * h), odd = load<__m256i>(sums + 32 * h + 16);
+        const __m256i parts[2] = {_mm256_unpacklo_epi16(even, odd), _mm256_unpackhi_epi16(even, odd)};
+        for (int p = 0; p < 2; ++p)
+          for (int half = 0; half < 2; ++half) {
+            const __m128i eight = half ? _mm256_extracti128_si256(parts[p], 1) : _mm256_castsi256_si128(parts[p]);
+            int32_t* out = acc + o + half * 32 + h * 16 + p * 8;
+            store(out, _mm256_add_epi32(load<__m256i>(out), _mm256_cvtepi16_epi32(eight)));
+          }
+      }
   }
 };
 

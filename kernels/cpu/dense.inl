@@ -54,9 +54,6 @@ void make_panel(const void* counts, bool wide, int64_t in, int64_t tokens, int8_
   }
 }
 
-// Inner loops are unrolled in full, so that the sums are registers.
-#define SPIKECONV_UNROLL _Pragma("GCC unroll 16")
-
 // acc[rows][16] += weights [steps][64 bytes] × panel [steps][rows][4].
 template <class P, int rows>
 void multiply(const uint8_t* w, const int8_t* k, int64_t steps, int64_t period, int32_t* acc, int64_t stride) {

@@ -95,9 +95,10 @@ struct Kernels {
   void (*make_panel)(const void* counts, bool wide, int64_t in_features, int64_t tokens, int8_t* data, int32_t* sums);
   // Accumulators of a panel and of the tiles [begin, end) of a weight; scratch of kDenseScratch bytes.
   void (*dense)(const Weight&, const Panel&, const Output&, int64_t tile_begin, int64_t tile_end, void* scratch);
-  // The same for one token and a weight in columns, from the indices of its non-zero counts. Outputs [begin, end).
+  // The same for one token and a weight in columns, from the indices of its non-zero counts. Outputs [begin, end);
+  // acc and sums hold 4 bytes for each of them.
   void (*events)(const Weight&, const int32_t* index, const int16_t* count, int64_t fired, int32_t count_sum,
-                 const Output&, int64_t token, int64_t begin, int64_t end, int32_t* acc);
+                 const Output&, int64_t token, int64_t begin, int64_t end, int32_t* acc, void* sums);
   void (*rtn)(const RtnJob&, int64_t row_begin, int64_t row_end, float* scratch);
   // The machine's limits, for benchmarks.
   int64_t (*peak)(int64_t rounds);

@@ -1,6 +1,6 @@
 // What the machine can do at most, for the benchmarks: products without memory, and reading without products.
 
-// Runs `rounds` × 12 independent products, weights from the first-level cache; returns how many multiplications it was.
+// Runs `rounds` × 12 independent products, weights from the first-level cache; returns the number of multiplications.
 int64_t peak(int64_t rounds) {
   constexpr int kSums = 12;
   alignas(64) uint8_t weights[kSums * Product::kBytes];

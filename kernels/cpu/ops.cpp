@@ -173,8 +173,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> encode(const Tensor& x, const Optiona
   Tensor gamma;
   EncodeJob job{};
   if (norm_weight) {
-    gamma = norm_weight->scalar_type() == ScalarType::Float ? rows_of(*norm_weight)
-                                                           : rows_of(torch::stable::to(*norm_weight, ScalarType::Float));
+    const bool ready = norm_weight->scalar_type() == ScalarType::Float;
+    gamma = rows_of(ready ? *norm_weight : torch::stable::to(*norm_weight, ScalarType::Float));
     STD_TORCH_CHECK(gamma.numel() == in.size(in.dim() - 1), "spikeconv: a norm's weight must have the input's size");
     job.norm = {data<const float>(gamma), float(norm_epsilon)};
   }
@@ -332,8 +332,9 @@ void run_events(const Counts& counts, const std::vector<Member>& members) {
         const int64_t low = std::max(begin, first) - first, high = std::min(end - first, own);
         if (low < high) {
           const int64_t from = low * kEventOutputs, to = std::min(m.weight.out_features, high * kEventOutputs);
-          int32_t* acc = static_cast<int32_t*>(scratch().bytes((to - from) * 4));
-          isa.events(m.weight, index.data(), fired_counts.data(), fired, sum, m.output, token, from, to, acc);
+          int32_t* acc = static_cast<int32_t*>(scratch().bytes((to - from) * 8 + 64));
+          void* sums = acc + (to - from + 15) / 16 * 16;
+          isa.events(m.weight, index.data(), fired_counts.data(), fired, sum, m.output, token, from, to, acc, sums);
         }
         first += own;
       }
@@ -427,7 +428,8 @@ Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor&
 // ---- weights ------------------------------------------------------------------------------------------------------
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> quantize_rtn(const Tensor& weight, int64_t bits, bool search_clip) {
-  const Tensor in = rows_of(weight.scalar_type() == ScalarType::Float ? weight : torch::stable::to(weight, ScalarType::Float));
+  const bool ready = weight.scalar_type() == ScalarType::Float;
+  const Tensor in = rows_of(ready ? weight : torch::stable::to(weight, ScalarType::Float));
   const int64_t rows = in.size(0), columns = in.size(1);
   Tensor packed = make({rows, ceil_div(columns, kWordInputs), bits}, aoti_torch_dtype_uint8());
   Tensor scale = make({rows}, aoti_torch_dtype_float32());

@@ -42,12 +42,15 @@ struct Product {
 using WideProduct = Product;
 
 struct ColumnSum {
-  static constexpr int kOutputs = 64, kBatch = 32;
-  static int64_t batch(int, int) { return kBatch; }
-  static void add(const uint8_t* base, int64_t stride, const int32_t* index, const int16_t* count, int64_t n,
-                  int32_t* acc) {
-    for (int64_t e = 0; e < n; ++e)
-      for (int o = 0; o < kOutputs; ++o) acc[o] += count[e] * int32_t(column_nibble(base + index[e] * stride, o));
+  static constexpr int kOutputs = 16, kColumns = 4;
+  using Sum = int32_t;
+  static int64_t period(int, int) { return INT64_MAX / 2; }
+  static void add(const uint8_t* const* columns, const int* counts, int64_t outputs, Sum* sums) {
+    for (int64_t o = 0; o < outputs; ++o)
+      for (int j = 0; j < kColumns; ++j) sums[o] += counts[j] * int32_t(column_nibble(columns[j], o));
+  }
+  static void drain(const Sum* sums, int64_t outputs, int32_t* acc) {
+    for (int64_t o = 0; o < outputs; ++o) acc[o] += sums[o];
   }
 };
 

@@ -13,6 +13,9 @@ constexpr int kLanes = 4;
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
 
+// In front of short loops over registers: unrolled in full, or the registers become memory.
+#define SPIKECONV_UNROLL _Pragma("GCC unroll 16")
+
 template <class V, class T>
 SPIKECONV_HD V load(const T* p) {
   V v;

@@ -14,14 +14,14 @@ from spikeconv.ops.native import load
 
 __all__ = ["arrange_weights", "prefers_events"]
 
-LEAST_ZEROS = 0.85
-LEAST_COLUMN_BYTES = 2048
-"""Where events overtake dense products for one token: `scripts/bench/kernels.py`, table "events"."""
+EVENTS_WIN = ((0.9, 1024), (0.7, 4096))
+"""From which share of zeros and bytes of a column on events overtake dense products for one token, on two threads
+(`scripts/bench/kernels.py`, table "events")."""
 
 
 def prefers_events(zero_share: float, column_bytes: int) -> bool:
     """Whether a group with that share of zero counts is faster by events when it runs token by token."""
-    return zero_share >= LEAST_ZEROS and column_bytes >= LEAST_COLUMN_BYTES
+    return any(zero_share >= zeros and column_bytes >= length for zeros, length in EVENTS_WIN)
 
 
 def arrange_weights(model: nn.Module) -> None:

@@ -29,7 +29,7 @@ def layouts(model: torch.nn.Module) -> dict[str, str]:
 def test_layout_follows_the_measured_zeros(
     converted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logits_of: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(layout, "LEAST_COLUMN_BYTES", 1)
+    monkeypatch.setattr(layout, "EVENTS_WIN", ((0.9, 1),))
     path = converted("llama")
     config = (path / "config.json").read_text()
     model = AutoModelForCausalLM.from_pretrained(path).eval()
