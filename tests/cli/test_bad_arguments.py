@@ -110,6 +110,7 @@ def test_interrupted_convert_leaves_nothing(tmp_path: Path, tiny_checkpoint: Cal
     """Ctrl-C in the middle: exit code 130, no output directory, no scratch directory."""
     code = (
         "import os, signal, spikeconv.convert.pipeline as p\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "real = p.convert_linear\n"
         "def slow(*a, **k):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
@@ -121,7 +122,7 @@ def test_interrupted_convert_leaves_nothing(tmp_path: Path, tiny_checkpoint: Cal
     arguments = ["convert", str(tiny_checkpoint("llama")), "-o", str(tmp_path / "out")]
     run = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "SPIKECONV_CACHE": str(tmp_path / "cache")},
+        env={**os.environ, "SPIKECONV_CACHE": str(tmp_path / "cache"), "SPIKECONV_NATIVE": "0"},
         capture_output=True,
         text=True,
         check=False,
