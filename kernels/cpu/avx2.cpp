@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "../common/accumulate.h"
+#include "../common/convert.h"
 #include "../common/hadamard.h"
 
 namespace spikeconv {
@@ -114,7 +115,7 @@ struct ColumnSum {
 
 }  // namespace
 
-extern const Kernels kAvx2 = {"avx2", Product::kRows, Product::kStreamRows, encode, make_panel,
+extern const Kernels kAvx2 = {"avx2", Product::kRows, encode, make_panel,
                               dense, events, rtn, peak, read};
 
 }  // namespace spikeconv

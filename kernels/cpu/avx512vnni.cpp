@@ -3,6 +3,7 @@
 
 #include "kernels.h"
 #include "../common/accumulate.h"
+#include "../common/convert.h"
 #include "../common/hadamard.h"
 
 namespace spikeconv {
@@ -84,7 +85,7 @@ struct ColumnSum {
 
 }  // namespace
 
-extern const Kernels kAvx512Vnni = {"avx512vnni", Product::kRows, Product::kStreamRows, encode, make_panel,
+extern const Kernels kAvx512Vnni = {"avx512vnni", Product::kRows, encode, make_panel,
                                     dense, events, rtn, peak, read};
 
 }  // namespace spikeconv

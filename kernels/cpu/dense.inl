@@ -153,13 +153,6 @@ void unpack(const Weight& w, int64_t tile, int64_t tiles, int64_t begin, int64_t
     }
 }
 
-uint16_t float_to_bfloat(float x) {
-  uint32_t bits;
-  __builtin_memcpy(&bits, &x, 4);
-  if (x != x) return uint16_t(bits >> 16 | 64);
-  return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
 uint16_t float_to_half(float x) {
   const _Float16 h = _Float16(x);
   uint16_t bits;
@@ -170,8 +163,7 @@ uint16_t float_to_half(float x) {
 // Accumulators [n] of one token, outputs from `first` on → the output tensor.
 void write_output(const Output& out, int bits, int32_t count_sum, int64_t token, int64_t first, int64_t n,
                   int32_t* acc) {
-  const int32_t offset = weight_offset(bits) * count_sum;
-  for (int64_t i = 0; i < n; ++i) acc[i] -= offset;
+  for (int64_t i = 0; i < n; ++i) acc[i] = without_offset(acc[i], count_sum, bits);
   if (out.zero)
     for (int64_t i = 0; i < n; ++i) acc[i] -= out.zero[token] * out.weight_sum[first + i];
   const int64_t at = token * out.stride + first;

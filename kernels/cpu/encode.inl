@@ -6,13 +6,6 @@ SPIKECONV_HD float half_to_float(uint16_t h) {
   return float(x);
 }
 
-SPIKECONV_HD float bfloat_to_float(uint16_t h) {
-  const uint32_t bits = uint32_t(h) << 16;
-  float x;
-  __builtin_memcpy(&x, &bits, 4);
-  return x;
-}
-
 void load_row(const void* x, Dtype dtype, int64_t begin, int64_t n, float* out) {
   switch (dtype) {
     case Dtype::bfloat16:
@@ -40,12 +33,6 @@ void normalize(float* x, int64_t n, const Norm& norm, float* scratch) {
   const float rsqrt = 1.0f / __builtin_sqrtf(mean + norm.epsilon);
   for (int64_t i = 0; i < n; ++i) x[i] = norm.weight[i] * (x[i] * rsqrt);
 }
-
-#if defined(__clang__)
-#define SPIKECONV_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
-#else
-#define SPIKECONV_SHUFFLE(v, ...) __builtin_shuffle(v, Ints{__VA_ARGS__})
-#endif
 
 // Butterflies of a distance below the vector's width: every lane meets its partner `distance` lanes away.
 template <int distance>
@@ -212,7 +199,7 @@ void encode(const EncodeJob& job, int64_t token_begin, int64_t token_end, float*
   const int64_t n = job.transform.size;
   for (int64_t token = token_begin; token < token_end; ++token) {
     float *u = scratch, *other = scratch + n;
-    load_row(job.x, job.dtype, token * job.stride, n, u);
+    load_row(job.x, job.dtype, token * n, n, u);
     if (job.norm.weight) normalize(u, n, job.norm, other);
     if (job.transform.signs) u = transform(job.transform, u, other);
     if (job.rotated) {

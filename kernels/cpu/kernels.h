@@ -28,9 +28,8 @@ struct Norm {
 };
 
 struct EncodeJob {
-  const void* x;  // [tokens, size], rows `stride` elements apart
+  const void* x;  // [tokens, size]
   Dtype dtype;
-  int64_t stride;
   Transform transform;
   Norm norm;
   CountRange range;
@@ -86,8 +85,7 @@ struct RtnJob {
 
 struct Kernels {
   const char* name;
-  int panel_rows;     // tokens of a full tile of a panel
-  int stream_tokens;  // up to this many tokens weights are read once, straight from their nibbles
+  int panel_rows;  // tokens of a full tile of a panel
 
   // Scratch of `encode_scratch(size)` floats.
   void (*encode)(const EncodeJob&, int64_t token_begin, int64_t token_end, float* scratch);

@@ -70,22 +70,15 @@ struct Rotation {
   Transform transform{};
 
   Rotation(const Tensor& x, const OptionalTensor& signs, const Tensors& matrices, int64_t power) {
-    const int64_t size = x.size(x.dim() - 1);
-    int64_t order = power;
+    transform.size = x.size(x.dim() - 1);
+    transform.factor = 1.0f;
+    if (!signs) return;
+    const int64_t order = block_order(x, *signs, matrices, power);
     for (const Tensor& matrix : matrices) {
-      STD_TORCH_CHECK(matrix.dim() == 2 && matrix.size(0) == matrix.size(1) && matrix.size(0) > 0,
-                      "spikeconv: a base matrix must be square");
       keep.push_back(beside(x, matrix, ScalarType::Float));
       bases.push_back(data<const float>(keep.back()));
       orders.push_back(matrix.size(0));
-      order *= matrix.size(0);
     }
-    transform.size = size;
-    transform.factor = 1.0f;
-    if (!signs) return;
-    STD_TORCH_CHECK(power > 0 && (power & (power - 1)) == 0, "spikeconv: ", power, " is not a power of two");
-    STD_TORCH_CHECK(signs->numel() == size && size % order == 0,
-                    "spikeconv: the rotation's block must divide the input size");
     keep.push_back(beside(x, *signs, ScalarType::Float));
     transform.signs = data<const float>(keep.back());
     transform.order = order;
@@ -113,7 +106,6 @@ Tensor rotate(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_
   EncodeJob job{};
   job.x = in.data_ptr();
   job.dtype = dtype_of(in);
-  job.stride = rotation.transform.size;
   job.transform = rotation.transform;
   job.rotated = data<float>(out);
   run_encode(job, tokens_of(in));
@@ -147,14 +139,6 @@ std::tuple<Tensor, Tensor> rotary(const Tensor& q, const Tensor& k, const Tensor
   return {q_out, k_out};
 }
 
-Clip clip_of(const std::string& name) {
-  if (name == "none") return Clip::none;
-  if (name == "relu") return Clip::relu;
-  if (name == "shifted") return Clip::shifted;
-  STD_TORCH_CHECK(name == "two-sided", "spikeconv: clip must be none, relu, shifted or two-sided");
-  return Clip::two_sided;
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> encode(const Tensor& x, const OptionalTensor& signs, const Tensors& bases,
                                                   int64_t power, const OptionalTensor& norm_weight,
                                                   double norm_epsilon, int64_t count_min, int64_t count_max,
@@ -180,7 +164,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> encode(const Tensor& x, const Optiona
   }
   job.x = in.data_ptr();
   job.dtype = dtype_of(in);
-  job.stride = rotation.transform.size;
   job.transform = rotation.transform;
   job.range = {float(count_min), float(count_max), symmetric, float(clip_ratio), clip_of(clip), float(threshold)};
   job.counts = counts.data_ptr();
@@ -201,16 +184,9 @@ Tensor arrange(const Tensor& packed, int64_t in_features, const std::string& lay
   const bool columns = layout == "columns";
   STD_TORCH_CHECK(columns || layout == "tiles", "spikeconv: layout must be tiles or columns");
   const Tensor rows = rows_of(packed);
-  const int64_t out = rows.size(0), words = rows.size(1), bits = rows.size(2);
-  const bool nibble = is_nibble(int(bits));
-  std::vector<int64_t> shape;
-  if (columns)
-    shape = {in_features, nibble ? ceil_div(out, 2) : out};
-  else if (nibble)
-    shape = {ceil_div(out, kTileOutputs), words, kTileOutputs, 4};
-  else
-    shape = {ceil_div(out, kTileOutputs), words, 2, kTileOutputs, 4};
-  Tensor to = torch::stable::new_zeros(rows, shape);
+  const int64_t out = rows.size(0), bits = rows.size(2);
+  Tensor to = torch::stable::new_zeros(
+      rows, columns ? columns_shape(out, in_features, bits) : tiles_shape(out, in_features, bits));
   // Units of two tiles: two rows share a byte of a column.
   torch::stable::parallel_for(0, ceil_div(out, 2 * kTileOutputs), 1, [&](int64_t begin, int64_t end) {
     arrange_rows(data<const uint8_t>(rows), out, in_features, int(bits), columns, begin * 2 * kTileOutputs,
@@ -385,6 +361,7 @@ Tensor accumulate(const Tensor& counts, const Tensor& weight, int64_t out_featur
 Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor& zero_point, const Tensors& weights,
                 const Tensors& weight_scales, const Tensors& weight_sums, const Tensors& biases, int64_t bits,
                 int64_t largest_count, ScalarType dtype, const std::string& execution) {
+  STD_TORCH_CHECK(execution != "unfold", "spikeconv: only accumulate unfolds");
   const Counts in(counts);
   const Tensor token_scale = beside(counts, scale, ScalarType::Float);
   Tensor zero;

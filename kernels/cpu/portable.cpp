@@ -1,6 +1,7 @@
 // Plain C++ for any machine; the compiler vectorizes what it can.
 #include "kernels.h"
 #include "../common/accumulate.h"
+#include "../common/convert.h"
 #include "../common/hadamard.h"
 
 namespace spikeconv {
@@ -62,7 +63,7 @@ struct ColumnSum {
 
 }  // namespace
 
-extern const Kernels kPortable = {"portable", Product::kRows, Product::kStreamRows, encode, make_panel,
+extern const Kernels kPortable = {"portable", Product::kRows, encode, make_panel,
                                   dense, events, rtn, peak, read};
 
 }  // namespace spikeconv

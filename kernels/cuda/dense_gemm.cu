@@ -113,7 +113,6 @@ dense_gemm_kernel(SPIKECONV_PARAMETER Members members, SPIKECONV_PARAMETER Panel
   }
 
   // Through shared memory, so that a warp writes whole stretches of a token's outputs.
-  const int offset = weight_offset(w.bits);
   int32_t* own = dynamic_shared<int32_t>() + warp * S::kOutTokens * S::kOutPitch;
   const int column = lane % S::kOutputs;
   const int64_t o = int64_t(first_tile + warp_tile) * kTileOutputs + column;
@@ -134,7 +133,7 @@ dense_gemm_kernel(SPIKECONV_PARAMETER Members members, SPIKECONV_PARAMETER Panel
     for (int t = lane / S::kOutputs; t < S::kOutTokens; t += 32 / S::kOutputs) {
       const int64_t token = first_token + warp_token + round * 8 + t;
       if (token < panel.tokens && o < w.out_features)
-        write_output(member, token, o, own[t * S::kOutPitch + column] - offset * panel.sums[token]);
+        write_output(member, token, o, without_offset(own[t * S::kOutPitch + column], panel.sums[token], w.bits));
     }
     sync_warp();
   }

@@ -92,11 +92,10 @@ events_kernel(SPIKECONV_PARAMETER Members members, SPIKECONV_PARAMETER Counts co
         acc[i * kPerWord + j] += count * int32_t(word >> kBitsEach * j & ((1u << kBitsEach) - 1));
     }
   }
-  const int32_t offset = weight_offset(w.bits) * count_sum;
   int32_t* to = member.acc + token * w.out_features + o;
 #pragma unroll
   for (int j = 0; j < kThreadOutputs; ++j)
-    if (o + j < w.out_features) atomic_add(to + j, acc[j] - offset);
+    if (o + j < w.out_features) atomic_add(to + j, without_offset(acc[j], count_sum, w.bits));
 }
 
 // Accumulators → outputs. A block has one token and kThreads outputs.

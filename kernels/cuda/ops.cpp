@@ -72,21 +72,14 @@ Transform transform_of(const Tensor& x, const OptionalTensor& signs, const Tenso
   Transform t{};
   t.factor = 1.0f;
   if (!signs) return t;
-  const int64_t size = x.size(x.dim() - 1);
   STD_TORCH_CHECK(bases.size() <= kMaxBases, "spikeconv: at most ", kMaxBases, " base matrices");
-  STD_TORCH_CHECK(power > 0 && (power & (power - 1)) == 0, "spikeconv: ", power, " is not a power of two");
-  int64_t order = power;
+  const int64_t order = block_order(x, *signs, bases, power);
   for (const Tensor& matrix : bases) {
-    const int64_t base = matrix.size(0);
-    STD_TORCH_CHECK(matrix.numel() == base * base && base > 0 && base <= 2048,
-                    "spikeconv: a base matrix must be square, of an order up to 2048");
+    STD_TORCH_CHECK(matrix.size(0) <= 2048, "spikeconv: a base matrix must be of an order up to 2048");
     keep.push_back(beside(x, matrix, ScalarType::Float));
     t.bases[t.base_count] = data<const float>(keep.back());
-    t.base_orders[t.base_count++] = int(base);
-    order *= base;
+    t.base_orders[t.base_count++] = int(matrix.size(0));
   }
-  STD_TORCH_CHECK(signs->numel() == size && size % order == 0,
-                  "spikeconv: the rotation's block must divide the input size");
   keep.push_back(beside(x, *signs, ScalarType::Float));
   t.signs = data<const float>(keep.back());
   t.order = int(order);
@@ -119,14 +112,6 @@ Tensor rotate(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_
   job.rotated = data<float>(out);
   run_encode(job, in, device);
   return out;
-}
-
-Clip clip_of(const std::string& name) {
-  if (name == "none") return Clip::none;
-  if (name == "relu") return Clip::relu;
-  if (name == "shifted") return Clip::shifted;
-  STD_TORCH_CHECK(name == "two-sided", "spikeconv: clip must be none, relu, shifted or two-sided");
-  return Clip::two_sided;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> encode_op(const Tensor& x, const OptionalTensor& signs, const Tensors& bases,
@@ -164,12 +149,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> encode_op(const Tensor& x, const Opti
 
 // ---- accumulate ---------------------------------------------------------------------------------------------------
 
-Tensor empty_tiles(const Tensor& like, int64_t out_features, int64_t in_features, int64_t bits) {
-  const int64_t tiles = ceil_div(out_features, kTileOutputs), words = ceil_div(in_features, kWordInputs);
-  if (is_nibble(int(bits))) return torch::stable::new_empty(like, {tiles, words, kTileOutputs, 4}, ScalarType::Byte);
-  return torch::stable::new_empty(like, {tiles, words, 2, kTileOutputs, 4}, ScalarType::Byte);
-}
-
 Tensor arrange_op(const Tensor& packed, int64_t in_features, const std::string& layout) {
   STD_TORCH_CHECK(packed.dim() == 3, "spikeconv: arrange expects a packed weight [out, ceil(in/8), bits]");
   const bool columns = layout == "columns";
@@ -179,8 +158,8 @@ Tensor arrange_op(const Tensor& packed, int64_t in_features, const std::string& 
   const int64_t out = rows.size(0), bits = rows.size(2);
   STD_TORCH_CHECK(rows.size(1) == ceil_div(in_features, kWordInputs) && bits >= 1 && bits <= 8,
                   "spikeconv: a packed weight of another shape than [out, ceil(in/8), bits]");
-  Tensor to = columns ? torch::stable::new_empty(rows, {in_features, is_nibble(int(bits)) ? ceil_div(out, 2) : out})
-                      : empty_tiles(rows, out, in_features, bits);
+  Tensor to = torch::stable::new_empty(
+      rows, columns ? columns_shape(out, in_features, bits) : tiles_shape(out, in_features, bits));
   if (to.numel())
     arrange(data<const uint8_t>(rows), out, in_features, int(bits), columns, data<uint8_t>(to), device.stream);
   return to;
@@ -214,7 +193,7 @@ Held hold(const Tensor& weight, int64_t in_features, int64_t out_features, int64
 void to_tiles(Held& held, const OnDevice& device) {
   if (!held.columns) return;
   Weight& w = held.member.weight;
-  Tensor tiles = empty_tiles(held.keep, w.out_features, w.in_features, w.bits);
+  Tensor tiles = torch::stable::new_empty(held.keep, tiles_shape(w.out_features, w.in_features, w.bits));
   if (tiles.numel()) columns_to_tiles(w, data<uint8_t>(tiles), device.stream);
   held.keep = tiles;
   held.columns = false;
@@ -321,6 +300,7 @@ Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor&
                 const Tensors& weight_scales, const Tensors& weight_sums, const Tensors& biases, int64_t bits,
                 int64_t, ScalarType dtype, const std::string& execution) {
   const OnDevice device(counts);
+  STD_TORCH_CHECK(execution != "unfold", "spikeconv: only accumulate unfolds");
   const Input in(counts);
   Tensors outputs, keep{beside(counts, scale, ScalarType::Float)};
   const float* token_scale = data<const float>(keep[0]);

@@ -129,10 +129,7 @@ class _Weights:
         for out in shape.outputs:
             packed = torch.randint(256, ops.packed_shape(out, shape.inputs, BITS), dtype=torch.uint8)
             parts.append(ops.arrange(packed, shape.inputs, layout))
-        if layout == "columns":
-            parts = list(torch.cat(parts, 1).split([p.shape[1] for p in parts], 1))
-        sets = [parts, *([_copy(parts, layout) for _ in range(copies - 1)])]
-        self._turns = cycle(sets)
+        self._turns = cycle([_copy(parts, layout) for _ in range(copies)])
         self.scales = [torch.rand(out) for out in shape.outputs]
 
     def __next__(self) -> list[Tensor]:

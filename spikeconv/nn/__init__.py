@@ -1,7 +1,7 @@
 from spikeconv.nn.encoder import Encoder, FoldedNorm
 from spikeconv.nn.group import SpikeGroup
-from spikeconv.nn.layout import arrange_weights, prefers_events
-from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, set_execution, spike_linears
+from spikeconv.nn.layout import arrange_weights, prefers_events, set_execution
+from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, spike_linears
 from spikeconv.nn.recorder import Recorder
 
 __all__ = [

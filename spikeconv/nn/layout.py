@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from spikeconv.nn.group import SpikeGroup
-from spikeconv.nn.linear import spike_linears
+from spikeconv.nn.linear import checked_execution, spike_linears
 from spikeconv.ops.native import load
 
-__all__ = ["arrange_weights", "prefers_events"]
+__all__ = ["arrange_weights", "prefers_events", "set_execution"]
 
 EVENTS_WIN = ((0.9, 1024), (0.7, 4096))
 """From which share of zeros and bytes of a column on events overtake dense products for one token, on two threads
@@ -39,6 +39,13 @@ def arrange_weights(model: nn.Module) -> None:
         elif execution != "unfold":
             for linear in group.members:
                 linear.arrange("tiles")
+
+
+def set_execution(model: nn.Module, execution: str) -> None:
+    """Choose how every converted linear of a model accumulates: auto, dense, events or unfold."""
+    for linear in spike_linears(model).values():
+        linear.execution = checked_execution(execution)
+    arrange_weights(model)
 
 
 def _share_columns(group: SpikeGroup) -> None:

@@ -19,7 +19,7 @@ from spikeconv.nn.encoder import Encoder, Encoding
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.weights import dequantize
 
-__all__ = ["EXECUTIONS", "SpikeLinear", "set_execution", "spike_linears"]
+__all__ = ["EXECUTIONS", "SpikeLinear", "checked_execution", "spike_linears"]
 
 EXECUTIONS = ("auto", *ops.EXECUTIONS)
 
@@ -80,6 +80,8 @@ class SpikeLinear(nn.Module):
         codec, spikes = first.encoder.codec, encoding.spikes
         if spikes is None or codec is None or first._buffers["weight_scale"] is None:
             return [linear._float_product(encoding).to(dtype) for linear in members]
+        if first.execution == "unfold":  # slow, and for proof only: no fused op
+            return [linear.scaled(linear.accumulate(encoding, "unfold"), encoding, dtype) for linear in members]
         # Straight from the dictionaries: at one token, attribute look-up in modules takes as long as the product.
         buffers = [linear._buffers for linear in members]
         outputs: list[Tensor] = ops.linears(
@@ -106,9 +108,15 @@ class SpikeLinear(nn.Module):
         assert encoding.spikes is not None and self.encoder.codec is not None
         counts, _, zero, _ = encoding.spikes
         largest = self.encoder.codec.largest_count
-        weight = self.weight if execution != "events" else self._packed()
+        weight = self._packed() if (execution, self.layout) == ("events", "tiles") else self.weight
         acc: Tensor = ops.accumulate(counts, weight, self.out_features, self.scheme.weight_bits, largest, execution)
         return acc if zero is None or self.weight_sum is None else acc - zero * self.weight_sum
+
+    def scaled(self, acc: Tensor, encoding: Encoding, dtype: torch.dtype) -> Tensor:
+        """The output [..., out] that accumulators [..., out] stand for."""
+        assert encoding.spikes is not None and self.weight_scale is not None
+        y = acc.float() * encoding.spikes.scale * self.weight_scale
+        return (y if self.bias is None else y + self.bias.float()).to(dtype)
 
     def float_weight(self) -> Tensor:
         """The rotated weight that the integers stand for, [out, in] float32."""
@@ -192,11 +200,3 @@ def checked_execution(execution: str) -> str:
 def spike_linears(model: nn.Module) -> dict[str, SpikeLinear]:
     """Every converted linear of a model by its name, in order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, SpikeLinear)}
-
-
-def set_execution(model: nn.Module, execution: str) -> None:
-    """Choose how every converted linear of a model accumulates: auto, dense, events or unfold."""
-    for linear in spike_linears(model).values():
-        linear.execution = checked_execution(execution)
-        if execution == "events" and linear.layout == "tiles":
-            linear.arrange("columns")

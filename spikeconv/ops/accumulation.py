@@ -72,7 +72,7 @@ def linears(
         bits: bits of a weight.
         largest_count: bound on |counts|.
         dtype: of the outputs.
-        execution: as in `accumulate`.
+        execution: "auto", "dense" or "events".
 
     Returns:
         One tensor [..., out] per linear.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from spikeconv.cache import cache_dir
 from spikeconv.ops import build
 
 __all__ = ["Backend", "cpu_kernels", "load", "use_cpu_kernels"]
@@ -66,11 +67,10 @@ def _installed(device: str) -> Path:
 
 
 def _cached(device: str) -> Path:
-    root = os.environ.get("SPIKECONV_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "spikeconv"
     key = build.digest(device) + (
         "" if device == "cpu" else f"-sm{''.join(map(str, torch.cuda.get_device_capability()))}"
     )
-    return Path(root).expanduser() / "kernels" / key / f"libspikeconv_{device}.so"
+    return cache_dir() / "kernels" / key / f"libspikeconv_{device}.so"
 
 
 def _find(device: str) -> Path | None:

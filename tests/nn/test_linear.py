@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from spikeconv import ops
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn import EXECUTIONS, SpikeLinear, arrange_weights, buffer_shapes, set_execution
+from spikeconv.nn import EXECUTIONS, SpikeLinear, buffer_shapes, set_execution
 from spikeconv.rotation import Rotation
 
 SCHEMES: list[dict[str, Any]] = [
@@ -56,10 +56,10 @@ def test_executions_agree_with_the_formula(
     x = torch.randn(2, 7, 72, device=device, dtype=dtype)
     expected = written_out(linear, x)
     for execution in EXECUTIONS:
-        set_execution(linear, execution)
+        linear.execution = execution
         for arranged in (False, True):
             if arranged:
-                arrange_weights(linear)
+                set_execution(linear, execution)
             y = linear(x)
             assert y.dtype == dtype and torch.equal(y, expected), execution
         linear.arrange("packed")
