@@ -63,8 +63,8 @@ inline Clip clip_of(const std::string& name) {
   return Clip::two_sided;
 }
 
-// Checks a rotation of the last axis of `x`; returns the order of its block, the product of the bases' and `power`.
-inline int64_t block_order(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_t power) {
+// Checks a rotation of inputs of a size; returns the order of its block, the product of the bases' and `power`.
+inline int64_t block_order(int64_t size, const Tensor& signs, const Tensors& bases, int64_t power) {
   STD_TORCH_CHECK(power > 0 && (power & (power - 1)) == 0, "spikeconv: ", power, " is not a power of two");
   int64_t order = power;
   for (const Tensor& base : bases) {
@@ -72,7 +72,6 @@ inline int64_t block_order(const Tensor& x, const Tensor& signs, const Tensors& 
                     "spikeconv: a base matrix must be square");
     order *= base.size(0);
   }
-  const int64_t size = x.size(x.dim() - 1);
   STD_TORCH_CHECK(signs.numel() == size && size % order == 0,
                   "spikeconv: the rotation's block must divide the input size");
   return order;

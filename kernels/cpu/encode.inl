@@ -28,10 +28,10 @@ float square_sum(const float* x, int64_t n, float* tree) {
   return tree[0];
 }
 
-void normalize(float* x, int64_t n, const Norm& norm, float* scratch) {
+void normalize(float* x, int64_t n, const float* gamma, float epsilon, float* scratch) {
   const float mean = square_sum(x, n, scratch) / float(n);
-  const float rsqrt = 1.0f / __builtin_sqrtf(mean + norm.epsilon);
-  for (int64_t i = 0; i < n; ++i) x[i] = norm.weight[i] * (x[i] * rsqrt);
+  const float rsqrt = 1.0f / __builtin_sqrtf(mean + epsilon);
+  for (int64_t i = 0; i < n; ++i) x[i] = gamma[i] * (x[i] * rsqrt);
 }
 
 // Butterflies of a distance below the vector's width: every lane meets its partner `distance` lanes away.
@@ -197,10 +197,12 @@ void add_statistics(const Count* counts, int64_t n, int64_t* statistics) {
 
 void encode(const EncodeJob& job, int64_t token_begin, int64_t token_end, float* scratch) {
   const int64_t n = job.transform.size;
+  float* gamma = scratch + 2 * n;
+  if (job.norm.weight) load_row(job.norm.weight, job.norm.dtype, 0, n, gamma);
   for (int64_t token = token_begin; token < token_end; ++token) {
     float *u = scratch, *other = scratch + n;
     load_row(job.x, job.dtype, token * n, n, u);
-    if (job.norm.weight) normalize(u, n, job.norm, other);
+    if (job.norm.weight) normalize(u, n, gamma, job.norm.epsilon, other);
     if (job.transform.signs) u = transform(job.transform, u, other);
     if (job.rotated) {
       float* out = job.rotated + token * n;

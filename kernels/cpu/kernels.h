@@ -11,19 +11,22 @@ namespace spikeconv {
 
 enum class Dtype : int { float32, bfloat16, float16, int32 };
 
+constexpr int kMaxBases = 4;
+
 // Randomized Hadamard transform of `size` inputs in blocks of `order` (see common/hadamard.h).
 struct Transform {
   const float* signs;         // [size], ±1; null: no rotation
   int64_t size, order, power; // power: the 2^k of the block
-  const float* const* bases;  // ±1 matrices [b][b]
-  const int64_t* base_orders;
+  const float* bases[kMaxBases];  // ±1 matrices [b][b]
+  int64_t base_orders[kMaxBases];
   int base_count;
   float factor;               // 1/√order
 };
 
 // RMSNorm in front of the rotation; null weight: none.
 struct Norm {
-  const float* weight;
+  const void* weight;
+  Dtype dtype;
   float epsilon;
 };
 
@@ -114,7 +117,7 @@ constexpr int64_t kStepBlock = 128;                     // steps unpacked at a t
 constexpr int64_t kDenseScratch = kStepBlock * kStepBytes * 2 + kPanelTokens * kTileOutputs * kColumnTiles * 4 +
                                   kColumnTiles * kStepBytes * kStepBlock / 4;
 
-inline int64_t encode_scratch(int64_t size) { return 2 * size + 64; }
+inline int64_t encode_scratch(int64_t size) { return 3 * size + 64; }
 inline int64_t panel_bytes(int64_t tokens, int64_t in_features, int planes) {
   return planes * tokens * ceil_div(in_features, kWordInputs) * kWordInputs;
 }

@@ -73,7 +73,7 @@ Transform transform_of(const Tensor& x, const OptionalTensor& signs, const Tenso
   t.factor = 1.0f;
   if (!signs) return t;
   STD_TORCH_CHECK(bases.size() <= kMaxBases, "spikeconv: at most ", kMaxBases, " base matrices");
-  const int64_t order = block_order(x, *signs, bases, power);
+  const int64_t order = block_order(x.size(x.dim() - 1), *signs, bases, power);
   for (const Tensor& matrix : bases) {
     STD_TORCH_CHECK(matrix.size(0) <= 2048, "spikeconv: a base matrix must be of an order up to 2048");
     keep.push_back(beside(x, matrix, ScalarType::Float));

@@ -5,7 +5,7 @@ spike_t = sign(k) · [t < |k|],  Σ_t spike_t = k   step two (eq. 10, 17)
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,13 +69,15 @@ class CountCodec:
         self, x: Tensor, rotation: Rotation | None = None, norm: Norm | None = None, with_statistics: bool = False
     ) -> SpikeCounts:
         """Counts of x [..., n] after the norm and the rotation, one scale per token."""
-        signs, bases, power = rotation.on(x.device) if rotation else (None, [], 1)
+        counts, scale, zero, statistics = ops.encode(x, *self.arguments(x.device, rotation, norm), with_statistics)
+        return SpikeCounts(counts, scale, None if self.symmetric else zero, statistics)
+
+    def arguments(self, device: torch.device, rotation: Rotation | None, norm: Norm | None) -> tuple[Any, ...]:
+        """What `ops.encode` takes between its input and `with_statistics`."""
+        signs, bases, power = rotation.on(device) if rotation else (None, [], 1)
         weight, epsilon = norm or (None, 0.0)
         limits = (self.count_min, self.count_max, self.symmetric, self.clip_ratio)
-        counts, scale, zero, statistics = ops.encode(
-            x, signs, bases, power, weight, epsilon, *limits, "none", 0.0, with_statistics
-        )
-        return SpikeCounts(counts, scale, None if self.symmetric else zero, statistics)
+        return signs, bases, power, weight, epsilon, *limits, "none", 0.0
 
     def unfold(self, counts: Tensor) -> Tensor:
         """The spike train [T, ..., n] int8 with entries in {-1, 0, 1}; it sums to the counts over T = largest count.

@@ -60,7 +60,7 @@ class Encoder:
 
     def __call__(self, x: Tensor) -> Encoding:
         """Encode x [..., in_features]."""
-        norm = None if self.norm is None else Norm(self.norm.weight, self.norm.epsilon)
+        norm = self.folded()
         if self.codec is None:
             u = x.float() if norm is None else ops.rms_norm(x, norm.weight, norm.epsilon)
             return Encoding(None, u if self.rotation is None else self.rotation(u))
@@ -68,6 +68,10 @@ class Encoder:
         if self.observer is not None:
             self.observer(spikes)
         return Encoding(spikes, None)
+
+    def folded(self) -> Norm | None:
+        """The norm in front, if it was folded in."""
+        return None if self.norm is None else Norm(self.norm.weight, self.norm.epsilon)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observer": None}

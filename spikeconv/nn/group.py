@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from spikeconv import ops
 from spikeconv.config import LinearScheme
 from spikeconv.nn.encoder import Encoder, FoldedNorm
+from spikeconv.ops.native import load, plan_group, run_group
 
 if TYPE_CHECKING:
     from spikeconv.nn.linear import SpikeLinear
 
 __all__ = ["SpikeGroup"]
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+MOST_MEMBERS = 8
+"""Linears that a native plan takes."""
 
 
 class _Last(NamedTuple):
@@ -21,6 +27,13 @@ class _Last(NamedTuple):
     source: "weakref.ref[Tensor]"
     version: int | None
     outputs: dict[int, Tensor]
+
+
+class _Plan(NamedTuple):
+    """A group's arguments as the native kernels take them in one piece (None: they cannot), and what they hold for."""
+
+    key: list[object]
+    arguments: Tensor | None
 
 
 class SpikeGroup:
@@ -37,6 +50,7 @@ class SpikeGroup:
         self.members: list[SpikeLinear] = []
         self.zero_share = 0.0  # measured share of zero counts; 0 until it is measured
         self._last: _Last | None = None
+        self._plan: _Plan | None = None
 
     def output(self, member: "SpikeLinear", x: Tensor) -> Tensor:
         """The output of one member for x [..., in_features]."""
@@ -54,7 +68,75 @@ class SpikeGroup:
 
     def products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:
         """Encode x and multiply it by the weights of some members."""
-        return members[0].products(self.encoder(x), members, x.dtype)
+        if (plan := self.plan(x, members)) is not None:
+            return run_group(x, plan)
+        encoding = self.encoder(x)
+        spikes, codec, first = encoding.spikes, self.encoder.codec, members[0]
+        if spikes is None or codec is None or first.weight_scale is None:
+            return [linear.float_product(encoding).to(x.dtype) for linear in members]
+        if first.execution == "unfold":  # slow, and for proof only: no fused op
+            return [linear.scaled(linear.accumulate(encoding, "unfold"), encoding, x.dtype) for linear in members]
+        outputs: list[Tensor] = ops.linears(
+            spikes.counts,
+            spikes.scale,
+            spikes.zero_point,
+            *_operands(members),
+            first.scheme.weight_bits,
+            codec.largest_count,
+            x.dtype,
+            first.execution,
+        )
+        return outputs
+
+    def plan(self, x: Tensor, members: "list[SpikeLinear]") -> Tensor | None:
+        """What runs the whole group in one native call; None where its steps must run one by one.
+
+        Tensors may be replaced, moved or converted at any time: a plan is good for the addresses that it was made for.
+        """
+        if (
+            torch.compiler.is_compiling()
+            or self.encoder.observer is not None
+            or len(members) != len(self.members)
+            or type(x) is not Tensor  # fake tensors and the like
+            or not x.is_cpu
+            or x.dtype not in FLOATS
+        ):
+            return None
+        key: list[object] = [members[0].execution]
+        for linear in members:
+            key += [tensor if tensor is None else tensor.data_ptr() for tensor in linear.tensors()]
+        if self.encoder.norm is not None:
+            key.append(self.encoder.norm.weight.data_ptr())
+        if self._plan is None or self._plan.key != key:
+            self._plan = _Plan(key, self._make_plan())
+        return self._plan.arguments
+
+    def _make_plan(self) -> Tensor | None:
+        first, codec = self.members[0], self.encoder.codec
+        possible = (
+            codec is not None
+            and first.weight_scale is not None
+            and first.layout != "packed"
+            and first.execution != "unfold"
+            and len(self.members) <= MOST_MEMBERS
+            and load("cpu").is_native
+        )
+        if not possible or codec is None:
+            return None
+        return plan_group(
+            first.in_features,
+            *codec.arguments(torch.device("cpu"), self.encoder.rotation, self.encoder.folded()),
+            *_operands(self.members),
+            first.scheme.weight_bits,
+            codec.largest_count,
+            first.execution,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None}
+        return {**self.__dict__, "_last": None, "_plan": None}
+
+
+def _operands(members: "list[SpikeLinear]") -> tuple[list[Tensor], ...]:
+    """Weights, their scales, their sums (or none) and biases (or none) of linears that agree on the scheme."""
+    lists = zip(*(linear.tensors() for linear in members), strict=True)
+    return tuple([] if tensors[0] is None else list(tensors) for tensors in lists)

@@ -6,7 +6,7 @@ with k, s, z from the encoder and W, s_w the rotated integer weight and its scal
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,33 +73,14 @@ class SpikeLinear(nn.Module):
         """y [..., out_features] of x [..., in_features], in the dtype of x."""
         return self.group.output(self, x)
 
-    @staticmethod
-    def products(encoding: Encoding, members: "Sequence[SpikeLinear]", dtype: torch.dtype) -> list[Tensor]:
-        """The outputs of several linears that agree on the scheme, for one encoded input."""
-        first = members[0]
-        codec, spikes = first.encoder.codec, encoding.spikes
-        if spikes is None or codec is None or first._buffers["weight_scale"] is None:
-            return [linear._float_product(encoding).to(dtype) for linear in members]
-        if first.execution == "unfold":  # slow, and for proof only: no fused op
-            return [linear.scaled(linear.accumulate(encoding, "unfold"), encoding, dtype) for linear in members]
-        # Straight from the dictionaries: at one token, attribute look-up in modules takes as long as the product.
-        buffers = [linear._buffers for linear in members]
-        outputs: list[Tensor] = ops.linears(
-            spikes.counts,
-            spikes.scale,
-            spikes.zero_point,
-            [each["weight"] for each in buffers],
-            [each["weight_scale"] for each in buffers],
-            [] if spikes.zero_point is None else [each["weight_sum"] for each in buffers],
-            [] if first._parameters["bias"] is None else [linear._parameters["bias"] for linear in members],
-            first.scheme.weight_bits,
-            codec.largest_count,
-            dtype,
-            first.execution,
-        )
-        return outputs
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """weight, weight_scale, weight_sum and bias."""
+        # Straight from the dictionaries: at one token, looking up attributes of modules takes as long as the product.
+        buffers = self._buffers
+        return buffers["weight"], buffers["weight_scale"], buffers["weight_sum"], self._parameters["bias"]
 
-    def _float_product(self, encoding: Encoding) -> Tensor:
+    def float_product(self, encoding: Encoding) -> Tensor:
+        """The output [..., out] float32 by a product of floats, where inputs or weights stayed float."""
         y = encoding.decode() @ self.float_weight().mT
         return y if self.bias is None else y + self.bias.float()
 

@@ -1,6 +1,6 @@
 from spikeconv.ops.accumulation import unfold_step
 from spikeconv.ops.encoding import rms_norm
-from spikeconv.ops.library import EXECUTIONS, accumulate, arrange, encode, linears, quantize_rtn, rotary, rotate
+from spikeconv.ops.library import EXECUTIONS, accumulate, arrange, encode, linears, quantize_rtn, rotate
 from spikeconv.ops.packing import Layout, pack, packed_shape, unpack, unpack_arranged
 
 __all__ = [
@@ -14,7 +14,6 @@ __all__ = [
     "packed_shape",
     "quantize_rtn",
     "rms_norm",
-    "rotary",
     "rotate",
     "unfold_step",
     "unpack",

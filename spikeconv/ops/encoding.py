@@ -10,7 +10,7 @@ are the same bits on every back end.
 import torch
 from torch import Tensor
 
-__all__ = ["encode", "rms_norm", "rotary", "rotate"]
+__all__ = ["encode", "rms_norm", "rotate"]
 
 
 def rotate(x: Tensor, signs: Tensor, bases: list[Tensor], power: int) -> Tensor:
@@ -133,23 +133,3 @@ def _clip(u: Tensor, clip: str, threshold: float) -> Tensor:
     if clip == "shifted":
         return torch.where(keep, u - threshold, 0)
     return torch.where(keep, u - threshold, torch.where(u < -threshold, u + threshold, 0))
-
-
-def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotary position embedding as in transformers: `x · cos + (-x₂, x₁) · sin`, each operation rounded.
-
-    Args:
-        q: [batch, heads, tokens, head_dim].
-        k: [batch, kv_heads, tokens, head_dim].
-        cos, sin: [batch or 1, tokens, head_dim], in the dtype of q and k.
-
-    Returns:
-        The rotated q and k, contiguous.
-    """
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-
-    def rotated(x: Tensor) -> Tensor:
-        low, high = x.chunk(2, -1)
-        return ((x * cos) + (torch.cat((-high, low), -1) * sin)).contiguous()
-
-    return rotated(q), rotated(k)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikeconv.ops import accumulation, encoding, packing, rtn
 
-__all__ = ["EXECUTIONS", "accumulate", "arrange", "encode", "linears", "quantize_rtn", "rotary", "rotate"]
+__all__ = ["EXECUTIONS", "accumulate", "arrange", "encode", "linears", "quantize_rtn", "rotate"]
 
 EXECUTIONS = ("dense", "events", "unfold")
 """The three executions that must agree; "auto" is whichever of the first two a weight's layout is made for."""
@@ -26,7 +26,6 @@ SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         " -> (Tensor counts, Tensor scale, Tensor zero_point, Tensor statistics)",
         encoding.encode,
     ),
-    "rotary": ("(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor, Tensor)", encoding.rotary),
     "arrange": ("(Tensor packed, int in_features, str layout) -> Tensor", packing.arrange),
     "accumulate": (
         "(Tensor counts, Tensor weight, int out_features, int bits, int largest_count, str execution) -> Tensor",
@@ -82,11 +81,6 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-@torch.library.register_fake("spikeconv::rotary")
-def _(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape)
-
-
 @torch.library.register_fake("spikeconv::arrange")
 def _(packed: Tensor, in_features: int, layout: str) -> Tensor:
     out_features, words, bits = packed.shape
@@ -120,7 +114,6 @@ def _(weight: Tensor, bits: int, search_clip: bool) -> tuple[Tensor, Tensor, Ten
 
 rotate = torch.ops.spikeconv.rotate.default
 encode = torch.ops.spikeconv.encode.default
-rotary = torch.ops.spikeconv.rotary.default
 arrange = torch.ops.spikeconv.arrange.default
 accumulate = torch.ops.spikeconv.accumulate.default
 linears = torch.ops.spikeconv.linears.default

@@ -9,14 +9,20 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from spikeconv.cache import cache_dir
 from spikeconv.ops import build
 
-__all__ = ["Backend", "cpu_kernels", "load", "use_cpu_kernels"]
+__all__ = ["Backend", "cpu_kernels", "decode_layer", "load", "plan_group", "run_group", "use_cpu_kernels"]
+
+
+# As of all ops (see library.py); the library that is loaded defines it.
+_library = torch.library.Library("spikeconv", "IMPL")
+_library.impl("run_group", torch.library.fallthrough_kernel, "Autograd")
 
 
 class Backend(NamedTuple):
@@ -60,6 +66,55 @@ def cpu_kernels() -> list[str]:
 def use_cpu_kernels(name: str) -> str:
     """Choose an instruction set ("auto": the best) for this process; returns its name."""
     return str(torch.ops.spikeconv.use_cpu_kernels(name))
+
+
+def plan_group(*arguments: Any) -> Tensor:
+    """An encoder and the linears behind it as one tensor for `run_group`; CPU only.
+
+    The plan points to the tensors given, which must be contiguous, with weights in tiles or columns, and outlive it.
+
+    Args:
+        arguments: in_features, those of `encode` from `signs` to `threshold`, and those of `linears` from `weights` to
+            `largest_count` and `execution`.
+    """
+    plan: Tensor = torch.ops.spikeconv.plan_group(*arguments)
+    return plan
+
+
+def run_group(x: Tensor, plan: Tensor) -> list[Tensor]:
+    """`encode` and `linears` in one call: the outputs [..., out] of every linear for x [..., in], in the dtype of x."""
+    outputs: list[Tensor] = torch.ops.spikeconv.run_group.default(x, plan)
+    return outputs
+
+
+def decode_layer(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    qkv: Tensor,
+    output: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    scaling: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A gated decoder layer for one more token of every sequence, on the CPU and in float32.
+
+    Args:
+        x: [batch, 1, hidden].
+        cos, sin: [1 or batch, 1, head_dim].
+        keys, values: [batch, kv_heads, past, head_dim].
+        qkv, output, gate_up, down: plans of the layer's groups, norms folded in.
+        scaling: of the attention's scores.
+
+    Returns:
+        The layer's output, and keys and values [batch, kv_heads, past + 1, head_dim]: the bits of transformers' layer.
+    """
+    result: tuple[Tensor, Tensor, Tensor] = torch.ops.spikeconv.decode_layer.default(
+        x, cos, sin, keys, values, qkv, output, gate_up, down, scaling
+    )
+    return result
 
 
 def _installed(device: str) -> Path:

@@ -20,7 +20,7 @@ from spikeconv.config import SpikeConfig
 from spikeconv.convert.linear import convert_linear
 from spikeconv.convert.sink import write_json
 from spikeconv.families import FAMILIES
-from spikeconv.nn import Encoder, FoldedNorm, SpikeGroup, SpikeLinear, spike_linears
+from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, spike_linears
 
 Fixture = Callable[..., Any]
 BITS = pytest.mark.parametrize("bits", ["4-1.58", "4-1", "8-8", "16-16"])
@@ -85,10 +85,10 @@ def test_skips_and_overrides_reach_the_model(tiny_checkpoint: Fixture, converted
 
 
 def test_one_encode_for_each_group(converted: Fixture, logits_of: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode, calls = Encoder.__call__, []
-    monkeypatch.setattr(Encoder, "__call__", lambda self, x: calls.append(self) or encode(self, x))
+    products, calls = SpikeGroup.products, []
+    monkeypatch.setattr(SpikeGroup, "products", lambda self, *args: calls.append(self) or products(self, *args))
     logits_of(converted("llama"))
-    assert len(calls) == 2 * 4 == len({id(encoder) for encoder in calls})  # qkv, o, gate and up, down
+    assert len(calls) == 2 * 4 == len({id(group) for group in calls})  # qkv, o, gate and up, down
 
 
 @pytest.mark.parametrize("rotation", ["gamma-sqp", "quarot", "none"])

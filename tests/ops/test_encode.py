@@ -187,16 +187,3 @@ def test_clip_is_its_formula(clip: str, expected: list[float], kernels: Any) -> 
     counts, scale, *_ = kernels.encode(u, None, [], 1, None, 0.0, -128, 127, True, 1.0, clip, 1.5, False)
     torch.testing.assert_close((counts * scale).cpu(), torch.tensor([expected]), rtol=0, atol=0.5 * float(scale))
     assert (counts.cpu() == 0).tolist() == [[value == 0 for value in expected]]
-
-
-@pytest.mark.parametrize(("batch", "positions"), [(1, 1), (3, 1), (3, 3)])
-def test_rotary_is_that_of_transformers(batch: int, positions: int, kernels: Any) -> None:
-    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
-
-    q = torch.randn(batch, 5, 9, 16).transpose(1, 2)  # as a projection leaves it
-    k = torch.randn(batch, 5, 3, 16).transpose(1, 2)
-    cos, sin = torch.randn(2, positions, 5, 16).unbind()
-    expected = apply_rotary_pos_emb(q, k, cos, sin)
-    found = kernels.rotary(*(t.to(kernels.device) for t in (q, k, cos, sin)))
-    for one, other in zip(found, expected, strict=True):
-        assert one.is_contiguous() and torch.equal(one.cpu(), other)

@@ -1,0 +1,48 @@
+// Shares the work of the kernels out among torch's threads, on raw pointers.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels.h"
+#include "memory.h"
+
+namespace spikeconv {
+
+constexpr int64_t kWorkPerThread = 1 << 17;  // multiplications below which another thread does not pay
+
+// Working memory of the calling thread, good until the next call.
+Scratch& scratch();
+
+// Counts [tokens, in_features], int8, or int16 if wide.
+struct Counts {
+  const void* data;
+  int64_t tokens, in_features;
+  bool wide;
+  const void* row(int64_t token) const {
+    return static_cast<const int8_t*>(data) + token * in_features * (wide ? 2 : 1);
+  }
+  int at(int64_t token, int64_t i) const {
+    return wide ? static_cast<const int16_t*>(row(token))[i] : static_cast<const int8_t*>(row(token))[i];
+  }
+};
+
+// One weight of a product, and where its outputs go.
+struct Member {
+  Weight weight;
+  Output output;
+  int64_t tiles() const { return ceil_div(weight.out_features, kTileOutputs); }
+};
+
+enum class Execution { automatic, dense, events };
+
+void run_encode(const EncodeJob& job, int64_t tokens);
+
+// Products of all members, whose weights are all in tiles or all in columns; events need columns. `largest` bounds
+// |count|.
+void run_products(const Counts& counts, int64_t largest, std::span<const Member> members, Execution execution);
+
+// The accumulators [tokens, out] in `largest` steps of ternary spikes, each a product of its own.
+void run_unfold(const Counts& counts, int64_t largest, const Weight& weight, int32_t* acc);
+
+}  // namespace spikeconv
