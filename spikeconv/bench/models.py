@@ -17,6 +17,12 @@ __all__ = ["ModelRow", "bench_model"]
 SLOWEST = 20.0
 """Seconds of a prefill above which a peer is left out (bfloat16 on a processor without it, say)."""
 
+PROMPT = list(range(32))
+"""What is decoded after."""
+
+STRETCH = 8
+"""Tokens that a model decodes before the next has its turn."""
+
 
 @dataclass(frozen=True)
 class ModelRow:
@@ -28,7 +34,7 @@ class ModelRow:
     ratio: float
 
 
-def bench_model(checkpoint: Path, *, prompt: int = 2048, new_tokens: int = 32, seconds: float = 1.0) -> list[ModelRow]:
+def bench_model(checkpoint: Path, *, prompt: int = 2048, new_tokens: int = 48, seconds: float = 1.0) -> list[ModelRow]:
     """Measure prefill and decode of a checkpoint and of its peers, in turns.
 
     Args:
@@ -43,16 +49,19 @@ def bench_model(checkpoint: Path, *, prompt: int = 2048, new_tokens: int = 32, s
         "spiking": load_checkpoint(checkpoint, device="cpu").model,
     }
     ids = torch.randint(models["spiking"].config.get_text_config().vocab_size, (1, prompt))
-    runs: dict[str, dict[str, float]] = {}
+    prefill = {name: _prefill(model, ids) for name, model in models.items()}
+    decode = {name: _decode(model) for name, model in models.items()}
+    llama = _llama(Path(read_record(checkpoint)["source"]["path"]), prompt + len(PROMPT) + 2 * new_tokens)
+    if llama is not None:
+        prefill["llama.cpp"], decode["llama.cpp"] = _llama_calls(llama, prompt)
     with torch.inference_mode():
-        calls = {name: call for name, model in models.items() if _is_bearable(call := _prefill(model, ids))}
-        runs[f"prefill {prompt}"] = {name: prompt / t for name, t in median_seconds(calls, seconds).items()}
-        runs["decode"] = _decode_rates(models, new_tokens)
-    _add_llama(Path(read_record(checkpoint)["source"]["path"]), prompt, new_tokens, runs)
+        bearable = {name: call for name, call in prefill.items() if _is_bearable(call)}
+        rates = {f"prefill {prompt}": {name: prompt / t for name, t in median_seconds(bearable, seconds).items()}}
+        rates["decode"] = {name: 1 / t for name, t in _token_seconds(decode, new_tokens).items()}
     return [
-        ModelRow(run, name, rate, rate / rates["HF fp32"])
-        for run, rates in runs.items()
-        for name, rate in rates.items()
+        ModelRow(run, name, rate, rate / of_run["HF fp32"])
+        for run, of_run in rates.items()
+        for name, rate in of_run.items()
     ]
 
 
@@ -66,40 +75,50 @@ def _prefill(model: Any, ids: torch.Tensor) -> Callable[[], object]:
     return lambda: model(ids, use_cache=False, logits_to_keep=1)
 
 
-def _decode_rates(models: dict[str, Any], new_tokens: int) -> dict[str, float]:
-    """Tokens a second at batch 1; the models take turns token by token."""
-    caches = {name: model(torch.arange(32)[None], use_cache=True).past_key_values for name, model in models.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    token = torch.tensor([[7]])
-    for _ in range(new_tokens + 2):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model(token, past_key_values=caches[name], use_cache=True)
-            times[name].append(time.perf_counter() - start)
-    return {name: 1 / statistics.median(values[2:]) for name, values in times.items()}
+def _decode(model: Any) -> Callable[[], Callable[[], object]]:
+    """Reads a prompt and returns what adds a token to it."""
+
+    def start() -> Callable[[], object]:
+        cache = model(torch.tensor([PROMPT]), use_cache=True).past_key_values
+        token = torch.tensor([[7]])
+        return lambda: model(token, past_key_values=cache, use_cache=True)
+
+    return start
 
 
-def _add_llama(source: Path, prompt: int, new_tokens: int, runs: dict[str, dict[str, float]]) -> None:
-    """llama.cpp on the same GGUF file, if `llama-cpp-python` is installed and the source is one."""
+def _token_seconds(starts: dict[str, Callable[[], Callable[[], object]]], new_tokens: int) -> dict[str, float]:
+    """Median seconds a token; the models take turns in stretches, whose first token finds its weights in no cache."""
+    steps = {name: start() for name, start in starts.items()}
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(max(1, new_tokens // STRETCH)):
+        for name, step in steps.items():
+            step()
+            for _ in range(STRETCH):
+                begin = time.perf_counter()
+                step()
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _llama(source: Path, length: int) -> Any:
+    """llama.cpp with the same GGUF file, if `llama-cpp-python` is installed and the source is one."""
     try:
         from llama_cpp import Llama
     except ImportError:
-        return
+        return None
     if source.suffix != ".gguf":
-        return
+        return None
     threads = torch.get_num_threads()
-    model = Llama(str(source), n_ctx=prompt + new_tokens, n_threads=threads, n_threads_batch=threads, verbose=False)
+    return Llama(str(source), n_ctx=length, n_threads=threads, n_threads_batch=threads, verbose=False)
 
-    def prefill() -> None:
+
+def _llama_calls(model: Any, prompt: int) -> tuple[Callable[[], object], Callable[[], Callable[[], object]]]:
+    def read(tokens: list[int]) -> None:
         model.reset()
-        model.eval(list(range(1, prompt + 1)))
+        model.eval(tokens)
 
-    runs[f"prefill {prompt}"]["llama.cpp"] = prompt / median_seconds({"prefill": prefill}, 1.0)["prefill"]
-    model.reset()
-    model.eval(list(range(1, 33)))
-    times = []
-    for _ in range(new_tokens):
-        start = time.perf_counter()
-        model.eval([7])
-        times.append(time.perf_counter() - start)
-    runs["decode"]["llama.cpp"] = 1 / statistics.median(times)
+    def start() -> Callable[[], object]:
+        read(PROMPT)
+        return lambda: model.eval([7])
+
+    return lambda: read([1 + i % 1000 for i in range(prompt)]), start

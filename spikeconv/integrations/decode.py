@@ -46,7 +46,7 @@ class ShortWay:
         """The layer's output [batch, tokens, hidden]."""
         layer, attention = self.layer, self.layer._modules["self_attn"]
         cache = self._cache(hidden_states, arguments)
-        plans = None if cache is None else self._plans(hidden_states)
+        plans = None if cache is None else self._plans()
         if cache is None or plans is None or attention.config._attn_implementation != "sdpa":
             return type(layer).forward(layer, hidden_states, **arguments)  # type: ignore[no-any-return]
         cos, sin = arguments["position_embeddings"]
@@ -62,6 +62,7 @@ class ShortWay:
             or caches is None
             or arguments.get("attention_mask") is not None
             or hidden_states.dtype != torch.float32
+            or not hidden_states.is_cpu
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or getattr(caches, "offloading", True)
@@ -73,7 +74,7 @@ class ShortWay:
             return None
         return cache if cache.keys.dtype == torch.float32 else None
 
-    def _plans(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    def _plans(self) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         modules = self.layer._modules
         parts = [*modules.values(), *modules["self_attn"]._modules.values(), *modules["mlp"]._modules.values()]
         if parts != self.parts:  # the first token, or a module was replaced
@@ -82,8 +83,7 @@ class ShortWay:
             return None
         attention, feed_forward = modules["self_attn"]._modules, modules["mlp"]._modules
         firsts = (attention["q_proj"], attention["o_proj"], feed_forward["gate_proj"], feed_forward["down_proj"])
-        plans = (linear.group.plan(hidden_states, linear.group.members) for linear in firsts)
-        qkv, output, gate_up, down = plans
+        qkv, output, gate_up, down = (linear.group.plan() for linear in firsts)
         if qkv is None or output is None or gate_up is None or down is None:
             return None
         return qkv, output, gate_up, down

@@ -68,7 +68,7 @@ class SpikeGroup:
 
     def products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:
         """Encode x and multiply it by the weights of some members."""
-        if (plan := self.plan(x, members)) is not None:
+        if self._takes_plan(x, members) and (plan := self.plan()) is not None:
             return run_group(x, plan)
         encoding = self.encoder(x)
         spikes, codec, first = encoding.spikes, self.encoder.codec, members[0]
@@ -88,22 +88,24 @@ class SpikeGroup:
         )
         return outputs
 
-    def plan(self, x: Tensor, members: "list[SpikeLinear]") -> Tensor | None:
-        """What runs the whole group in one native call; None where its steps must run one by one.
+    def _takes_plan(self, x: Tensor, members: "list[SpikeLinear]") -> bool:
+        return (
+            len(members) == len(self.members)
+            and not torch.compiler.is_compiling()
+            and type(x) is Tensor  # not a fake tensor or the like
+            and x.is_cpu
+            and x.dtype in FLOATS
+        )
+
+    def plan(self) -> Tensor | None:
+        """What runs the whole group in one native call on the CPU; None where its steps must run one by one.
 
         Tensors may be replaced, moved or converted at any time: a plan is good for the addresses that it was made for.
         """
-        if (
-            torch.compiler.is_compiling()
-            or self.encoder.observer is not None
-            or len(members) != len(self.members)
-            or type(x) is not Tensor  # fake tensors and the like
-            or not x.is_cpu
-            or x.dtype not in FLOATS
-        ):
+        if self.encoder.observer is not None:
             return None
-        key: list[object] = [members[0].execution]
-        for linear in members:
+        key: list[object] = [self.members[0].execution]
+        for linear in self.members:
             key += [tensor if tensor is None else tensor.data_ptr() for tensor in linear.tensors()]
         if self.encoder.norm is not None:
             key.append(self.encoder.norm.weight.data_ptr())
@@ -116,6 +118,7 @@ class SpikeGroup:
         possible = (
             codec is not None
             and first.weight_scale is not None
+            and first.weight.is_cpu
             and first.layout != "packed"
             and first.execution != "unfold"
             and len(self.members) <= MOST_MEMBERS

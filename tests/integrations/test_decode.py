@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spikeconv.integrations import decode
+from spikeconv.nn import Recorder
 from spikeconv.ops.native import load as load_kernels
 
 Converted = Callable[..., Path]
@@ -129,6 +130,14 @@ def test_replaced_weights_are_seen(converted: Converted, taken: list[int]) -> No
         for one, other in zip(after, decoded(long_way(model), ids, 2), strict=True):
             assert torch.equal(one, other), change.__name__
         before = after
+
+
+def test_every_spike_is_recorded(converted: Converted, taken: list[int]) -> None:
+    model = load(converted("llama"))
+    with Recorder(model) as recorder:
+        decoded(model, torch.randint(0, 50, (2, 3)), 4)
+    assert not taken
+    assert all(totals.tokens == 2 * (3 + 4) for totals in recorder.statistics.values())
 
 
 def test_the_cache_stays_transformers_own(converted: Converted, taken: list[int]) -> None:
