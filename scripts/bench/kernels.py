@@ -1,6 +1,6 @@
 """Makes the tables of docs/benchmarks/kernels.md: every kernel beside the machine's limit and torch's products.
 
-Usage: python scripts/bench/kernels.py [--shapes smollm2-135m,…] [--tokens 1,4,16,256,2048] [--seconds 0.1]
+Usage: python scripts/bench/kernels.py [--shapes smollm2-135m,…] [--tokens 1,4,16] [--seconds 0.1] [--device cuda]
 
 Markdown goes to stdout. Ratios are the other's time over ours, medians of alternating turns in this one run; a peer
 that needs more than a second a call is left out. For a whole model see `spikeconv bench --model`.
@@ -36,12 +36,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--tokens", default="1,4,16,256,2048")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=0.1)
     options = parser.parse_args()
     tokens = [int(part) for part in options.tokens.split(",")]
-    limits = measure_limits(1.0)
-    print(f"{platform.machine()}, {limits.kernels}, {limits.threads} threads, torch {torch.__version__}: ", end="")
-    print(f"{limits.macs / 1e9:.0f} GMAC/s, cache {limits.cache / 1e9:.0f} GB/s, memory {limits.dram / 1e9:.1f} GB/s\n")
+    limits = measure_limits(1.0, options.device)
+    print(f"{platform.machine()}, torch {torch.__version__}, {limits}\n")
     rows: list[KernelRow] = []
     for name in options.shapes.split(","):
         for shape in SHAPES[name]:

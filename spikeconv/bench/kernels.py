@@ -111,13 +111,12 @@ def bench_kernels(
         peers: names out of `PEERS`.
     """
     for shape in shapes:
-        for m in tokens:
-            yield from _dense_rows(shape, limits, m, seconds, peers)
-        columns, tiles = (_Weights(shape, layout, few=True) for layout in ("columns", "tiles"))
-        for share in nonzero:
-            yield _events_row(shape, columns, tiles, limits, share, seconds)
-        del columns, tiles
-        yield from _rtn_rows(shape, limits, seconds)
+        with torch.device(limits.device):
+            rows = [row for m in tokens for row in _dense_rows(shape, limits, m, seconds, peers)]
+            rows += _events_rows(shape, limits, nonzero, seconds)
+            if limits.device == "cpu":  # elsewhere rounding is torch's
+                rows += _rtn_rows(shape, limits, seconds)
+        yield from rows
 
 
 class _Weights:
@@ -164,7 +163,7 @@ def _dense_rows(shape: Shape, limits: Limits, tokens: int, seconds: float, peers
         "encode": encode,
     }
     candidates |= _peers(shape, counts, few, peers)
-    taken = median_seconds(candidates, seconds)
+    taken = median_seconds(candidates, seconds, limits.device)
     ours, encoding = taken.pop("ours"), taken.pop("encode")
     by_macs = tokens * shape.weights / ours / limits.macs
     by_memory = shape.weights / 2 / ours / limits.dram
@@ -177,12 +176,15 @@ def _dense_rows(shape: Shape, limits: Limits, tokens: int, seconds: float, peers
 def _peers(shape: Shape, counts: Tensor, few: bool, names: Sequence[str]) -> dict[str, Callable[[], object]]:
     """What of torch's products runs here; they see the group's weights as one matrix."""
     weight = torch.randint(-8, 8, (sum(shape.outputs), shape.inputs)).float()
+    x = counts.float()
     result: dict[str, Callable[[], object]] = {}
     for name in names:
         try:
-            calls = [PEERS[name](counts.float(), weight.clone()) for _ in range(2 if few else 1)]
+            calls = [PEERS[name](x, weight.clone()) for _ in range(2 if few else 1)]
             start = time.perf_counter()
             calls[0]()
+            if x.is_cuda:
+                torch.cuda.synchronize()
         except (RuntimeError, NotImplementedError, AttributeError):
             continue
         if time.perf_counter() - start > SLOWEST:
@@ -195,6 +197,12 @@ def _next_call(turns: Iterator[Callable[[], object]]) -> object:
     return next(turns)()
 
 
+def _events_rows(shape: Shape, limits: Limits, nonzero: Sequence[float], seconds: float) -> Iterator[KernelRow]:
+    columns, tiles = (_Weights(shape, layout, few=True) for layout in ("columns", "tiles"))
+    for share in nonzero:
+        yield _events_row(shape, columns, tiles, limits, share, seconds)
+
+
 def _events_row(
     shape: Shape, columns: _Weights, tiles: _Weights, limits: Limits, nonzero: float, seconds: float
 ) -> KernelRow:
@@ -204,7 +212,7 @@ def _events_row(
         "events": _product(columns, counts, "events"),
         "dense": _product(tiles, counts, "dense"),
     }
-    taken = median_seconds(candidates, seconds)
+    taken = median_seconds(candidates, seconds, limits.device)
     products = shape.weights * float(fired.float().mean()) / taken["events"]
     ratio = {"our dense": taken["dense"] / taken["events"]}
     fraction = products / 2 / limits.dram

@@ -34,7 +34,9 @@ class ModelRow:
     ratio: float
 
 
-def bench_model(checkpoint: Path, *, prompt: int = 2048, new_tokens: int = 48, seconds: float = 1.0) -> list[ModelRow]:
+def bench_model(
+    checkpoint: Path, *, prompt: int = 2048, new_tokens: int = 48, seconds: float = 1.0, device: str = "cpu"
+) -> list[ModelRow]:
     """Measure prefill and decode of a checkpoint and of its peers, in turns.
 
     Args:
@@ -42,17 +44,18 @@ def bench_model(checkpoint: Path, *, prompt: int = 2048, new_tokens: int = 48, s
         prompt: tokens of the prefill.
         new_tokens: tokens decoded one by one after a prompt of 32.
         seconds: about how long each prefill is measured.
+        device: where the models run.
     """
     models: dict[str, Any] = {
-        "HF fp32": load_source(checkpoint, device="cpu", dtype="float32").model,
-        "HF bf16": load_source(checkpoint, device="cpu", dtype="bfloat16").model,
-        "spiking": load_checkpoint(checkpoint, device="cpu").model,
+        "HF fp32": load_source(checkpoint, device=device, dtype="float32").model,
+        "HF bf16": load_source(checkpoint, device=device, dtype="bfloat16").model,
+        "spiking": load_checkpoint(checkpoint, device=device).model,
     }
-    ids = torch.randint(models["spiking"].config.get_text_config().vocab_size, (1, prompt))
+    ids = torch.randint(models["spiking"].config.get_text_config().vocab_size, (1, prompt), device=device)
     prefill = {name: _prefill(model, ids) for name, model in models.items()}
     decode = {name: _decode(model) for name, model in models.items()}
-    llama = _llama(Path(read_record(checkpoint)["source"]["path"]), prompt + len(PROMPT) + 2 * new_tokens)
-    if llama is not None:
+    source = Path(read_record(checkpoint)["source"]["path"])
+    if device == "cpu" and (llama := _llama(source, prompt + len(PROMPT) + 2 * new_tokens)) is not None:
         prefill["llama.cpp"], decode["llama.cpp"] = _llama_calls(llama, prompt)
     with torch.inference_mode():
         bearable = {name: call for name, call in prefill.items() if _is_bearable(call)}
@@ -72,16 +75,17 @@ def _is_bearable(call: Callable[[], object]) -> bool:
 
 
 def _prefill(model: Any, ids: torch.Tensor) -> Callable[[], object]:
-    return lambda: model(ids, use_cache=False, logits_to_keep=1)
+    # The result is waited for, also on a GPU.
+    return lambda: model(ids, use_cache=False, logits_to_keep=1).logits[0, -1, 0].item()
 
 
 def _decode(model: Any) -> Callable[[], Callable[[], object]]:
     """Reads a prompt and returns what adds a token to it."""
 
     def start() -> Callable[[], object]:
-        cache = model(torch.tensor([PROMPT]), use_cache=True).past_key_values
-        token = torch.tensor([[7]])
-        return lambda: model(token, past_key_values=cache, use_cache=True)
+        cache = model(torch.tensor([PROMPT], device=model.device), use_cache=True).past_key_values
+        token = torch.tensor([[7]], device=model.device)
+        return lambda: model(token, past_key_values=cache, use_cache=True).logits[0, -1, 0].item()
 
     return start
 

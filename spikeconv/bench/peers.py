@@ -30,12 +30,16 @@ def int_mm(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
 
 
 def int4pack_mm(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:
-    """`_weight_int4pack_mm_for_cpu`: 4-bit weights, bfloat16 activations."""
-    stored = (weight + 8).to(torch.int32).contiguous()
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(stored, 2)
+    """`_weight_int4pack_mm`, 4-bit weights and bfloat16 activations, or its twin for the CPU."""
+    aten, stored = torch.ops.aten, (weight + 8).to(torch.int32).contiguous()
     half = x.bfloat16()
-    scales = torch.ones(weight.shape[1] // GROUP, weight.shape[0], 2, dtype=torch.bfloat16)
-    return lambda: torch.ops.aten._weight_int4pack_mm_for_cpu(half, packed, GROUP, scales)
+    scales = torch.ones(weight.shape[1] // GROUP, weight.shape[0], 2, dtype=torch.bfloat16, device=x.device)
+    if x.is_cuda:
+        pairs = (stored[:, ::2] << 4 | stored[:, 1::2]).to(torch.uint8)
+        packed = aten._convert_weight_to_int4pack(pairs, 8)
+        return lambda: aten._weight_int4pack_mm(half, packed, GROUP, scales)
+    packed = aten._convert_weight_to_int4pack_for_cpu(stored, 2)
+    return lambda: aten._weight_int4pack_mm_for_cpu(half, packed, GROUP, scales)
 
 
 def qlinear(x: Tensor, weight: Tensor) -> Callable[[], Tensor]:

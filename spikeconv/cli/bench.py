@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
-from spikeconv.cli.options import AsJson, Checkpoint, Quiet
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet
 from spikeconv.errors import SpikeconvError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def bench(
     kernels: Annotated[bool, typer.Option(help="Measure the kernels.")] = True,
     model: Annotated[bool, typer.Option(help="Measure the checkpoint against its float source.")] = False,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long each candidate is measured.")] = 0.3,
+    device: Device = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -33,7 +34,7 @@ def bench(
     Example: [cyan]spikeconv bench --shapes llama2-7b --tokens 1,256[/]
     """
     from spikeconv.bench import SHAPES, bench_kernels, bench_model, measure_limits
-    from spikeconv.evaluate.models import resolve_checkpoint
+    from spikeconv.evaluate.models import find_device, resolve_checkpoint
 
     unknown = [name for name in shapes.split(",") if name not in SHAPES]
     if unknown:
@@ -41,14 +42,15 @@ def bench(
     layers = [layer for name in shapes.split(",") for layer in SHAPES[name]]
     counts, shares = _numbers("--tokens", tokens, int), _numbers("--nonzero", nonzero, float)
     path = resolve_checkpoint(checkpoint) if model else None
-    limits = measure_limits(seconds)
+    where = str(find_device(device))
+    limits = measure_limits(seconds, where)
     rows: list[KernelRow] = []
     if kernels:
         for layer in tracker(quiet)(layers, "measuring", len(layers)):
             rows += bench_kernels([layer], limits, [int(n) for n in counts], shares, seconds)
     if path is not None and not quiet:
         err.print(f"[note]checkpoint {path}[/]")
-    models = bench_model(path, seconds=seconds) if path is not None else []
+    models = bench_model(path, seconds=seconds, device=where) if path is not None else []
     if as_json:
         print_json(
             {"limits": asdict(limits), "kernels": [asdict(row) for row in rows], "models": [asdict(m) for m in models]}
@@ -70,10 +72,7 @@ def _numbers(option: str, text: str, kind: type) -> list[float]:
 
 def show(limits: "Limits", rows: "list[KernelRow]", models: "list[ModelRow]") -> None:
     """Tables of everything that was measured."""
-    out.print(
-        f"[title]{limits.kernels}, {limits.threads} threads:[/] {limits.macs / 1e9:.0f} GMAC/s, "
-        f"cache {limits.cache / 1e9:.0f} GB/s, memory {limits.dram / 1e9:.0f} GB/s"
-    )
+    out.print(f"[title]{limits}[/]")
     if rows:
         peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
         result = table(

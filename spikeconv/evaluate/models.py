@@ -18,6 +18,7 @@ from spikeconv.quiet import quiet_transformers
 
 __all__ = [
     "LoadedModel",
+    "find_device",
     "load_checkpoint",
     "load_float",
     "load_source",
@@ -154,7 +155,7 @@ def _load(
     path: Path, name: str, device: str, dtype: str, options: dict[str, Any], cls: Any = AutoModelForCausalLM
 ) -> LoadedModel:
     """Load from a directory, or from a GGUF file whose weights are in `options`."""
-    target, compute = _device(device), parse_dtype(dtype) or "auto"
+    target, compute = find_device(device), parse_dtype(dtype) or "auto"
     try:
         with quiet_transformers():
             model = cls.from_pretrained(path if path.is_dir() else None, dtype=compute, **options)
@@ -167,7 +168,12 @@ def _load(
     return LoadedModel(model.eval().to(target), tokenizer, path, name)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of a name; "auto" takes a GPU if there is one.
+
+    Raises:
+        SpikeconvError: there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
