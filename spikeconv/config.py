@@ -40,12 +40,23 @@ class LinearScheme(BaseModel):
     rotation: Literal["gamma-sqp", "quarot", "none"] = Field("gamma-sqp", description="what is rotated")
     weight_clip: Literal["mse", "none"] = Field("mse", description="search of the weight range per output channel")
     # Of the seeds 0 to 3 the best on the embedded model; docs/benchmarks/rotation.md shows how far they spread.
+    codec: Literal["count", "multihead", "repetition"] = Field("count", description="how an input becomes spikes")
+    layers: int = Field(3, ge=1, le=7, description="multihead: decimal digits, one layer of spikes each")
+    integer_digits: int = Field(1, ge=0, le=7, description="multihead: how many of them stand before the point")
+    digit_rounding: Literal["truncate", "round"] = Field("truncate", description="multihead: the digits cut off")
+    time_steps: int = Field(1, ge=1, le=127, description="multihead, repetition: time steps T")
+    threshold_quantile: float = Field(1.0, gt=0, le=1, description="repetition: share of a token's |x| below θ")
     seed: int = Field(2, ge=0, lt=2**32, description="seed of the random signs in the rotation")
 
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, values: Any) -> Any:
-        return expand_short_forms(values) if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        values = expand_short_forms(values)
+        if values.get("codec", "count") != "count":  # as in SpikeRWKV: float weights, nothing rotated
+            values = {"weight_bits": FLOAT_BITS, "rotation": "none", **values}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> "LinearScheme":
@@ -55,6 +66,8 @@ class LinearScheme(BaseModel):
                 raise ValueError(f"{field} must be 2 to 8, or 16 for float, not {bits}")
         if (self.spikes == "float") != (self.count_bits == FLOAT_BITS):
             raise ValueError("spikes=float and count_bits=16 go together")
+        if self.codec != "count" and self.spikes != "ternary":
+            raise ValueError(f"codec={self.codec} sends signed spikes: its bits are W-1.58")
         if self.spikes == "binary" and self.count_range == "full":
             raise ValueError("count_range=full needs signed counts; binary spikes already use all of 0..T'")
         return self
@@ -78,20 +91,28 @@ class LinearScheme(BaseModel):
 
     @property
     def virtual_steps(self) -> int:
-        """T' of SDLLM, eq. 10 and 17: 2^(b-1) ternary steps, 2^b - 1 binary steps, 1 for counts sent whole."""
+        """T' of SDLLM, eq. 10 and 17: 2^(b-1) ternary steps, 2^b - 1 binary steps, 1 for counts sent whole.
+
+        For `multihead` and `repetition` the product T · l of SpikeRWKV, eq. 5.
+        """
+        if self.codec != "count":
+            return self.time_steps * (self.layers if self.codec == "multihead" else 1)
         if self.spikes == "ternary":
             return 1 << self.count_bits - 1
         return self.count_max if self.spikes == "binary" else 1
 
     @property
     def bits(self) -> str:
-        """The scheme's name, `W-S`."""
+        """The scheme's name: `W-S`; with other codecs `W-3L`, `W-3LT2` (layers, time steps) or `W-T4`."""
+        if self.codec != "count":
+            steps = f"T{self.time_steps}" if self.codec == "repetition" or self.time_steps > 1 else ""
+            return f"{self.weight_bits}-" + (f"{self.layers}L" if self.codec == "multihead" else "") + steps
         return f"{self.weight_bits}-{SPIKE_NAMES.get(self.spikes, self.count_bits)}"
 
     @property
     def encoding(self) -> "tuple[object, ...]":
         """What two linears with the same input must agree on to share one encode."""
-        return (self.spikes, self.count_bits, self.count_range, self.clip_ratio, self.rotation, self.seed)
+        return tuple(getattr(self, field) for field in LinearScheme.model_fields if not field.startswith("weight_"))
 
 
 class Override(BaseModel):
@@ -170,6 +191,8 @@ def expand_short_forms(values: dict[str, Any], spikes: str = "ternary") -> dict[
     """
     values = dict(values)
     bits, steps = values.pop("bits", None), values.pop("steps", None)
+    if steps is not None and values.get("codec", "count") != "count":
+        raise ValueError("steps belong to codec=count; the other codecs have time_steps")
     if steps is not None and not str(steps).isdecimal():
         raise ValueError(f"steps must be a positive whole number, not {steps!r}")
     if bits is not None:

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from spikeconv.config import SpikeConfig
+from spikeconv.convert.linear import convert_linear
 from spikeconv.convert.pipeline import ConvertSummary, convert
 from spikeconv.convert.plan import make_plan
 from spikeconv.convert.source import HfSource
+from spikeconv.nn import SpikeGroup, SpikeLinear
 from spikeconv.ops.native import load
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -171,3 +174,24 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+MakeLinear = Callable[..., tuple[SpikeLinear, nn.Linear]]
+
+
+@pytest.fixture
+def make_linear() -> MakeLinear:
+    """`make_linear(in, out, bias=…, group=…, **settings)` → (converted, float), with random weights."""
+
+    def make(
+        in_features: int = 72, out_features: int = 19, *, bias: bool = True, group: Any = None, **settings: Any
+    ) -> tuple[SpikeLinear, nn.Linear]:
+        scheme = SpikeConfig.parse(settings)
+        plain = nn.Linear(in_features, out_features, bias).requires_grad_(False)
+        linear = SpikeLinear(in_features, out_features, scheme, group or SpikeGroup(in_features, scheme), bias=bias)
+        tensors = convert_linear(plain.weight, scheme).tensors
+        linear.load_state_dict({**tensors, **({"bias": plain.bias} if bias else {})})
+        return linear, plain
+
+    torch.manual_seed(11)
+    return make

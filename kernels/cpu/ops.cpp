@@ -4,6 +4,11 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -305,6 +310,18 @@ int64_t cpu_read(const Tensor& buffer) {
   return bytes;
 }
 
+// Asks for large pages where the buffer is not in use yet; whether the system agreed.
+bool cpu_large_pages(const Tensor& buffer) {
+#if defined(MADV_HUGEPAGE)
+  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), begin = uintptr_t(buffer.data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + uintptr_t(buffer.numel())) / page * page;
+  return last > first && madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE) == 0;
+#else
+  (void)buffer;
+  return false;
+#endif
+}
+
 }  // namespace
 }  // namespace spikeconv
 
@@ -313,6 +330,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
   m.def("cpu_kernels() -> str");
   m.def("cpu_peak(int rounds) -> int");
   m.def("cpu_read(Tensor buffer) -> int");
+  m.def("cpu_large_pages(Tensor buffer) -> bool");
   m.def(
       "plan_group(int in_features, Tensor? signs, Tensor[] bases, int power, Tensor? norm_weight, float norm_epsilon,"
       " int count_min, int count_max, bool symmetric, float clip_ratio, str clip, float threshold, Tensor[] weights,"
@@ -329,6 +347,7 @@ STABLE_TORCH_LIBRARY_IMPL(spikeconv, CompositeExplicitAutograd, m) {
   m.impl("cpu_kernels", TORCH_BOX(&spikeconv::cpu_kernels));
   m.impl("cpu_peak", TORCH_BOX(&spikeconv::cpu_peak));
   m.impl("cpu_read", TORCH_BOX(&spikeconv::cpu_read));
+  m.impl("cpu_large_pages", TORCH_BOX(&spikeconv::cpu_large_pages));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CPU, m) {

@@ -13,6 +13,7 @@ from spikeconv import ops
 from spikeconv.bench.limits import DRAM_BYTES, Limits
 from spikeconv.bench.peers import PEERS
 from spikeconv.bench.timing import median_seconds
+from spikeconv.nn.memory import LargePages
 from spikeconv.rotation import Rotation
 
 __all__ = ["SHAPES", "KernelRow", "Shape", "bench_kernels"]
@@ -128,17 +129,19 @@ class _Weights:
         for out in shape.outputs:
             packed = torch.randint(256, ops.packed_shape(out, shape.inputs, BITS), dtype=torch.uint8)
             parts.append(ops.arrange(packed, shape.inputs, layout))
-        self._turns = cycle([_copy(parts, layout) for _ in range(copies)])
+        pages = LargePages()  # as in a loaded model
+        self._turns = cycle([_copy(parts, layout, pages) for _ in range(copies)])
         self.scales = [torch.rand(out) for out in shape.outputs]
 
     def __next__(self) -> list[Tensor]:
         return next(self._turns)
 
 
-def _copy(parts: list[Tensor], layout: str) -> list[Tensor]:
+def _copy(parts: list[Tensor], layout: str, pages: LargePages) -> list[Tensor]:
+    place = torch.clone if parts[0].is_cuda else pages.place
     if layout != "columns":
-        return [part.clone() for part in parts]
-    return list(torch.cat(parts, 1).split([p.shape[1] for p in parts], 1))
+        return [place(part) for part in parts]
+    return list(place(torch.cat(parts, 1)).split([p.shape[1] for p in parts], 1))
 
 
 def _product(weights: _Weights, counts: Tensor, execution: str) -> Callable[[], object]:

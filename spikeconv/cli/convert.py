@@ -57,6 +57,25 @@ def convert(
         Literal["mse", "none"] | None,
         typer.Option(help="Weight range search per output channel.", rich_help_panel=SETTINGS, show_default="mse"),
     ] = None,
+    codec: Annotated[
+        Literal["count", "multihead", "repetition"] | None,
+        typer.Option(
+            help="How an input becomes spikes: SDLLM's counts, SpikeRWKV's decimal digits, its repetition baseline.",
+            rich_help_panel=SETTINGS,
+            show_default="count",
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="multihead: decimal digits.", rich_help_panel=SETTINGS, show_default="3")
+    ] = None,
+    integer_digits: Annotated[
+        int | None,
+        typer.Option(help="multihead: digits before the point.", rich_help_panel=SETTINGS, show_default="1"),
+    ] = None,
+    time_steps: Annotated[
+        int | None,
+        typer.Option(help="multihead, repetition: time steps T.", rich_help_panel=SETTINGS, show_default="1"),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the random signs.", rich_help_panel=SETTINGS, show_default="2")
     ] = None,
@@ -95,6 +114,10 @@ def convert(
         "clip_ratio": clip_ratio,
         "rotation": rotation,
         "weight_clip": weight_clip,
+        "codec": codec,
+        "layers": layers,
+        "integer_digits": integer_digits,
+        "time_steps": time_steps,
         "seed": seed,
     }
     config = build_config(scheme, options, assignments or [], skip or [], override or [])

@@ -1,7 +1,7 @@
 """`spikeconv report-firing-rate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,6 +25,9 @@ def report_firing_rate(
         bool,
         typer.Option("--save", help="Note the shares of zeros in the checkpoint, to choose layouts at load."),
     ] = False,
+    energy: Annotated[
+        Literal["spikerwkv"] | None, typer.Option(help="Also picojoules, as that paper computes them.")
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
@@ -37,6 +40,7 @@ def report_firing_rate(
     """
     from spikeconv.evaluate.models import load_checkpoint, read_record, resolve_checkpoint, save_zero_shares
     from spikeconv.evaluate.texts import read_text
+    from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
     from spikeconv.report.sample import sample_text
 
@@ -49,7 +53,24 @@ def report_firing_rate(
     report = firing_report(loaded.model, loaded.tokenizer, content, roles, tokens=tokens, track=tracker(quiet))
     if save:
         save_zero_shares(path, {layer.name: layer.zero_share for layer in report.layers})
-    print_json(report.to_dict()) if as_json else show_report(report, layers=not summary)
+    picojoules = spikerwkv_report(report) if energy else None
+    if as_json:
+        print_json(report.to_dict() | ({"energy": {energy: picojoules}} if energy else {}))
+        return
+    show_report(report, layers=not summary)
+    if picojoules is not None:
+        show_energy(picojoules)
+
+
+def show_energy(picojoules: dict[str, dict[str, float]]) -> None:
+    """SpikeRWKV's energies of each role, for the three readings of an event."""
+    readings = [name for name in ("graded", "bits", "unary") if any(name in row for row in picojoules.values())]
+    columns = [f"{name} (× less)" for name in readings]
+    rows = table("\nPicojoules for one output and token, as in SpikeRWKV (compute only)", "role", "ANN", *columns)
+    for role, row in picojoules.items():
+        cells = [f"{row[name]:.0f} ({row['ann'] / row[name]:.2f})" if row.get(name) else "n/a" for name in readings]
+        rows.add_row(role, f"{row['ann']:.0f}", *cells)
+    out.print(rows)
 
 
 def show_report(report: "FiringReport", *, layers: bool) -> None:

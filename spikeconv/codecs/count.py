@@ -5,44 +5,17 @@ spike_t = sign(k) · [t < |k|],  Σ_t spike_t = k   step two (eq. 10, 17)
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.codecs.base import Norm, SpikeCounts
 from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 
-__all__ = ["CountCodec", "Norm", "SpikeCounts"]
-
-
-class Norm(NamedTuple):
-    """An RMSNorm in front of the encoder: γ [n] and ε."""
-
-    weight: Tensor
-    epsilon: float
-
-
-class SpikeCounts(NamedTuple):
-    """Encoded inputs.
-
-    Attributes:
-        counts: [..., n] int8 or int16.
-        scale: [..., 1] float32.
-        zero_point: [..., 1] int32, or None for signed counts.
-        statistics: int64 [2], Σ|k| and the number of zero counts; empty unless asked for.
-    """
-
-    counts: Tensor
-    scale: Tensor
-    zero_point: Tensor | None
-    statistics: Tensor
-
-    def decode(self) -> Tensor:
-        """The membrane potential that the counts stand for, [..., n] float32."""
-        offset = self.counts if self.zero_point is None else self.counts - self.zero_point
-        return offset * self.scale
+__all__ = ["CountCodec"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ from spikeconv.nn.encoder import Encoder, FoldedNorm
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.nn.layout import arrange_weights, prefers_events, set_execution
 from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, spike_linears
-from spikeconv.nn.recorder import Recorder
+from spikeconv.nn.recorder import Recorder, SpikeStatistics
 
 __all__ = [
     "EXECUTIONS",
@@ -11,6 +11,7 @@ __all__ = [
     "Recorder",
     "SpikeGroup",
     "SpikeLinear",
+    "SpikeStatistics",
     "arrange_weights",
     "buffer_shapes",
     "prefers_events",

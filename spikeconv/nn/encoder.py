@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.codecs import CountCodec, Norm, SpikeCounts
+from spikeconv.codecs import Norm, SpikeCounts, codec_of
 from spikeconv.config import FLOAT_BITS, LinearScheme
 from spikeconv.rotation import Rotation
 
@@ -55,7 +55,7 @@ class Encoder:
         self.scheme = scheme
         self.norm = norm
         self.rotation = None if scheme.rotation == "none" else Rotation(in_features, scheme.seed)
-        self.codec = None if scheme.count_bits == FLOAT_BITS else CountCodec.of(scheme)
+        self.codec = None if scheme.count_bits == FLOAT_BITS else codec_of(scheme)
         self.observer: Callable[[SpikeCounts], None] | None = None
 
     def __call__(self, x: Tensor) -> Encoding:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.codecs import CountCodec
 from spikeconv.config import LinearScheme
 from spikeconv.nn.encoder import Encoder, FoldedNorm
 from spikeconv.ops.native import load, plan_group, run_group
@@ -74,8 +75,9 @@ class SpikeGroup:
         spikes, codec, first = encoding.spikes, self.encoder.codec, members[0]
         if spikes is None or codec is None or first.weight_scale is None:
             return [linear.float_product(encoding).to(x.dtype) for linear in members]
-        if first.execution == "unfold":  # slow, and for proof only: no fused op
-            return [linear.scaled(linear.accumulate(encoding, "unfold"), encoding, x.dtype) for linear in members]
+        if spikes.stacked or first.execution == "unfold":  # the latter for proof only; no fused op
+            accumulators = (linear.accumulate(encoding, first.execution) for linear in members)
+            return [linear.scaled(acc, encoding, x.dtype) for linear, acc in zip(members, accumulators, strict=True)]
         outputs: list[Tensor] = ops.linears(
             spikes.counts,
             spikes.scale,
@@ -116,7 +118,7 @@ class SpikeGroup:
     def _make_plan(self) -> Tensor | None:
         first, codec = self.members[0], self.encoder.codec
         possible = (
-            codec is not None
+            isinstance(codec, CountCodec)
             and first.weight_scale is not None
             and first.weight.is_cpu
             and first.layout != "packed"
@@ -124,7 +126,7 @@ class SpikeGroup:
             and len(self.members) <= MOST_MEMBERS
             and load("cpu").is_native
         )
-        if not possible or codec is None:
+        if not possible or not isinstance(codec, CountCodec):
             return None
         return plan_group(
             first.in_features,

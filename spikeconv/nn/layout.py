@@ -10,6 +10,7 @@ from torch import nn
 
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.nn.linear import checked_execution, spike_linears
+from spikeconv.nn.memory import LargePages
 from spikeconv.ops.native import load
 
 __all__ = ["arrange_weights", "prefers_events", "set_execution"]
@@ -31,14 +32,17 @@ def arrange_weights(model: nn.Module) -> None:
         for linear in spike_linears(model).values()
         if linear.weight_scale is not None and load(linear.weight.device.type).is_native
     }
+    pages = LargePages()
     for group in groups.values():
         execution = group.members[0].execution
         column_bytes = sum(linear.out_features for linear in group.members) * group.encoder.scheme.weight_bits // 8
         if execution == "events" or (execution == "auto" and prefers_events(group.zero_share, column_bytes)):
-            _share_columns(group)
+            _share_columns(group, pages)
         elif execution != "unfold":
             for linear in group.members:
-                linear.arrange("tiles")
+                if linear.layout != "tiles":
+                    linear.arrange("tiles")
+                    linear.weight = pages.place(linear.weight) if linear.weight.is_cpu else linear.weight
 
 
 def set_execution(model: nn.Module, execution: str) -> None:
@@ -48,11 +52,12 @@ def set_execution(model: nn.Module, execution: str) -> None:
     arrange_weights(model)
 
 
-def _share_columns(group: SpikeGroup) -> None:
+def _share_columns(group: SpikeGroup, pages: LargePages) -> None:
     """Columns of all members side by side in one tensor, so that an input's weights are contiguous."""
     for linear in group.members:
         linear.arrange("columns")
     widths = [linear.weight.shape[1] for linear in group.members]
     joined = torch.cat([linear.weight for linear in group.members], 1)
+    joined = pages.place(joined) if joined.is_cpu else joined
     for linear, part in zip(group.members, joined.split(widths, 1), strict=True):
         linear.weight = part

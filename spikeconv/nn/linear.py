@@ -85,18 +85,18 @@ class SpikeLinear(nn.Module):
         return y if self.bias is None else y + self.bias.float()
 
     def accumulate(self, encoding: Encoding, execution: str) -> Tensor:
-        """The int32 accumulators [..., out] of an encoding with spikes, zero point taken off."""
+        """The int32 accumulators [..., out] ([planes, ..., out]) of an encoding with spikes, zero point taken off."""
         assert encoding.spikes is not None and self.encoder.codec is not None
-        counts, _, zero, _ = encoding.spikes
+        counts, zero = encoding.spikes.counts, encoding.spikes.zero_point
         largest = self.encoder.codec.largest_count
         weight = self._packed() if (execution, self.layout) == ("events", "tiles") else self.weight
         acc: Tensor = ops.accumulate(counts, weight, self.out_features, self.scheme.weight_bits, largest, execution)
         return acc if zero is None or self.weight_sum is None else acc - zero * self.weight_sum
 
     def scaled(self, acc: Tensor, encoding: Encoding, dtype: torch.dtype) -> Tensor:
-        """The output [..., out] that accumulators [..., out] stand for."""
+        """The output [..., out] that accumulators stand for."""
         assert encoding.spikes is not None and self.weight_scale is not None
-        y = acc.float() * encoding.spikes.scale * self.weight_scale
+        y = encoding.spikes.total(acc.float() * encoding.spikes.scale * self.weight_scale)
         return (y if self.bias is None else y + self.bias.float()).to(dtype)
 
     def float_weight(self) -> Tensor:

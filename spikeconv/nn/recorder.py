@@ -18,21 +18,29 @@ __all__ = ["Recorder", "SpikeStatistics"]
 
 @dataclass
 class SpikeStatistics:
-    """Totals of one encoder: tokens and inputs seen, Σ|k| (spikes) and the number of zero counts (0-d int64)."""
+    """Totals of one encoder: tokens and inputs seen and, as 0-d int64, Σ|k| (spikes), zero counts and Σ ones in |k|.
+
+    With several planes every plane counts: an input has as many counts.
+    """
 
     tokens: int = 0
     inputs: int = 0
     spikes: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     zeros: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    ones: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+    planes: int = 1
 
     def add(self, encoded: SpikeCounts) -> None:
         """Count one encoding; nothing is copied to the host."""
         counts = encoded.counts
-        self.tokens += counts.numel() // counts.shape[-1]
-        self.inputs += counts.numel()
-        spikes, zeros = encoded.statistics
+        self.planes = len(counts) if encoded.stacked else 1
+        self.tokens += counts.numel() // counts.shape[-1] // self.planes
+        self.inputs += counts.numel() // self.planes
+        spikes, zeros, *ones = encoded.statistics
         self.spikes = self.spikes.to(counts.device) + spikes
         self.zeros = self.zeros.to(counts.device) + zeros
+        if ones:
+            self.ones = self.ones.to(counts.device) + ones[0]
 
 
 class Recorder:

@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 
-from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn import Recorder, spike_linears
+from spikeconv.nn import Recorder, SpikeLinear, SpikeStatistics, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.report.operations import attention_macs, dense_flops, linear_macs, spiking_flops
 
@@ -23,9 +22,12 @@ class LayerFiring:
     Attributes:
         name: module name.
         role: `q`, `down`, …
+        in_features: inputs of the linear.
         virtual_steps: T'.
-        mean_count: mean |count| over tokens and inputs.
-        firing_rate: mean_count / T'; None for counts that are sent whole.
+        mean_count: mean |count| over tokens and inputs, all planes of an input together: its unary spikes.
+        events: mean number of non-zero counts of an input: its graded spikes.
+        ones: mean number of ones in the binary digits of an input's counts; None where nobody sends those.
+        firing_rate: mean_count / T'; events / (T · l) with codec=multihead; None for counts that are sent whole.
         zero_share: share of counts that are zero.
         spikes_per_token: spikes that the linear receives for one token.
         macs: multiply-accumulates of the dense product.
@@ -38,8 +40,11 @@ class LayerFiring:
 
     name: str
     role: str
+    in_features: int
     virtual_steps: int
     mean_count: float
+    events: float
+    ones: float | None
     firing_rate: float | None
     zero_share: float
     spikes_per_token: float
@@ -134,10 +139,8 @@ def firing_report(
             _layer(
                 name,
                 roles[name],
-                linear.scheme,
-                counts=(int(counted.spikes), int(counted.zeros), counted.inputs),
-                shape=(counted.tokens, linear.in_features, linear.out_features),
-                weight_bytes=linear.weight.nbytes,
+                counted,
+                linear,
                 rotation_additions=rotation.additions() * counted.tokens if rotation and first else 0,
             )
         )
@@ -153,29 +156,31 @@ def firing_report(
 def _layer(
     name: str,
     role: str,
-    scheme: LinearScheme,
-    *,
-    counts: tuple[int, int, int],
-    shape: tuple[int, int, int],
-    weight_bytes: int,
+    counted: SpikeStatistics,
+    linear: SpikeLinear,
     rotation_additions: int,
 ) -> LayerFiring:
-    spikes, zeros, inputs = counts
-    tokens, _, out_features = shape
-    macs, mean_count = linear_macs(*shape), spikes / inputs
+    scheme, inputs = linear.scheme, counted.inputs
+    spikes, zeros = int(counted.spikes), int(counted.zeros)
+    macs = linear_macs(counted.tokens, linear.in_features, linear.out_features)
+    mean_count, events = spikes / inputs, counted.planes - zeros / inputs
+    rate = (events if scheme.codec == "multihead" else mean_count) / scheme.virtual_steps
     return LayerFiring(
         name=name,
         role=role,
+        in_features=linear.in_features,
         virtual_steps=scheme.virtual_steps,
         mean_count=mean_count,
-        firing_rate=None if scheme.spikes == "integer" else mean_count / scheme.virtual_steps,
-        zero_share=zeros / inputs,
-        spikes_per_token=spikes / tokens,
+        events=events,
+        ones=int(counted.ones) / inputs if scheme.codec == "multihead" else None,
+        firing_rate=None if scheme.spikes == "integer" else rate,
+        zero_share=zeros / (inputs * counted.planes),
+        spikes_per_token=spikes / counted.tokens,
         macs=macs,
-        accumulations=float(spikes * out_features),
+        accumulations=float(spikes * linear.out_features),
         flops=spiking_flops(macs, scheme, mean_count),
         dense_flops=dense_flops(macs, scheme.weight_bits, scheme.count_bits),
-        weight_bytes=weight_bytes,
+        weight_bytes=linear.weight.nbytes,
         rotation_additions=rotation_additions,
     )
 
@@ -191,6 +196,7 @@ def _means(layers: list[LayerFiring]) -> dict[str, float | None]:
         "virtual_steps": mean([layer.virtual_steps for layer in layers]),
         "mean_count": mean([layer.mean_count for layer in layers]),
         "firing_rate": mean(rates) if len(rates) == len(layers) else None,
+        "events": mean([layer.events for layer in layers]),
         "zero_share": mean([layer.zero_share for layer in layers]),
         "spikes_per_token": mean([layer.spikes_per_token for layer in layers]),
     }
