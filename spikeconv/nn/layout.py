@@ -15,7 +15,7 @@ from spikeconv.ops.native import load
 
 __all__ = ["arrange_weights", "prefers_events", "set_execution"]
 
-EVENTS_WIN = ((0.9, 1024), (0.7, 4096))
+EVENTS_WIN = ((0.9, 1024), (0.7, 2048), (0.5, 6144))
 """From which share of zeros and bytes of a column on events overtake dense products for one token, on two threads
 (`scripts/bench/kernels.py`, table "events")."""
 

@@ -1,0 +1,45 @@
+"""Weights move into regions of large pages unchanged, one behind the other."""
+
+import itertools
+
+import pytest
+import torch
+
+from spikeconv.nn import memory
+from spikeconv.nn.memory import LINE, PAGE, LargePages
+from spikeconv.ops.native import load
+
+pytestmark = pytest.mark.skipif(not load().is_native, reason="asked of the native library")
+
+
+@pytest.fixture
+def small_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "REGION", 1 << 16)
+
+
+@pytest.mark.usefixtures("small_regions")
+def test_copies_are_equal_and_apart() -> None:
+    pages = LargePages()
+    shapes = [(3, 5, 16, 4), (7,), (1 << 15,), (1 << 15, 1), (0, 4), (1 << 17,), (2, 9, 2, 16, 4)]
+    tensors = [torch.randint(256, shape, dtype=torch.uint8) for shape in shapes]
+    placed = [pages.place(tensor) for tensor in tensors]
+    for copy, tensor in zip(placed, tensors, strict=True):
+        assert copy.shape == tensor.shape and copy.is_contiguous() and torch.equal(copy, tensor)
+        assert copy.data_ptr() % LINE == 0
+    spans = sorted((copy.data_ptr(), copy.data_ptr() + copy.numel()) for copy in placed if copy.numel())
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.usefixtures("small_regions")
+def test_small_tensors_share_a_region_that_begins_at_a_page() -> None:
+    pages = LargePages()
+    first, second = (pages.place(torch.zeros(100, dtype=torch.uint8)) for _ in range(2))
+    assert first.data_ptr() % PAGE == 0
+    assert second.data_ptr() - first.data_ptr() == 128
+    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+
+
+def test_strided_tensors_arrive_contiguous() -> None:
+    columns = torch.randint(256, (40, 24), dtype=torch.uint8)
+    placed = LargePages().place(columns[:, 3:11])
+    assert placed.is_contiguous() and torch.equal(placed, columns[:, 3:11])
