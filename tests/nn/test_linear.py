@@ -222,3 +222,15 @@ def _with_weight(linear: SpikeLinear, weight: Tensor) -> SpikeLinear:
     rotation = linear.encoder.rotation
     linear.weight = (weight if rotation is None else rotation(weight))[:, None].contiguous()
     return linear
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"bits": "4-1"}, {"codec": "multihead", "bits": "4-1.58"}], ids=str)
+def test_exports_as_its_operators(settings: dict[str, Any], strict: bool, make_linear: Callable[..., Any]) -> None:
+    linear, _ = make_linear(**settings)
+    set_execution(linear, "auto")  # arranged, as in a loaded model
+    x = torch.randn(3, 72)
+    program = torch.export.export(torch.nn.Sequential(linear), (x,), strict=strict)
+    assert torch.equal(program.module()(x), linear(x))
+    products = "accumulate" if settings.get("codec") else "linears"
+    assert any(products in str(node.target) for node in program.graph.nodes)
