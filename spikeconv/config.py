@@ -68,6 +68,10 @@ class LinearScheme(BaseModel):
             raise ValueError("spikes=float and count_bits=16 go together")
         if self.codec != "count" and self.spikes != "ternary":
             raise ValueError(f"codec={self.codec} sends signed spikes: its bits are W-1.58")
+        if self.integer_digits > self.layers:
+            raise ValueError(
+                f"integer_digits is {self.integer_digits}, but there are only {self.layers} layers of digits"
+            )
         if self.spikes == "binary" and self.count_range == "full":
             raise ValueError("count_range=full needs signed counts; binary spikes already use all of 0..T'")
         return self

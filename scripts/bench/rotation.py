@@ -7,16 +7,9 @@ stdout. Two texts: the BoolQ passages (`perplexity`'s offline text) and the docu
 """
 
 import argparse
-import json
-import pydoc_data.topics
-import shlex
-import sys
 from pathlib import Path
-from typing import Any
 
-from typer.testing import CliRunner
-
-from spikeconv.cli.app import app
+from commands import python_documentation, run
 
 SETTINGS = {
     "gamma-sqp": [],
@@ -39,22 +32,12 @@ SETTINGS = {
 TEXTS = ("BoolQ", "docs")
 
 
-def run(*arguments: str) -> Any:
-    """The answer of one command with `--json`."""
-    print("$ spikeconv", shlex.join(arguments), file=sys.stderr, flush=True)
-    result = CliRunner().invoke(app, [*arguments, "--json", "--quiet"], catch_exceptions=False)
-    return json.loads(result.stdout)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--max-tokens", default="4096")
     parser.add_argument("--work", type=Path, default=Path("demo-output/rotation"))
     options = parser.parse_args()
-    options.work.mkdir(parents=True, exist_ok=True)
-    docs = options.work / "docs.txt"
-    topics = pydoc_data.topics.topics
-    docs.write_text("\n\n".join(topics[name] for name in sorted(topics)), encoding="utf-8")
+    docs = python_documentation(options.work)
     out = str(options.work / "model")
     texts: dict[str, list[str]] = {"BoolQ": [], "docs": ["--text", str(docs)]}
     floats: dict[str, float] = {}

@@ -1,0 +1,61 @@
+"""Reproduces docs/benchmarks/codecs.md: what each codec costs on the embedded real model, and how many spikes it sends.
+
+Usage: python scripts/bench/codecs.py [--max-tokens 2048] [--work FOLDER]
+
+Every number comes from the commands that a user runs; they are shown on stderr as they are run.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from commands import python_documentation, run
+
+MULTIHEAD = ("--codec", "multihead", "--integer-digits", "2")
+REPETITION = ("--codec", "repetition", "--time-steps")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    **{f"multihead, {layers}L": (*MULTIHEAD, "--layers", str(layers)) for layers in (3, 4, 5, 6)},
+    "multihead, 6L, 4 integer digits": ("--codec", "multihead", "--integer-digits", "4", "--layers", "6"),
+    "multihead, 4L, T=2": (*MULTIHEAD, "--layers", "4", "--time-steps", "2"),
+    **{f"repetition, T={steps}": (*REPETITION, str(steps)) for steps in (3, 4, 8, 16)},
+    "repetition, T=8, 99 % quantile": (*REPETITION, "8", "--set", "threshold_quantile=0.99"),
+    "count, 16-1.58": ("--bits", "16-1.58"),
+    "count, 4-1.58": (),
+    "multihead, 4L, 4-bit weights": (*MULTIHEAD, "--layers", "4", "--bits", "4-1.58", "--rotation", "gamma-sqp"),
+}
+MAC_PJ, AC_PJ = 4.6, 0.9
+
+
+def mean(layers: list[dict[str, Any]], field: str) -> float | None:
+    """Mean over the linears, weighted by their multiply-accumulates; None where the field has no value."""
+    if any(layer[field] is None for layer in layers):
+        return None
+    return float(sum(layer[field] * layer["macs"] for layer in layers) / sum(layer["macs"] for layer in layers))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--max-tokens", default="2048")
+    parser.add_argument("--work", type=Path, default=Path("demo-output/codecs"))
+    options = parser.parse_args()
+    text = ("--text", str(python_documentation(options.work)), "--window", "1024", "--max-tokens", options.max_tokens)
+    out = str(options.work / "model")
+    print("| codec | perplexity | × float | graded | ones | unary | EE graded | EE ones | EE unary |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    baseline = 0.0
+    for name, extra in SETTINGS.items():
+        run("convert", "smollm2-135m", "-o", out, "--force", *extra)
+        measured = run("perplexity", out, *text, *([] if baseline else ["--baseline"]))
+        if not baseline:
+            baseline = measured["baseline"]["perplexity"]
+            print(f"| float | {baseline:.2f} | 1 | | | | | | |")
+        layers = run("report-firing-rate", out)["layers"]
+        events = [mean(layers, field) for field in ("events", "ones", "mean_count")]
+        cells = ["" if value is None else f"{value:.2f}" for value in events]
+        cells += ["" if value is None else f"{MAC_PJ / (AC_PJ * value):.2f}" for value in events]
+        ratio = measured["perplexity"] / baseline
+        print(f"| {name} | {measured['perplexity']:.2f} | {ratio:.2f} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
