@@ -11,6 +11,8 @@ from typing import Any
 
 from commands import python_documentation, run
 
+from spikeconv.report.energy import spikerwkv
+
 MULTIHEAD = ("--codec", "multihead", "--integer-digits", "2")
 REPETITION = ("--codec", "repetition", "--time-steps")
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -23,7 +25,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "count, 4-1.58": (),
     "multihead, 4L, 4-bit weights": (*MULTIHEAD, "--layers", "4", "--bits", "4-1.58", "--rotation", "gamma-sqp"),
 }
-MAC_PJ, AC_PJ = 4.6, 0.9
 
 
 def mean(layers: list[dict[str, Any]], field: str) -> float | None:
@@ -52,7 +53,7 @@ def main() -> None:
         layers = run("report-firing-rate", out)["layers"]
         events = [mean(layers, field) for field in ("events", "ones", "mean_count")]
         cells = ["" if value is None else f"{value:.2f}" for value in events]
-        cells += ["" if value is None else f"{MAC_PJ / (AC_PJ * value):.2f}" for value in events]
+        cells += ["" if value is None else f"{spikerwkv(1, value).efficiency:.2f}" for value in events]
         ratio = measured["perplexity"] / baseline
         print(f"| {name} | {measured['perplexity']:.2f} | {ratio:.2f} | {' | '.join(cells)} |", flush=True)
 

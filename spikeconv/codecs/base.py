@@ -8,7 +8,7 @@ from torch import Tensor
 from spikeconv import ops
 from spikeconv.rotation import Rotation
 
-__all__ = ["Norm", "SpikeCounts", "potential", "statistics_of"]
+__all__ = ["Norm", "SpikeCounts", "potential", "statistics_of", "unfold"]
 
 
 class Norm(NamedTuple):
@@ -57,8 +57,15 @@ def potential(x: Tensor, rotation: Rotation | None, norm: Norm | None) -> Tensor
     return u if rotation is None else rotation(u)
 
 
-def statistics_of(counts: Tensor) -> Tensor:
-    """`SpikeCounts.statistics` of counts below 128."""
+def unfold(counts: Tensor, steps: int) -> Tensor:
+    """The spike train [steps, *counts.shape] int8 with entries in {-1, 0, 1}; it sums to counts up to `steps`."""
+    return torch.stack([ops.unfold_step(counts, t) for t in range(steps)]).to(torch.int8)
+
+
+def statistics_of(counts: Tensor, wanted: bool) -> Tensor:
+    """`SpikeCounts.statistics` of counts below 128; empty unless wanted."""
+    if not wanted:
+        return counts.new_zeros(0, dtype=torch.int64)
     magnitudes = counts.abs()
     ones = sum(((magnitudes >> bit) & 1).sum() for bit in range(7))
     return torch.stack((magnitudes.sum(), (counts == 0).sum(), torch.as_tensor(ones)))

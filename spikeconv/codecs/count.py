@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spikeconv import ops
-from spikeconv.codecs.base import Norm, SpikeCounts
+from spikeconv.codecs.base import Norm, SpikeCounts, unfold
 from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 
@@ -57,4 +57,4 @@ class CountCodec:
 
         T is T' where step two is part of the scheme; counts that are sent whole (4-4) unfold for proof only.
         """
-        return torch.stack([ops.unfold_step(counts, t) for t in range(self.largest_count)]).to(torch.int8)
+        return unfold(counts, self.largest_count)

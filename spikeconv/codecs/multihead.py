@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spikeconv import ops
-from spikeconv.codecs.base import Norm, SpikeCounts, potential, statistics_of
+from spikeconv.codecs.base import Norm, SpikeCounts, potential, statistics_of, unfold
 from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 
@@ -58,8 +57,7 @@ class MultiheadCodec:
         counts = torch.stack(planes)
         weights = torch.tensor(self.plane_weights(), dtype=torch.float32, device=x.device)
         scale = weights.view(-1, *[1] * u.dim()) * torch.where(finite, 1.0, torch.nan).float()
-        statistics = statistics_of(counts) if with_statistics else counts.new_zeros(0, dtype=torch.int64)
-        return SpikeCounts(counts, scale, None, statistics, stacked=True)
+        return SpikeCounts(counts, scale, None, statistics_of(counts, with_statistics), stacked=True)
 
     def plane_weights(self) -> list[float]:
         """What a spike of each plane is worth: W_i / T."""
@@ -68,7 +66,7 @@ class MultiheadCodec:
 
     def unfold(self, counts: Tensor) -> Tensor:
         """The spike train [9, planes, ..., n] int8 with entries in {-1, 0, 1}; it sums to the digits."""
-        return torch.stack([ops.unfold_step(counts, t) for t in range(LARGEST_DIGIT)]).to(torch.int8)
+        return unfold(counts, LARGEST_DIGIT)
 
     def _quotient(self, magnitude: Tensor) -> Tensor:
         shifted = magnitude * 10 ** (self.layers - self.integer_digits)

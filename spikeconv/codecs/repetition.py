@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spikeconv import ops
-from spikeconv.codecs.base import Norm, SpikeCounts, potential, statistics_of
+from spikeconv.codecs.base import Norm, SpikeCounts, potential, statistics_of, unfold
 from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 
@@ -49,9 +48,8 @@ class RepetitionCodec:
         threshold = torch.where(threshold == 0, 1.0, threshold)
         fired = (magnitude * self.time_steps / threshold).floor().clamp_max(self.time_steps)
         counts = (u.sign() * fired).nan_to_num(0).to(torch.int8)
-        statistics = statistics_of(counts) if with_statistics else counts.new_zeros(0, dtype=torch.int64)
-        return SpikeCounts(counts, threshold / self.time_steps, None, statistics)
+        return SpikeCounts(counts, threshold / self.time_steps, None, statistics_of(counts, with_statistics))
 
     def unfold(self, counts: Tensor) -> Tensor:
         """The spike train [T, ..., n] int8 with entries in {-1, 0, 1}; it sums to the counts."""
-        return torch.stack([ops.unfold_step(counts, t) for t in range(self.time_steps)]).to(torch.int8)
+        return unfold(counts, self.time_steps)

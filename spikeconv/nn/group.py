@@ -117,16 +117,17 @@ class SpikeGroup:
 
     def _make_plan(self) -> Tensor | None:
         first, codec = self.members[0], self.encoder.codec
+        if not isinstance(codec, CountCodec):
+            return None
         possible = (
-            isinstance(codec, CountCodec)
-            and first.weight_scale is not None
+            first.weight_scale is not None
             and first.weight.is_cpu
             and first.layout != "packed"
             and first.execution != "unfold"
             and len(self.members) <= MOST_MEMBERS
             and load("cpu").is_native
         )
-        if not possible or not isinstance(codec, CountCodec):
+        if not possible:
             return None
         return plan_group(
             first.in_features,

@@ -10,15 +10,11 @@ needs one event per one-bit of the digit, or as many as the digit says; the repo
 
 from dataclasses import dataclass
 
-from spikeconv.errors import SpikeconvError
 from spikeconv.report.firing_rate import FiringReport
 
-__all__ = ["PROFILES", "SpikeEnergy", "spikerwkv", "spikerwkv_report"]
+__all__ = ["SpikeEnergy", "spikerwkv", "spikerwkv_report"]
 
 MAC_PJ, AC_PJ = 4.6, 0.9
-
-PROFILES = ("spikerwkv",)
-"""Names for `report-firing-rate --energy`."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +46,7 @@ def spikerwkv_report(report: FiringReport) -> dict[str, dict[str, float]]:
     Returns:
         By role: `ann`; `graded`, `bits` and `unary`, the three readings of an event (without `bits` where no binary
         digits are sent).
-
-    Raises:
-        SpikeconvError: nothing spiked.
     """
-    if not report.layers:
-        raise SpikeconvError("No linear spiked, so there is no energy to speak of.")
     result = {}
     for role in dict.fromkeys(layer.role for layer in report.layers):
         layers = [layer for layer in report.layers if layer.role == role]
