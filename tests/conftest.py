@@ -57,7 +57,25 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "intermediate_size": 92,
         "tie_word_embeddings": False,
     },
+    "rwkv": {"hidden_size": 72, "intermediate_size": 100},
+    "rwkv6": {
+        "hidden_size": 72,
+        "head_size": 8,
+        "intermediate_size": 100,
+        "time_mix_extra_dim": 4,
+        "time_decay_extra_dim": 6,
+    },
+    "rwkv7": {
+        "hidden_size": 72,
+        "head_dim": 8,
+        "intermediate_size": 100,
+        "decay_low_rank_dim": 6,
+        "gate_low_rank_dim": 10,
+        "a_low_rank_dim": 4,
+        "v_low_rank_dim": 4,
+    },
 }
+TRANSFORMERS = [name for name in FAMILIES if not name.startswith("rwkv")]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 # From the first test on, as in a process that has loaded a model. tests/ops runs the reference beside it.
@@ -77,6 +95,18 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(params=list(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=TRANSFORMERS)
+def transformer(request: pytest.FixtureRequest) -> str:
+    """A family with attention."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[name for name in FAMILIES if name not in TRANSFORMERS])
+def recurrent(request: pytest.FixtureRequest) -> str:
+    """A family without."""
     return str(request.param)
 
 
@@ -102,7 +132,7 @@ def run_convert() -> Callable[..., ConvertSummary]:
     def run(source: Path, output: Path, *, force: bool = False, dtype: Any = None, **settings: Any) -> ConvertSummary:
         config = SpikeConfig.parse(settings)
         opened = HfSource(source)
-        return convert(opened, make_plan(opened, config), config, output, command="test", dtype=dtype, force=force)
+        return convert(opened, make_plan(opened, config), output, command="test", dtype=dtype, force=force)
 
     return run
 
@@ -160,10 +190,12 @@ def _save_model(family: str, overrides: dict[str, Any], path: Path) -> None:
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.normal_(1, 0.4)
-            elif name.endswith("bias"):
+            if name.endswith("bias"):
                 parameter.normal_(0, 0.5)
+            elif "norm" in name or ".ln" in name or "pre_ln" in name:
+                parameter.normal_(1, 0.4)
+            elif not parameter.any() or "time_" in name or "lora" in name:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
 

@@ -80,7 +80,7 @@ def measure(
         config = SpikeConfig.parse(settings)
         opened = open_source(source)
         out = work / "model"
-        convert(opened, make_plan(opened, config), config, out, force=True)
+        convert(opened, make_plan(opened, config), out, force=True)
         loaded = load_checkpoint(out)
         found = perplexity(loaded, english, window=WINDOW, max_tokens=TOKENS).perplexity
         return found / float_perplexity, report(loaded, 256)
@@ -171,7 +171,7 @@ def test_the_same_weights_as_qwen2(source: Path, checkpoint: Path, spiking: Load
     (exported / "config.json").write_text(config.replace('"model_type": "llama"', '"model_type": "qwen2"'))
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, exported / "model.safetensors")
     opened = open_source(exported)
-    convert(opened, make_plan(opened, SpikeConfig()), SpikeConfig(), tmp_path / "out")
+    convert(opened, make_plan(opened, SpikeConfig()), tmp_path / "out")
     llama, qwen = load_file(checkpoint / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     assert all(torch.equal(tensor, qwen[name]) for name, tensor in llama.items())
     ids = spiking.tokenizer(sample_text(), return_tensors="pt").input_ids[:, :64]

@@ -11,6 +11,7 @@ import torch
 
 from spikeconv.bench.timing import median_seconds
 from spikeconv.evaluate.models import load_checkpoint, load_source, read_record
+from spikeconv.families import find_family
 
 __all__ = ["ModelRow", "bench_model"]
 
@@ -82,10 +83,12 @@ def _prefill(model: Any, ids: torch.Tensor) -> Callable[[], object]:
 def _decode(model: Any) -> Callable[[], Callable[[], object]]:
     """Reads a prompt and returns what adds a token to it."""
 
+    memory = find_family(model.config.get_text_config().to_dict()).memory
+
     def start() -> Callable[[], object]:
-        cache = model(torch.tensor([PROMPT], device=model.device), use_cache=True).past_key_values
+        seen = getattr(model(torch.tensor([PROMPT], device=model.device), use_cache=True), memory)
         token = torch.tensor([[7]], device=model.device)
-        return lambda: model(token, past_key_values=cache, use_cache=True).logits[0, -1, 0].item()
+        return lambda: model(token, **{memory: seen}, use_cache=True).logits[0, -1, 0].item()
 
     return start
 

@@ -24,7 +24,9 @@ SETTINGS = "Scheme"
 def convert(
     source: Annotated[
         str | None,
-        typer.Argument(help=f"Preset, hub id, directory or GGUF file; {DEFAULT_MODEL} if omitted.", show_default=False),
+        typer.Argument(
+            help=f"Preset, hub id, directory, GGUF or RWKV .pth file; {DEFAULT_MODEL} if omitted.", show_default=False
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to create.", show_default="MODEL-BITS")
@@ -132,7 +134,8 @@ def convert(
     from spikeconv.evaluate.models import parse_dtype, remember
 
     name = source or DEFAULT_MODEL
-    target = output or Path(f"{Path(name).stem if name.endswith('.gguf') else Path(name).name}-{config.bits}")
+    model = Path(name).stem if name.endswith((".gguf", ".pth")) else Path(name).name
+    target = output or Path(f"{model}-{config.bits}")
     float_dtype = parse_dtype(dtype)
     if not dry_run:
         check_target(target, force)
@@ -147,7 +150,6 @@ def convert(
         summary = run(
             opened,
             plan,
-            config,
             target,
             command=shlex.join(["spikeconv", *sys.argv[1:]]),
             dtype=float_dtype,

@@ -100,6 +100,7 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
         )
     out.print(rows)
     total = report.total
+    stays_float = ", ".join(f"{name} {macs / 1e9:.2f}" for name, macs in total.float_macs.items())
     out.print(
         f"\n[title]Total[/] of {total.linears} linears over {total.tokens} tokens: firing rate "
         f"[number]{_rate(total.firing_rate)}[/], "
@@ -108,7 +109,7 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
         f"(+ {total.rotation_additions / 1e9:.2f} G additions of the Hadamard transforms)\n"
         f"  weighted as in SDLLM: {total.flops / 1e9:.2f} GFLOPs spiking, {total.dense_flops / 1e9:.2f} GFLOPs "
         f"as dense integers of equal width, {total.macs / 1e9:.2f} G in float\n"
-        f"  attention stays float: {total.attention_macs / 1e9:.2f} G multiply-accumulates; "
+        f"  stays in floating point: {stays_float} G multiply-accumulates; "
         f"packed weights {total.weight_bytes / 1e6:.1f} MB"
     )
 

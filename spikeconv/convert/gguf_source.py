@@ -108,7 +108,11 @@ class GgufSource(Source):
         """The file itself."""
         return [self.path]
 
+    def tokenizer(self) -> Any:
+        """The tokenizer that the file carries."""
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
+
     def copy_companions(self, target: Path) -> None:
         """Write the tokenizer that the file carries."""
-        with quiet_transformers():
-            AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name).save_pretrained(target)
+        self.tokenizer().save_pretrained(target)

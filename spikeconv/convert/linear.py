@@ -23,21 +23,26 @@ class ConvertedLinear:
     relative_error: float
 
 
-def convert_linear(weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = None) -> ConvertedLinear:
+def convert_linear(
+    weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = None, center: Tensor | None = None
+) -> ConvertedLinear:
     """Rotate, round and pack a weight [out, in] of any float dtype.
 
     Args:
         weight: the float weight.
         scheme: its settings.
         gamma: [in], folded into the weight first (QuaRot).
+        center: [in], c of W x = W (x - c) + W c: what will be taken off the input. W c becomes the bias.
     """
+    # In float64, so that the order of the sum does not show in the last bit.
+    bias = {} if center is None else {"bias": (weight.double() @ center.double()).float()}
     rotated = weight.float() if gamma is None else weight.float() * gamma.float()
     if scheme.rotation != "none":
         rotated = Rotation(weight.shape[1], scheme.seed)(rotated)
     if scheme.weight_bits == FLOAT_BITS:
-        return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous()}, 0.0)
+        return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **bias}, 0.0)
     quantized = quantize_rtn(rotated, scheme.weight_bits, scheme.weight_clip == "mse")
-    tensors = {"weight": quantized.packed, "weight_scale": quantized.scale}
+    tensors = {"weight": quantized.packed, "weight_scale": quantized.scale, **bias}
     if not scheme.symmetric:
         tensors["weight_sum"] = quantized.sum
     return ConvertedLinear(tensors, quantized.relative_error)

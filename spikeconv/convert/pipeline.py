@@ -10,7 +10,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from spikeconv.config import SpikeConfig
 from spikeconv.convert.card import model_card
 from spikeconv.convert.linear import convert_linear
 from spikeconv.convert.plan import Job, Plan
@@ -59,7 +58,6 @@ class ConvertSummary:
 def convert(
     source: Source,
     plan: Plan,
-    config: SpikeConfig,
     output: Path,
     *,
     command: str = "",
@@ -72,8 +70,7 @@ def convert(
 
     Args:
         source: where weights come from.
-        plan: what to convert (see `make_plan`).
-        config: the settings the plan was made with; they go into `config.json`.
+        plan: what to convert and how (see `make_plan`); its settings go into `config.json`.
         output: the checkpoint to create.
         command: the command line, for the record.
         dtype: dtype of the tensors that stay float; None keeps each as it is.
@@ -94,17 +91,17 @@ def convert(
                     sink.add(key, tensor)
             source.copy_companions(sink.scratch)
             shards = sink.finish_shards()
-            record = make_record(source, plan, config, shards, command)
+            record = make_record(source, plan, shards, command)
             write_json(sink.scratch / RECORD, record)
             (sink.scratch / "README.md").write_text(model_card(output.name, record), encoding="utf-8")
-            size = sink.commit(_checkpoint_config(source, config, dtype))
+            size = sink.commit(_checkpoint_config(source, plan, dtype))
     except (OSError, SafetensorError) as error:
         raise SpikeconvError(f"Writing {output} failed, and nothing of it was kept: {error}") from None
     errors = [value for layer in work.results for value in layer.relative_error.values()]
     return ConvertSummary(
         output=str(output),
-        bits=config.bits,
-        virtual_steps=config.virtual_steps,
+        bits=plan.config.bits,
+        virtual_steps=plan.config.virtual_steps,
         converted=len(plan.jobs),
         skipped=len(plan.skipped),
         bits_per_weight=plan.bits_per_weight,
@@ -138,11 +135,16 @@ class _Work:
         job = self._jobs.get(name)
         if job is None:
             return {name: self._cast(tensor if gamma is None else (tensor.float() * gamma.float()).to(tensor.dtype))}
-        converted = convert_linear(tensor, job.scheme, gamma)
+        converted = convert_linear(tensor, job.scheme, gamma, self._center(job, source))
         self._note(job, converted.relative_error)
         prefix = name.removesuffix("weight")
-        return {prefix + key: self._cast(value) if key == "weight" else value
+        return {prefix + key: self._cast(value) if key in ("weight", "bias") else value
                 for key, value in converted.tensors.items()}  # fmt: skip
+
+    def _center(self, job: Job, source: Source) -> Tensor | None:
+        """The constant part of a linear's input, rounded as the checkpoint will hold it."""
+        name = f"{job.linear.center}.bias"
+        return self._cast(source.load(name)) if job.linear.center and name in source.names() else None
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if self._dtype and tensor.is_floating_point() else tensor
@@ -164,14 +166,14 @@ def _load_finite(source: Source, name: str) -> Tensor:
     return tensor
 
 
-def _checkpoint_config(source: Source, config: SpikeConfig, dtype: torch.dtype | None) -> dict[str, Any]:
-    result = dict(source.config)
+def _checkpoint_config(source: Source, plan: Plan, dtype: torch.dtype | None) -> dict[str, Any]:
+    result = {**source.config, **plan.family.fixed}
     if dtype is not None:
         result.pop("torch_dtype", None)
         result["dtype"] = str(dtype).removeprefix("torch.")
     result["quantization_config"] = {
         "quant_method": "spikeconv",
         "format": FORMAT,
-        **config.model_dump(mode="json"),
+        **plan.config.model_dump(mode="json"),
     }
     return result

@@ -46,11 +46,13 @@ class Plan:
 
     Attributes:
         family: its architecture.
+        config: the settings, with the family's own in front of the user's overrides.
         jobs: the linears to convert, in order.
         skipped: module names that stay, with the reason.
     """
 
     family: Family
+    config: SpikeConfig
     jobs: tuple[Job, ...]
     skipped: dict[str, str]
 
@@ -121,10 +123,13 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
 
     Raises:
         SpikeconvError: the architecture is unknown, the source is quantized already, needs remote code, lacks a tensor,
-            or holds one of another shape or dtype; or nothing would be converted.
+            or holds one of another shape or dtype; QuaRot is impossible with it; or nothing would be converted.
     """
     check_convertible(source.config, str(source.path))
     family = find_family(source.config)
+    if family.no_quarot and config.rotation == "quarot":
+        raise SpikeconvError(f"rotation=quarot is impossible with {family.architecture}: {family.no_quarot}.")
+    config = family.settle(config)
     layout = family.layout(hf_config(source.config).num_hidden_layers)
     shapes = _check_tensors(source, {linear.name for linear in layout})
     jobs, skipped = [], {}
@@ -143,7 +148,7 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
             raise SpikeconvError(f"--skip {pattern} matches no linear of {source.path}.")
     if not jobs:
         raise SpikeconvError(f"Nothing to convert in {source.path}: all {len(layout)} linears are skipped.")
-    return Plan(family, tuple(jobs), {**skipped, **family.skipped})
+    return Plan(family, config, tuple(jobs), {**skipped, **family.skipped})
 
 
 def check_convertible(config: dict[str, Any], path: str) -> None:
@@ -159,11 +164,13 @@ def hf_config(config: dict[str, Any]) -> PretrainedConfig:
     """The transformers configuration of a supported `config.json`.
 
     Raises:
-        SpikeconvError: the architecture is unknown, or transformers does not accept a value.
+        SpikeconvError: the architecture is unknown or its package missing, or transformers does not accept a value.
     """
     family = find_family(config)
+    if family.model_type not in CONFIG_MAPPING:
+        raise SpikeconvError(f"{family.architecture} needs a package: pip install {family.package}")
     try:
-        return CONFIG_MAPPING[family.model_type].from_dict(config)
+        return CONFIG_MAPPING[family.model_type].from_dict({**config, **family.fixed})
     except Exception as error:  # each model validates in its own way
         reason = " ".join(str(error.__cause__ or error).split())
         raise SpikeconvError(f"config.json does not describe a {family.architecture}: {reason}") from None

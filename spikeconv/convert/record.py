@@ -6,7 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from spikeconv.config import SpikeConfig
 from spikeconv.convert.plan import Plan
 from spikeconv.convert.source import Source
 from spikeconv.wheels import sha256_of
@@ -16,13 +15,12 @@ __all__ = ["make_record"]
 PACKAGES = ("spikeconv", "torch", "transformers", "safetensors", "gguf")
 
 
-def make_record(source: Source, plan: Plan, config: SpikeConfig, shards: list[Path], command: str) -> dict[str, Any]:
+def make_record(source: Source, plan: Plan, shards: list[Path], command: str) -> dict[str, Any]:
     """Everything about a conversion that its checkpoint should remember.
 
     Args:
         source: what was converted; its weight files are hashed.
-        plan: per-layer settings and skipped modules.
-        config: the settings asked for.
+        plan: the settings, also by layer, and skipped modules.
         shards: the written weight files, hashed under `files`.
         command: the exact command line.
     """
@@ -34,7 +32,7 @@ def make_record(source: Source, plan: Plan, config: SpikeConfig, shards: list[Pa
             "path": str(source.path.absolute()),
             "files": {path.name: sha256_of(path) for path in source.weight_files()},
         },
-        "config": config.model_dump(mode="json"),
+        "config": plan.config.model_dump(mode="json"),
         "family": plan.family.model_type,
         "bits_per_weight": plan.bits_per_weight,
         "rotations": {str(size): shape for size, shape in plan.rotations().items()},

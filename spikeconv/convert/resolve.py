@@ -1,4 +1,4 @@
-"""What a SOURCE on the command line means: a local directory or GGUF file, a preset, or a hub id."""
+"""What a SOURCE on the command line means: a local directory, GGUF or .pth file, a preset, or a hub id."""
 
 import difflib
 from pathlib import Path
@@ -13,7 +13,9 @@ from spikeconv.wheels import SMOLLM2, Wheel
 __all__ = ["fetch_from_hub", "open_source", "resolve_source"]
 
 WHEELS: dict[str, Wheel] = {SMOLLM2.name: SMOLLM2}
+FILE_SUFFIXES = (".gguf", ".pth")
 PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
+PICKLED = ("pytorch_model*.bin",)
 TIMEOUT = 5.0
 """Seconds for the one request that tells whether a hub model can be had."""
 
@@ -29,25 +31,31 @@ def resolve_source(source: str) -> Path:
     presets = model_presets()
     if source in presets:
         return _fetch_preset(presets[source])
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith(".gguf"):
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith(FILE_SUFFIXES):
         return fetch_from_hub(source)
     near = difflib.get_close_matches(source, presets, n=1)
     hint = f" Did you mean the preset {near[0]}?" if near else ""
-    raise SpikeconvError(f"{source} is no directory, no GGUF file and no preset.{hint} Presets: {', '.join(presets)}.")
+    raise SpikeconvError(
+        f"{source} is no directory, GGUF or .pth file, and no preset.{hint} Presets: {', '.join(presets)}."
+    )
 
 
 def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
-    """Open a directory or GGUF file as a source.
+    """Open a directory, GGUF or .pth file as a source.
 
     Raises:
-        SpikeconvError: it is neither, is damaged, or needs Python code of its own and that was not allowed.
+        SpikeconvError: it is none of these, is damaged, or needs Python code of its own and that was not allowed.
     """
     if path.is_file() and path.suffix == ".gguf":
         from spikeconv.convert.gguf_source import GgufSource
 
         return GgufSource(path)
+    if path.is_file() and path.suffix == ".pth":
+        from spikeconv.convert.pth_source import PthSource
+
+        return PthSource(path)
     if not path.is_dir():
-        raise SpikeconvError(f"{path} is not a directory or a .gguf file.")
+        raise SpikeconvError(f"{path} is not a directory, a .gguf or a .pth file.")
     config = read_json(path / "config.json")
     if not trust_remote_code and _needs_remote_code(config):
         raise SpikeconvError(
@@ -73,8 +81,9 @@ def fetch_from_hub(model_id: str) -> Path:
     )
 
     try:
-        HfApi().model_info(model_id, timeout=TIMEOUT)
-        return Path(snapshot_download(model_id, allow_patterns=list(PATTERNS)))
+        files = [file.rfilename for file in HfApi().model_info(model_id, timeout=TIMEOUT).siblings or ()]
+        pickled = () if any(file.endswith(".safetensors") for file in files) else PICKLED
+        return Path(snapshot_download(model_id, allow_patterns=[*PATTERNS, *pickled]))
     except GatedRepoError:
         reason = f"{model_id} is gated: accept its licence on its page on the hub, then log in with `hf auth login`."
     except RepositoryNotFoundError:
@@ -83,7 +92,7 @@ def fetch_from_hub(model_id: str) -> Path:
         reason = f"The hub refused {model_id}: {str(error).splitlines()[0]}"
     except Exception as error:  # the client's network errors share no base class
         try:
-            return Path(snapshot_download(model_id, allow_patterns=list(PATTERNS), local_files_only=True))
+            return Path(snapshot_download(model_id, allow_patterns=[*PATTERNS, *PICKLED], local_files_only=True))
         except LocalEntryNotFoundError:
             reason = f"The model hub cannot be reached ({type(error).__name__}) and {model_id} is not cached here."
     raise SpikeconvError(reason)

@@ -1,4 +1,4 @@
-"""Where weights come from: a Hugging Face directory, read tensor by tensor (a GGUF file: see `gguf_source`).
+"""Where weights come from: a Hugging Face directory, read tensor by tensor (one file: `gguf_source`, `pth_source`).
 
 A source is opened and checked as a whole first (headers, index, shapes, dtypes), so that a bad file is found before
 anything is written; tensors are then read one at a time.
@@ -9,18 +9,22 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import AutoTokenizer
 
+from spikeconv.convert.torch_file import read_tensors
 from spikeconv.errors import SpikeconvError
 
 __all__ = ["INDEX", "HfSource", "Source"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+PICKLED = "pytorch_model.bin"
 INDEXES = (".safetensors.index.json", ".bin.index.json")
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", *INDEXES)
 SAFETENSORS_DTYPES = {
@@ -63,6 +67,10 @@ class Source(ABC):
         """The files that hold weights."""
 
     @abstractmethod
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+
+    @abstractmethod
     def copy_companions(self, target: Path) -> None:
         """Put every file that is not weights or index (tokenizer, chat template, …) into `target`."""
 
@@ -72,40 +80,49 @@ class Source(ABC):
 
 
 class HfSource(Source):
-    """A directory with `config.json` and safetensors files."""
+    """A directory with `config.json` and safetensors files, or else `pytorch_model.bin` as older ones have it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = read_json(path / "config.json")
+        self._index = self._find_index()
         self._files = self._find_files()
-        self._headers = {name: _Header(file) for name, file in self._files.items()}
+        self._headers = {name: _open(file) for name, file in self._files.items()}
         self._where = self._locate()
 
-    def _find_files(self) -> dict[str, Path]:
+    def _find_index(self) -> Path | None:
+        """The file that says which shard holds which tensor, if there are shards; safetensors go first."""
         if (self.path / INDEX).is_file():
-            weight_map = read_json(self.path / INDEX).get("weight_map")
+            return self.path / INDEX
+        pickled = self.path / PICKLED_INDEX
+        return pickled if pickled.is_file() and not any(self.path.glob("*.safetensors")) else None
+
+    def _find_files(self) -> dict[str, Path]:
+        if self._index is not None:
+            weight_map = read_json(self._index).get("weight_map")
             if not isinstance(weight_map, dict):
-                raise SpikeconvError(f"{self.path / INDEX} has no weight_map; expected tensor names mapped to shards.")
+                raise SpikeconvError(f"{self._index} has no weight_map; expected tensor names mapped to shards.")
             shards = {shard: self.path / shard for shard in dict.fromkeys(map(str, weight_map.values()))}
         elif (self.path / SINGLE).is_file():  # others beside it hold the same weights under other names
             shards = {SINGLE: self.path / SINGLE}
         else:
-            shards = {path.name: path for path in sorted(self.path.glob("*.safetensors"))}
+            found = sorted(self.path.glob("*.safetensors")) or list(self.path.glob(PICKLED))
+            shards = {path.name: path for path in found}
         for shard, path in shards.items():
             if Path(shard).name != shard:
-                raise SpikeconvError(f"{self.path / INDEX} names the shard {shard!r}, outside the directory; not read.")
+                raise SpikeconvError(f"{self._index} names the shard {shard!r}, outside the directory; not read.")
             if not path.is_file():
-                raise SpikeconvError(f"{self.path / INDEX} names the shard {shard}, which is missing.")
+                raise SpikeconvError(f"{self._index} names the shard {shard}, which is missing.")
         if not shards:
             raise SpikeconvError(f"{self.path} holds no .safetensors file; expected a Hugging Face checkpoint.")
         return shards
 
     def _locate(self) -> dict[str, str]:
         where = {name: shard for shard, header in self._headers.items() for name in header.tensors}
-        if (self.path / INDEX).is_file():
-            for name, shard in read_json(self.path / INDEX)["weight_map"].items():
+        if self._index is not None:
+            for name, shard in read_json(self._index)["weight_map"].items():
                 if name not in self._headers[shard].tensors:
-                    raise SpikeconvError(f"{self.path / INDEX} places {name} in {shard}, which does not hold it.")
+                    raise SpikeconvError(f"{self._index} places {name} in {shard}, which does not hold it.")
         return where
 
     def names(self) -> list[str]:
@@ -118,16 +135,19 @@ class HfSource(Source):
 
     def dtype(self, name: str) -> torch.dtype | str:
         """Dtype of a tensor, from the header."""
-        dtype = self._headers[self._where[name]].tensors[name][1]
-        return SAFETENSORS_DTYPES.get(dtype, dtype)
+        return self._headers[self._where[name]].tensors[name][1]
 
     def load(self, name: str) -> Tensor:
         """Read one tensor; only its pages are touched."""
         return self._headers[self._where[name]].load(name)
 
     def weight_files(self) -> list[Path]:
-        """The safetensors files."""
+        """The safetensors or `.bin` files."""
         return list(self._files.values())
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of the directory."""
+        return AutoTokenizer.from_pretrained(self.path)
 
     def copy_companions(self, target: Path) -> None:
         """Copy tokenizer, chat template, generation config, remote code and everything else that is not weights."""
@@ -141,15 +161,40 @@ class HfSource(Source):
                 shutil.copyfile(path, target / path.name)
 
 
-class _Header:
-    """One safetensors file, opened; tensors maps names to (shape, dtype name)."""
+class _File(Protocol):
+    """An opened file of tensors; maps names to shape, and dtype or what the file calls it."""
 
+    tensors: dict[str, tuple[tuple[int, ...], torch.dtype | str]]
+
+    def load(self, name: str) -> Tensor: ...
+
+
+def _open(path: Path) -> _File:
+    return _Safetensors(path) if path.suffix == ".safetensors" else _Pickled(path)
+
+
+class _Pickled:
+    def __init__(self, path: Path) -> None:
+        self._values = read_tensors(path)
+        self.tensors: dict[str, tuple[tuple[int, ...], torch.dtype | str]] = {
+            name: (tuple(value.shape), value.dtype if value.is_floating_point() else str(value.dtype))
+            for name, value in self._values.items()
+        }
+
+    def load(self, name: str) -> Tensor:
+        return self._values[name].clone(memory_format=torch.contiguous_format)
+
+
+class _Safetensors:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self._file = safe_open(path, framework="pt")
             slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (not a dict)
-            self.tensors = {name: (tuple(s.get_shape()), str(s.get_dtype())) for name, s in slices.items()}
+            self.tensors: dict[str, tuple[tuple[int, ...], torch.dtype | str]] = {
+                name: (tuple(s.get_shape()), SAFETENSORS_DTYPES.get(str(s.get_dtype()), str(s.get_dtype())))
+                for name, s in slices.items()
+            }
         except (SafetensorError, OSError) as error:
             raise SpikeconvError(
                 f"{path} is not a readable safetensors file (truncated or malformed): {error}"

@@ -1,5 +1,6 @@
 """Loads converted checkpoints, and the float models that they came from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from spikeconv.convert.resolve import open_source
 from spikeconv.convert.sink import RECORD, write_json
 from spikeconv.convert.source import HfSource, read_json
 from spikeconv.errors import SpikeconvError
+from spikeconv.families import find_family
 from spikeconv.nn import set_execution
 from spikeconv.quiet import quiet_transformers
 
@@ -129,15 +131,17 @@ def load_source(
 def load_float(
     source: Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
 ) -> LoadedModel:
-    """Load a float model from a Hugging Face directory or a GGUF file."""
+    """Load a float model from a Hugging Face directory, a GGUF file or a `.pth` file."""
     opened = open_source(source, trust_remote_code=trust_remote_code)
-    if isinstance(opened, HfSource):
-        return _load(source, source.name, device, dtype, {"trust_remote_code": trust_remote_code})
-    # Not `from_pretrained(gguf_file=…)`: that prints, and leaves a model that refuses `save_pretrained`.
     config = hf_config(opened.config)
+    if isinstance(opened, HfSource):
+        options = {"trust_remote_code": trust_remote_code, **find_family(opened.config).fixed}
+        return _load(source, source.name, device, dtype, options)
+    # Not `from_pretrained(gguf_file=…)`: that prints, and leaves a model that refuses `save_pretrained`.
     weights = {name: opened.load(name) for name in opened.names()}
     options = {"config": config, "state_dict": weights}
-    return _load(source, source.stem, device, dtype, options, AutoModelForCausalLM._model_mapping[type(config)])
+    model_class = AutoModelForCausalLM._model_mapping[type(config)]
+    return _load(source, source.stem, device, dtype, options, model_class, opened.tokenizer)
 
 
 def parse_dtype(name: str) -> torch.dtype | None:
@@ -152,17 +156,23 @@ def parse_dtype(name: str) -> torch.dtype | None:
 
 
 def _load(
-    path: Path, name: str, device: str, dtype: str, options: dict[str, Any], cls: Any = AutoModelForCausalLM
+    path: Path,
+    name: str,
+    device: str,
+    dtype: str,
+    options: dict[str, Any],
+    model_class: Any = AutoModelForCausalLM,
+    load_tokenizer: Callable[[], Any] | None = None,
 ) -> LoadedModel:
-    """Load from a directory, or from a GGUF file whose weights are in `options`."""
+    """Load from a directory, or from a file whose weights are in `options`, with its own way to a tokenizer."""
     target, compute = find_device(device), parse_dtype(dtype) or "auto"
     try:
         with quiet_transformers():
-            model = cls.from_pretrained(path if path.is_dir() else None, dtype=compute, **options)
-            if path.is_dir():
-                tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=options["trust_remote_code"])
+            model = model_class.from_pretrained(None if load_tokenizer else path, dtype=compute, **options)
+            if load_tokenizer:
+                tokenizer = load_tokenizer()
             else:
-                tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+                tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=options["trust_remote_code"])
     except (OSError, ValueError, RuntimeError) as error:
         raise SpikeconvError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
     return LoadedModel(model.eval().to(target), tokenizer, path, name)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.families import find_family
 from spikeconv.progress import Track, silent
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def _windows(loaded: "LoadedModel", text: str, window: int, max_tokens: int | No
     """Token ids, [windows, window]."""
     import torch
 
-    limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    config = loaded.model.config.get_text_config()
+    recurrent = find_family(config.to_dict()).recurrent
+    limit = None if recurrent else getattr(config, "max_position_embeddings", None)
     if window < 2 or (limit is not None and window > limit):
         raise SpikeconvError(f"--window must be 2 to {limit or 'any number'} tokens for {loaded.name}, not {window}.")
     if not text.strip():

@@ -157,7 +157,10 @@ def rotate_only(model: Any, config: SpikeConfig) -> None:
     for name in {**swapped, **folded}:
         gamma = model.get_submodule(folded[name]).weight.data if name in folded else None
         if name in swapped:
-            swapped[name].weight = convert_linear(linears[name].weight.data, exact, gamma).tensors["weight"]
+            center = swapped[name].encoder.center
+            constant = None if center is None else center.bias.data
+            tensors = convert_linear(linears[name].weight.data, exact, gamma, constant).tensors
+            swapped[name].load_state_dict(tensors, strict=False)  # a bias of its own stays
         elif gamma is not None:
             linears[name].weight.data.mul_(gamma)
     for norm in set(folded.values()):

@@ -4,10 +4,13 @@ A family names the linears of one decoder layer, with the role each plays, the e
 and the norm in front of it; and what stays as it is, with the reason. Everything else is read from the checkpoint.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["Family", "LinearSpec", "ModuleLinear", "folded_norms", "gated_decoder_linears"]
+from spikeconv.config import Override, SpikeConfig
+
+__all__ = ["Family", "LinearSpec", "ModuleLinear", "attention_macs", "folded_norms", "gated_decoder_linears"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,15 @@ class LinearSpec:
         role: short name used in tables and patterns (`q`, `k`, `v`, `o`, `gate`, `up`, `down`).
         group: linears of a layer with the same group see the same input and share one encode.
         norm: path below the layer of the norm whose γ scales the input, or None.
+        center: path below the layer of the LayerNorm whose bias is a constant part of the input, or None. That part c
+            is taken off before the encoder: W x = W (x - c) + W c for any c.
     """
 
     name: str
     role: str
     group: str
     norm: str | None = None
+    center: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class ModuleLinear:
     layer: int
     group: str
     norm: str | None
+    center: str | None
 
 
 @dataclass(frozen=True)
@@ -48,12 +55,22 @@ class Family:
         linears: the linears of every layer, in order of execution.
         layers: path of the list of layers.
         skipped: module paths that stay as they are, with the reason shown to the user.
+        float_macs: multiply-accumulates that stay in floating point for one sequence, by what they are for, from the
+            model's config and the number of tokens. Elementwise work is not counted.
+        memory: the keyword by which a forward takes what it remembers of earlier tokens, and the output's attribute.
+        recurrent: whether that has one size however much was read; then there is no longest text, and padding on the
+            left would be read.
         gguf: the architecture's name in GGUF files, or None if such files are not read.
+        role_settings: settings of some roles, unless the user says otherwise.
+        fixed: entries that `config.json` must have.
+        package: the package that brings the model class, if transformers and spikeconv do not.
+        no_quarot: why QuaRot's rotation is impossible, or None.
     """
 
     model_type: str
     architecture: str
     linears: tuple[LinearSpec, ...]
+    float_macs: Callable[[Any, int], dict[str, int]]
     layers: str = "model.layers"
     skipped: dict[str, str] = field(
         default_factory=lambda: {
@@ -61,7 +78,23 @@ class Family:
             "lm_head": "the output head stays in floating point, as in the paper",
         }
     )
+    memory: str = "past_key_values"
+    recurrent: bool = False
     gguf: str | None = None
+    role_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    package: str | None = None
+    no_quarot: str | None = None
+
+    def settle(self, config: SpikeConfig) -> SpikeConfig:
+        """A conversion's settings with the family's own in front of the user's overrides.
+
+        They hold for spike counts that are sent as spikes; other codecs and counts sent whole treat all roles alike.
+        """
+        if config.codec != "count" or config.spikes not in ("ternary", "binary"):
+            return config
+        ours = (Override(pattern=role, settings=dict(fields)) for role, fields in self.role_settings.items())
+        return config.model_copy(update={"overrides": (*ours, *config.overrides)})
 
     def layout(self, layer_count: int) -> list[ModuleLinear]:
         """Every linear of a model with that many layers, in order."""
@@ -69,8 +102,9 @@ class Family:
         for layer in range(layer_count):
             prefix = f"{self.layers}.{layer}"
             for spec in self.linears:
-                norm = f"{prefix}.{spec.norm}" if spec.norm else None
-                result.append(ModuleLinear(f"{prefix}.{spec.name}", spec.role, layer, f"{prefix}.{spec.group}", norm))
+                norm, center = (name and f"{prefix}.{name}" for name in (spec.norm, spec.center))
+                name, group = f"{prefix}.{spec.name}", f"{prefix}.{spec.group}"
+                result.append(ModuleLinear(name, spec.role, layer, group, norm, center))
         return result
 
 
@@ -96,3 +130,13 @@ def gated_decoder_linears() -> tuple[LinearSpec, ...]:
         LinearSpec("mlp.up_proj", "up", "gate_up", ffn_norm),
         LinearSpec("mlp.down_proj", "down", "down"),
     )
+
+
+def attention_macs(config: Any, tokens: int) -> dict[str, int]:
+    """QKᵀ and PV of a transformer over the full N² of one sequence, and its output head."""
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return {
+        "attention": 2 * tokens**2 * config.num_hidden_layers * heads * head_dim,
+        "head": tokens * config.hidden_size * config.vocab_size,
+    }

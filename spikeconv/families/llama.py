@@ -1,5 +1,5 @@
 """LLaMA 1 to 3 and models of the same architecture (SmolLM2, Yi, …)."""
 
-from spikeconv.families.base import Family, gated_decoder_linears
+from spikeconv.families.base import Family, attention_macs, gated_decoder_linears
 
-FAMILY = Family("llama", "LlamaForCausalLM", gated_decoder_linears(), gguf="llama")
+FAMILY = Family("llama", "LlamaForCausalLM", gated_decoder_linears(), attention_macs, gguf="llama")

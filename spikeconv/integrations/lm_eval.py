@@ -21,6 +21,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spikeconv.families import find_family
 from spikeconv.progress import Track
 
 __all__ = ["HarnessModel", "hub_tasks", "run_harness", "yaml_task"]
@@ -29,6 +30,9 @@ CPU_BATCH_TOKENS = 512
 LOGITS_BYTES = 2**30
 """What bounds a batch: on a CPU its tokens (more only add padding), on a GPU the bytes of float32 logits."""
 
+RECURRENT_TOKENS = 2**16
+"""Tokens of a text that a recurrent model is given at most; it has no limit of its own."""
+
 BOOTSTRAP_ITERATIONS = 200
 """Enough for the error of a perplexity or F1; an accuracy's is in closed form."""
 
@@ -36,11 +40,15 @@ BOOTSTRAP_ITERATIONS = 200
 class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
     """A model as lm-eval sees it. `batch_size`: sequences or "auto". `tokens` counts what went through."""
 
+    batch_size_per_gpu: Any
+
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str, track: Track
     ) -> None:
+        self.recurrent = find_family(model.config.get_text_config().to_dict()).recurrent
+        longest = RECURRENT_TOKENS if self.recurrent else None
         with _quiet():
-            super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+            super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
         self.tokens = 0
         self._track = track
         self._progress: Iterator[int] = iter(())
@@ -60,6 +68,16 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         finally:
             # The rest are answers that shared a forward pass; the end closes the bar.
             collections.deque(self._progress, maxlen=0)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """As HFLM's, but a recurrent model reads one text at a time, for batches of texts are padded on the left."""
+        batch_size = self.batch_size_per_gpu
+        if self.recurrent:
+            self.batch_size_per_gpu = 1
+        try:
+            return super().generate_until(requests, disable_tqdm)
+        finally:
+            self.batch_size_per_gpu = batch_size
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         with torch.inference_mode():

@@ -17,7 +17,7 @@ from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, find_family
 from spikeconv.integrations.decode import speed_up_decode
-from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, arrange_weights
+from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, arrange_weights, guard_first_forward
 
 __all__ = ["SpikeQuantizationConfig", "SpikeQuantizer", "swap_linears"]
 
@@ -58,6 +58,7 @@ class SpikeQuantizer(HfQuantizer):
             model.get_submodule(name).group.zero_share = share
         arrange_weights(model)
         speed_up_decode(model)
+        guard_first_forward(model)
 
     def is_serializable(self) -> bool:
         """`save_pretrained` writes the checkpoint back bit for bit."""
@@ -73,7 +74,8 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     """Replace the linears of a transformers model by empty `SpikeLinear`s on the same device.
 
     Args:
-        model: a supported `PreTrainedModel`; biases are kept.
+        model: a supported `PreTrainedModel`; biases are kept, and where a constant part of the input is taken off
+            there is one.
         config: settings of the conversion.
 
     Returns:
@@ -87,13 +89,14 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     swapped = {}
     for name, scheme in converted.items():
         old = model.get_submodule(name)
+        has_bias = old.bias is not None or groups[name].encoder.center is not None
         with torch.device(old.weight.device):
             new = SpikeLinear(
                 old.in_features,
                 old.out_features,
                 scheme,
                 groups[name],
-                bias=old.bias is not None,
+                bias=has_bias,
                 dtype=old.weight.dtype,
             )
         if old.bias is not None:
@@ -120,7 +123,10 @@ def _groups(model: Any, layout: list[ModuleLinear], schemes: dict[str, LinearSch
             model.set_submodule(norm, folded)
             norms[seen_by.pop()] = folded
     groups: dict[Any, SpikeGroup] = {}
-    for name, key in keys.items():
-        if key not in groups:
-            groups[key] = SpikeGroup(model.get_submodule(name).in_features, schemes[name], norms.get(key))
+    for linear in layout:
+        if (key := keys.get(linear.name)) and key not in groups:
+            center = model.get_submodule(linear.center) if linear.center else None
+            center = None if center is None or center.bias is None else center
+            in_features = model.get_submodule(linear.name).in_features
+            groups[key] = SpikeGroup(in_features, schemes[linear.name], norms.get(key), center)
     return {name: groups[key] for name, key in keys.items()}

@@ -1,5 +1,6 @@
 from spikeconv.nn.encoder import Encoder, FoldedNorm
 from spikeconv.nn.group import SpikeGroup
+from spikeconv.nn.guard import guard_first_forward
 from spikeconv.nn.layout import arrange_weights, prefers_events, set_execution
 from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, spike_linears
 from spikeconv.nn.recorder import Recorder, SpikeStatistics
@@ -14,6 +15,7 @@ __all__ = [
     "SpikeStatistics",
     "arrange_weights",
     "buffer_shapes",
+    "guard_first_forward",
     "prefers_events",
     "set_execution",
     "spike_linears",

@@ -1,6 +1,6 @@
 """What turns the input of one or several linears into spike counts.
 
-x ─▶ RMSNorm, if it was folded in ─▶ rotation (γ already applied) ─▶ codec ─▶ counts, scale
+x ─▶ minus its constant part, or RMSNorm, if it was folded in ─▶ rotation (γ already applied) ─▶ codec ─▶ counts, scale
 """
 
 from collections.abc import Callable
@@ -48,18 +48,36 @@ class Encoding(NamedTuple):
 
 
 class Encoder:
-    """Encodes the input of the linears of one group; `observer`, if set, is told of every encoding."""
+    """Encodes the input of the linears of one group; `observer`, if set, is told of every encoding.
 
-    def __init__(self, in_features: int, scheme: LinearScheme, norm: FoldedNorm | None = None) -> None:
+    Args:
+        in_features: n.
+        scheme: settings of the linears.
+        norm: an RMSNorm that is computed here.
+        center: a LayerNorm whose bias [n] is a constant part of the input and is taken off first.
+    """
+
+    def __init__(
+        self, in_features: int, scheme: LinearScheme, norm: FoldedNorm | None = None, center: Any = None
+    ) -> None:
         self.in_features = in_features
         self.scheme = scheme
         self.norm = norm
+        self.center = center
         self.rotation = None if scheme.rotation == "none" else Rotation(in_features, scheme.seed)
         self.codec = None if scheme.count_bits == FLOAT_BITS else codec_of(scheme)
         self.observer: Callable[[SpikeCounts], None] | None = None
 
     def __call__(self, x: Tensor) -> Encoding:
         """Encode x [..., in_features]."""
+        return self.encode(self.centered(x))
+
+    def centered(self, x: Tensor) -> Tensor:
+        """x without its constant part, which is in the bias: float32 if there is one."""
+        return x if self.center is None else x.float() - self.center.bias.float()
+
+    def encode(self, x: Tensor) -> Encoding:
+        """Encode what `centered` gave, x [..., in_features]."""
         norm = self.folded()
         if self.codec is None:
             u = x.float() if norm is None else ops.rms_norm(x, norm.weight, norm.epsilon)

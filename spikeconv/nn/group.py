@@ -46,8 +46,10 @@ class SpikeGroup:
     makes one.)
     """
 
-    def __init__(self, in_features: int, scheme: LinearScheme, norm: FoldedNorm | None = None) -> None:
-        self.encoder = Encoder(in_features, scheme, norm)
+    def __init__(
+        self, in_features: int, scheme: LinearScheme, norm: FoldedNorm | None = None, center: Any = None
+    ) -> None:
+        self.encoder = Encoder(in_features, scheme, norm, center)
         self.members: list[SpikeLinear] = []
         self.zero_share = 0.0  # measured share of zero counts; 0 until it is measured
         self._last: _Last | None = None
@@ -69,9 +71,13 @@ class SpikeGroup:
 
     def products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:
         """Encode x and multiply it by the weights of some members."""
+        outputs = self._products(self.encoder.centered(x), members)
+        return outputs if self.encoder.center is None else [y.to(x.dtype) for y in outputs]
+
+    def _products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:
         if self._takes_plan(x, members) and (plan := self.plan()) is not None:
             return run_group(x, plan)
-        encoding = self.encoder(x)
+        encoding = self.encoder.encode(x)
         spikes, codec, first = encoding.spikes, self.encoder.codec, members[0]
         if spikes is None or codec is None or first.weight_scale is None:
             return [linear.float_product(encoding).to(x.dtype) for linear in members]

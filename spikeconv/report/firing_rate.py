@@ -1,14 +1,16 @@
 """Firing rates of a converted model on real text, layer by layer, with what they cost in operations."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.families import find_family
 from spikeconv.nn import Recorder, SpikeLinear, SpikeStatistics, spike_linears
 from spikeconv.progress import Track, silent
-from spikeconv.report.operations import attention_macs, dense_flops, linear_macs, spiking_flops
+from spikeconv.report.operations import dense_flops, linear_macs, spiking_flops
 
 __all__ = ["FiringReport", "LayerFiring", "TotalFiring", "firing_report"]
 
@@ -60,7 +62,7 @@ class LayerFiring:
 class TotalFiring:
     """All converted linears together; means are weighted by multiply-accumulates, so q, k, v each count.
 
-    Attention (QKᵀ and PV) runs in floating point and is counted apart, as `attention_macs`.
+    `float_macs` are the multiply-accumulates that stay in floating point, by what they are for.
     """
 
     tokens: int
@@ -72,7 +74,7 @@ class TotalFiring:
     accumulations: float
     flops: float
     dense_flops: float
-    attention_macs: int
+    float_macs: dict[str, int]
     weight_bytes: int
     rotation_additions: int
 
@@ -147,10 +149,11 @@ def firing_report(
     if not layers:
         raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    attention = sum(attention_macs(len(w), config.num_hidden_layers, heads, head_dim) for w in windows)
-    return FiringReport(tuple(layers), _total(layers, len(ids), attention))
+    family = find_family(config.to_dict())
+    stays_float: Counter[str] = Counter()
+    for window in windows:
+        stays_float.update(family.float_macs(config, len(window)))
+    return FiringReport(tuple(layers), _total(layers, len(ids), dict(stays_float)))
 
 
 def _layer(
@@ -202,7 +205,7 @@ def _means(layers: list[LayerFiring]) -> dict[str, float | None]:
     }
 
 
-def _total(layers: list[LayerFiring], tokens: int, attention: int) -> TotalFiring:
+def _total(layers: list[LayerFiring], tokens: int, float_macs: dict[str, int]) -> TotalFiring:
     means = _means(layers)
     return TotalFiring(
         tokens=tokens,
@@ -214,7 +217,7 @@ def _total(layers: list[LayerFiring], tokens: int, attention: int) -> TotalFirin
         accumulations=sum(layer.accumulations for layer in layers),
         flops=sum(layer.flops for layer in layers),
         dense_flops=sum(layer.dense_flops for layer in layers),
-        attention_macs=attention,
+        float_macs=float_macs,
         weight_bytes=sum(layer.weight_bytes for layer in layers),
         rotation_additions=sum(layer.rotation_additions for layer in layers),
     )

@@ -1,6 +1,6 @@
 """Operation counts (METHOD section 7; SDLLM, appendix A; Q-DETR's bit cells).
 
-    MACs            N · in · out per linear; attention 2 · N² · heads · head_dim per layer
+    MACs            N · in · out per linear (what stays float is counted by its family)
     accumulations   spikes · out: one column element added per spike and output
     FLOPs           MACs · κ(w, a)                      dense
                     MACs · κ(w, spike) · rate · T'      spiking
@@ -11,7 +11,7 @@ Counts come first because they are facts; FLOPs are the paper's weighting of the
 
 from spikeconv.config import FLOAT_BITS, LinearScheme
 
-__all__ = ["attention_macs", "dense_flops", "kappa", "linear_macs", "spiking_flops"]
+__all__ = ["dense_flops", "kappa", "linear_macs", "spiking_flops"]
 
 SPIKE_CELLS = {"ternary": 2, "binary": 1}
 
@@ -26,11 +26,6 @@ def kappa(weight_bits: float, activation_bits: float) -> float:
 def linear_macs(tokens: int, in_features: int, out_features: int) -> int:
     """Multiply-accumulates of a dense linear."""
     return tokens * in_features * out_features
-
-
-def attention_macs(tokens: int, layers: int, heads: int, head_dim: int) -> int:
-    """Multiply-accumulates of QKᵀ and PV over the full N² of one sequence."""
-    return 2 * tokens**2 * layers * heads * head_dim
 
 
 def dense_flops(macs: float, weight_bits: int, activation_bits: int) -> float:

@@ -62,7 +62,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "layer count is a word": (lambda p: edit_config(p, num_hidden_layers="two"), ["config.json", "num_hidden_layers"]),
     "heads do not divide": (lambda p: edit_config(p, num_attention_heads=7, head_dim=...), ["config.json"]),
     "no safetensors": (lambda p: (p / WEIGHTS).unlink(), ["no .safetensors file"]),
-    "only pickles": (lambda p: (p / WEIGHTS).rename(p / "pytorch_model.bin"), ["no .safetensors file"]),
+    "pickle is none": (
+        lambda p: (p / WEIGHTS).rename(p / "pytorch_model.bin"),
+        ["pytorch_model.bin", "not a readable torch file"],
+    ),
+    "pickle with code": (
+        lambda p: torch.save({Q: Path}, (p / WEIGHTS).rename(p / "pytorch_model.bin")),
+        ["pytorch_model.bin", "more than tensors"],
+    ),
     "empty file": (lambda p: (p / WEIGHTS).write_bytes(b""), [WEIGHTS, "safetensors"]),
     "truncated": (lambda p: (p / WEIGHTS).write_bytes((p / WEIGHTS).read_bytes()[:-100]), [WEIGHTS, "truncated"]),
     "header cut": (lambda p: (p / WEIGHTS).write_bytes((p / WEIGHTS).read_bytes()[:50]), [WEIGHTS, "truncated"]),

@@ -130,7 +130,7 @@ def test_q8_is_within_half_a_step(tiny_checkpoint: Fixture, tmp_path: Path) -> N
 def test_converts_to_the_same_model(source: Path, run_convert: Fixture, logits_of: Fixture, tmp_path: Path) -> None:
     write_gguf(source, tmp_path / "model.gguf")
     opened, config = GgufSource(tmp_path / "model.gguf"), SpikeConfig()
-    convert(opened, make_plan(opened, config), config, tmp_path / "gguf")
+    convert(opened, make_plan(opened, config), tmp_path / "gguf")
     run_convert(source, tmp_path / "hf")
     ours, theirs = (load_file(tmp_path / d / "model.safetensors") for d in ("gguf", "hf"))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)

@@ -150,6 +150,27 @@ def test_sharded_source(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path
     assert not (tmp_path / "out/model.safetensors.index.json").exists()
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_older_checkpoints_are_pickles(
+    shards: int, tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path
+) -> None:
+    source = shutil.copytree(tiny_checkpoint("rwkv"), tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    if shards == 1:
+        torch.save(tensors, source / "pytorch_model.bin")
+    else:
+        weight_map = {name: f"pytorch_model-{i % 2}.bin" for i, name in enumerate(tensors)}
+        for file in set(weight_map.values()):
+            torch.save({name: tensors[name] for name in tensors if weight_map[name] == file}, source / file)
+        (source / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    run_convert(source, tmp_path / "out")
+    run_convert(tiny_checkpoint("rwkv"), tmp_path / "expected")
+    ours, theirs = (load_file(tmp_path / d / "model.safetensors") for d in ("out", "expected"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+    assert not list((tmp_path / "out").glob("*.bin*"))
+
+
 def test_a_second_copy_of_the_weights_is_not_converted(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
     """Mistral's repositories hold `consolidated.safetensors`, the same weights under other names."""
     shutil.copyfile(source / "model.safetensors", source / "consolidated.safetensors")
@@ -167,7 +188,7 @@ def test_layers_are_reported_as_they_finish_and_tensors_tracked(source: Path, tm
             tracked.append(item)
             yield item
 
-    convert(opened, make_plan(opened, config), config, tmp_path / "out", track=track, on_layer=done.append)
+    convert(opened, make_plan(opened, config), tmp_path / "out", track=track, on_layer=done.append)
     assert tracked == opened.names()
     assert [result.layer for result in done] == [0, 1]
     assert all(set(result.relative_error) == {"q", "k", "v", "o", "gate", "up", "down"} for result in done)

@@ -27,7 +27,7 @@ def test_every_linear_has_a_job_with_its_shape(family: str, plan: Callable[..., 
     assert [job.linear for job in made.jobs] == FAMILIES[family].layout(2)
     for job in made.jobs:
         assert (job.out_features, job.in_features) == source.shape(f"{job.linear.name}.weight")
-    assert set(made.skipped) == {"model.embed_tokens", "lm_head"} and all(made.skipped.values())
+    assert made.skipped == FAMILIES[family].skipped and all(made.skipped.values())
 
 
 def test_skips_and_overrides(plan: Callable[..., Plan]) -> None:
@@ -77,6 +77,17 @@ def test_zero_converted_and_zero_matched_are_errors(
     with pytest.raises(SpikeconvError) as caught:
         plan(**settings)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_quarot_is_refused_with_the_reason(recurrent: str, plan: Callable[..., Plan]) -> None:
+    with pytest.raises(SpikeconvError, match=r"quarot is impossible with \w+: .*token shift"):
+        plan(recurrent, rotation="quarot")
+
+
+def test_a_family_s_package_is_asked_for(plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spikeconv.convert.plan.CONFIG_MAPPING", {})
+    with pytest.raises(SpikeconvError, match=r"RWKV7ForCausalLM needs a package: pip install rwkv7-hf"):
+        plan("rwkv7")
 
 
 def test_quarot_folds_the_norms_in_front_of_jobs(plan: Callable[..., Plan]) -> None:

@@ -1,5 +1,6 @@
 """Families are data: complete, and true to the modules of the model they describe."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -7,29 +8,77 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, find_family
 
 
 def test_supported_families() -> None:
-    assert set(FAMILIES) >= {"llama", "mistral", "qwen2", "qwen3"}
+    assert set(FAMILIES) >= {"llama", "mistral", "qwen2", "qwen3", "rwkv", "rwkv6", "rwkv7"}
 
 
 @pytest.mark.parametrize("model_type", list(FAMILIES))
 def test_layout_is_every_linear_of_the_model(model_type: str) -> None:
     family = FAMILIES[model_type]
-    config = AutoConfig.for_model(model_type, num_hidden_layers=2, vocab_size=32)
+    config = AutoConfig.for_model(model_type, num_hidden_layers=2, vocab_size=32, **family.fixed)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert type(model).__name__ == family.architecture
     layout = family.layout(2)
+    modules = {name for name, module in model.named_modules()}
+    tensors = {name for name, _ in model.named_parameters()}
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    assert {linear.name for linear in layout} == linears - set(family.skipped)
-    assert set(family.skipped) <= {name for name, _ in model.named_modules()}
+    for pattern in family.skipped:
+        matched = {name for name in modules | tensors if fnmatchcase(name, pattern)}
+        assert matched, pattern
+        linears = {name for name in linears if not any(name == m or name.startswith(f"{m}.") for m in matched)}
+    assert {linear.name for linear in layout} == linears
     for linear in layout:
-        weight = model.get_submodule(linear.name).weight
-        if linear.norm:
-            assert model.get_submodule(linear.norm).weight.shape == weight.shape[1:]
+        inputs = model.get_submodule(linear.name).weight.shape[1:]
+        assert not linear.norm or model.get_submodule(linear.norm).weight.shape == inputs
+        assert not linear.center or model.get_submodule(linear.center).bias.shape == inputs
+    assert set(family.role_settings) <= {linear.role for linear in layout}
+
+
+@pytest.mark.parametrize("model_type", list(FAMILIES))
+def test_what_stays_float_is_counted(model_type: str) -> None:
+    """Against a count of the multiplications that torch sees, where it sees them; twice the tokens, twice the work."""
+    family = FAMILIES[model_type]
+    config = AutoConfig.for_model(model_type, num_hidden_layers=2, vocab_size=32)
+    macs = family.float_macs(config, 10)
+    assert macs["head"] == 10 * config.hidden_size * 32
+    twice = family.float_macs(config, 20)
+    assert all(twice[name] == count * (4 if name == "attention" else 2) for name, count in macs.items())
+    if "low rank" in macs:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        names = ("lora", "time_maa_w", "time_decay_w")
+        matrices = [
+            p for n, p in model.named_parameters() if p.dim() > 1 and 1 not in p.shape and any(x in n for x in names)
+        ]
+        assert macs["low rank"] == 10 * sum(matrix.numel() for matrix in matrices)
+
+
+def test_every_linear_of_an_rwkv_has_an_input_of_its_own(recurrent: str) -> None:
+    layout = FAMILIES[recurrent].layout(2)
+    assert len({linear.group for linear in layout}) == len(layout)
+
+
+def test_role_settings_yield_to_the_user() -> None:
+    family = FAMILIES["rwkv6"]
+    value = family.layout(1)[-1]
+    assert value.role == "ffn.value"
+
+    def scheme(**settings: Any) -> Any:
+        return family.settle(SpikeConfig.parse(settings)).for_linear(value.name, value.role)
+
+    ours = scheme()
+    assert (ours.symmetric, ours.rotation, ours.virtual_steps, ours.bits) == (False, "none", 15, "4-1")
+    assert scheme(steps=16).virtual_steps == 31
+    user = {"pattern": "ffn.value", "settings": {"spikes": "ternary", "rotation": "gamma-sqp"}}
+    assert scheme(overrides=[user]) == LinearScheme()
+    for others in ({"codec": "multihead"}, {"bits": "4-4"}, {"bits": "16-16"}):
+        assert scheme(**others) == LinearScheme(**others)
 
 
 def test_groups_share_an_input() -> None:

@@ -59,20 +59,20 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_same_bits(
-    family: str, bits: str, dtype: torch.dtype, attention: str, batch: int, converted: Converted, taken: list[int]
+    transformer: str, bits: str, dtype: torch.dtype, attention: str, batch: int, converted: Converted, taken: list[int]
 ) -> None:
-    model = load(converted(family, bits=bits), dtype=dtype, attn_implementation=attention)
+    model = load(converted(transformer, bits=bits), dtype=dtype, attn_implementation=attention)
     ids = torch.randint(0, 50, (batch, 11))
     short = decoded(model, ids, 4)
     # Qwen3 has norms of q and k, Mistral's cache is a window.
-    fits = family in ("llama", "qwen2") and dtype == torch.float32 and attention == "sdpa"
+    fits = transformer in ("llama", "qwen2") and dtype == torch.float32 and attention == "sdpa"
     assert len(taken) == (4 * len(model.model.layers) if fits and NATIVE else 0)
     for one, other in zip(short, decoded(long_way(model), ids, 4), strict=True):
         assert torch.equal(one, other)
 
 
-def test_same_bits_in_a_padded_batch(family: str, converted: Converted) -> None:
-    model = load(converted(family))
+def test_same_bits_in_a_padded_batch(transformer: str, converted: Converted) -> None:
+    model = load(converted(transformer))
     ids, mask = torch.randint(0, 50, (3, 7)), torch.ones(3, 7, dtype=torch.long)
     mask[0, :4], mask[2, :1] = 0, 0
     short = decoded(model, ids, 3, attention_mask=mask)

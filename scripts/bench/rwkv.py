@@ -1,0 +1,96 @@
+"""Reproduces docs/benchmarks/rwkv.md: SpikeRWKV's ablation on the two RWKV models of this repository.
+
+Usage: python scripts/bench/rwkv.py [--max-tokens 65536] [--tasks 50] [--work FOLDER]
+
+Every number comes from the commands that a user runs; they are shown on stderr as they are run.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from commands import run
+
+from spikeconv.report.energy import spikerwkv
+
+ASSETS = Path(__file__).parents[2] / "tests" / "assets"
+MODELS = ("rwkv4-brown", "rwkv6-brown")
+HELD_OUT = ASSETS / "brown-held-out.txt"
+REPETITION, MULTIHEAD = ("--codec", "repetition", "--time-steps"), ("--codec", "multihead", "--layers")
+ROWS: dict[str, tuple[str, ...]] = {
+    "SNN-RWKV-3": (*REPETITION, "3"),
+    "SNN-RWKV-4": (*REPETITION, "4"),
+    "SpikeRWKV-3L": (*MULTIHEAD, "3"),
+    "SpikeRWKV-4L": (*MULTIHEAD, "4"),
+    "SpikeRWKV-5L": (*MULTIHEAD, "5"),
+    "SpikeRWKV-6L, 2 integer digits": (*MULTIHEAD, "6", "--integer-digits", "2"),
+    "γ-SQP 4-1.58": (),
+    "γ-SQP 4-1.58, T'=16": ("--steps", "16"),
+    "γ-SQP 4-1.58, ffn.value as the others": ("--override", "ffn.value:spikes=ternary,rotation=gamma-sqp"),
+}
+SCORED = ("SpikeRWKV-3L", "SpikeRWKV-5L", "γ-SQP 4-1.58")
+TASKS = ("arc_easy", "arc_challenge", "copa", "piqa", "winogrande")
+
+
+def mean(layers: list[dict[str, Any]], field: str) -> float | None:
+    """Mean over the linears, weighted by their multiply-accumulates; None where the field has no value."""
+    if any(layer[field] is None for layer in layers):
+        return None
+    return float(sum(layer[field] * layer["macs"] for layer in layers) / sum(layer["macs"] for layer in layers))
+
+
+def ablation(model: str, out: str, max_tokens: str) -> None:
+    """The table of one model."""
+    text = ("--text", str(HELD_OUT), "--window", "1024", "--max-tokens", max_tokens)
+    print(f"\n### {model}\n")
+    print(
+        "| model | perplexity | × float | bits per character | graded | bits | unary | EE graded | EE bits | EE unary |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    baseline = 0.0
+    for name, extra in ROWS.items():
+        run("convert", str(ASSETS / model), "-o", out, "--force", *extra)
+        measured = run("perplexity", out, *text, *([] if baseline else ["--baseline"]))
+        if not baseline:
+            baseline = measured["baseline"]["perplexity"]
+            print(f"| float | {baseline:.4f} | 1 | {measured['baseline']['bits_per_byte']:.4f} | | | | | | |")
+        layers = run("report-firing-rate", out, "--text", str(HELD_OUT), "--tokens", "4096")["layers"]
+        events = [mean(layers, field) for field in ("events", "ones", "mean_count")]
+        cells = ["" if value is None else f"{value:.2f}" for value in events]
+        cells += ["" if value is None else f"{spikerwkv(1, value).efficiency:.2f}" for value in events]
+        found = measured["perplexity"]
+        quality = f"{found:.4f} | {found / baseline:.4f} | {measured['bits_per_byte']:.4f}"
+        print(f"| {name} | {quality} | {' | '.join(cells)} |", flush=True)
+
+
+def scores(model: str, out: str, limit: str) -> None:
+    """Five-shot accuracies, in per cent."""
+    print(f"\n### {model}, 5-shot, the first {limit} questions\n")
+    print(f"| model | {' | '.join(TASKS)} |")
+    print("|---" * (1 + len(TASKS)) + "|")
+    for name in SCORED:
+        run("convert", str(ASSETS / model), "-o", out, "--force", *ROWS[name])
+        options = ("--tasks", ",".join(TASKS), "--num-fewshot", "5", "--limit", limit, "--data", "offline")
+        first = name == SCORED[0]
+        measured = run("eval", out, *options, *(["--baseline"] if first else []))
+        for title, part in (("float", measured.get("baseline")), (name, measured)):
+            if part:
+                cells = (f"{100 * task['value']:.1f} ± {100 * task['stderr']:.1f}" for task in part["tasks"].values())
+                print(f"| {title} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--max-tokens", default="65536")
+    parser.add_argument("--tasks", default="50", help="questions of each task; 0 for none")
+    parser.add_argument("--work", type=Path, default=Path("demo-output/rwkv"))
+    options = parser.parse_args()
+    out = str(options.work / "model")
+    for model in MODELS:
+        ablation(model, out, options.max_tokens)
+    for model in MODELS if options.tasks != "0" else ():
+        scores(model, out, options.tasks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Makes the model classes of this room known to transformers; imported right after its registry of classes."""
+
+from importlib.util import find_spec
+
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from spikeconv.models.rwkv6 import Rwkv6Config, Rwkv6ForCausalLM
+from spikeconv.models.tokenizers import register_tokenizers
+
+register_tokenizers()
+AutoConfig.register("rwkv6", Rwkv6Config)
+AutoModelForCausalLM.register(Rwkv6Config, Rwkv6ForCausalLM)
+if find_spec("rwkv7_hf"):
+    from spikeconv.models.rwkv7 import register_rwkv7
+
+    register_rwkv7()
