@@ -125,6 +125,15 @@ def test_verify_is_clean(spiking: LoadedModel) -> None:
     assert result.rotation_error is not None
 
 
+@pytest.mark.parametrize("codec", ["multihead", "repetition"])
+def test_every_execution_of_every_codec(
+    codec: str, source: Path, run_convert: Callable[..., Any], tmp_path: Path
+) -> None:
+    run_convert(source, tmp_path / "out", codec=codec, bits="4-1.58", layers=4, time_steps=2)
+    result = verify(load_checkpoint(tmp_path / "out"), HELD_OUT, tokens=8)
+    assert result.clean and result.accumulators > 0, result
+
+
 def test_generates_as_without_a_state(spiking: LoadedModel) -> None:
     text, count = generate_text(spiking, "The jury said", max_new_tokens=20)
     assert count == 20

@@ -6,6 +6,9 @@ Every number comes from the commands that a user runs; they are shown on stderr 
 """
 
 import argparse
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,29 @@ def scores(model: str, out: str, limit: str) -> None:
                 print(f"| {title} | {' | '.join(cells)} |", flush=True)
 
 
+GENERATE = """
+import resource, sys
+from spikeconv.cli.app import main
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def memory(model: str, out: str) -> None:
+    """Peak memory of `spikeconv generate` for a short and for a long text, each in a process of its own."""
+    run("convert", str(ASSETS / model), "-o", out, "--force")
+    for tokens in ("100", "10000"):
+        command = ("generate", out, "-p", "The jury said", "-n", tokens, "--json", "--quiet")
+        print("$ spikeconv", *command, file=sys.stderr)
+        arguments = [sys.executable, "-c", GENERATE, *command]
+        answer = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+        text, _, peak = answer.strip().rpartition("\n")
+        speed = json.loads(text)["tokens_per_second"]
+        print(f"| {model} | {json.loads(text)['tokens']:,} | {int(peak) / 1024:.0f} | {speed:.0f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--max-tokens", default="65536")
@@ -90,6 +116,9 @@ def main() -> None:
         ablation(model, out, options.max_tokens)
     for model in MODELS if options.tasks != "0" else ():
         scores(model, out, options.tasks)
+    print("\n### generate\n\n| model | tokens | peak memory, MiB | tokens/s |\n|---|---|---|---|")
+    for model in MODELS:
+        memory(model, out)
 
 
 if __name__ == "__main__":

@@ -58,11 +58,20 @@ def _model(name: str, hidden: int, heads: int, kv_heads: int, ffn: int) -> tuple
     )
 
 
+def _rwkv6(name: str, hidden: int, ffn: int) -> tuple[Shape, ...]:
+    return (
+        Shape(name, "r", hidden, (hidden,)),  # k, v, g and o are the same
+        Shape(name, "ffn.key", hidden, (ffn,)),
+        Shape(name, "ffn.value", ffn, (hidden,)),
+    )
+
+
 SHAPES = {
     "smollm2-135m": _model("smollm2-135m", 576, 9, 3, 1536),
     "llama3.2-1b": _model("llama3.2-1b", 2048, 32, 8, 8192),
     "llama2-7b": _model("llama2-7b", 4096, 32, 32, 11008),
     "llama2-13b": _model("llama2-13b", 5120, 40, 40, 13824),
+    "rwkv6-1b6": _rwkv6("rwkv6-1b6", 2048, 7168),
 }
 
 

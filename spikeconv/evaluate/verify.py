@@ -144,6 +144,7 @@ def _compare_with_source(loaded: LoadedModel, ids: Tensor, result: VerifyResult)
 def rotate_only(model: Any, config: SpikeConfig) -> None:
     """Rotate the linears of a float model in place, weights and inputs, without rounding either."""
     overrides = {
+        "codec": "count",
         "weight_bits": FLOAT_BITS,
         "spikes": "float",
         "count_bits": FLOAT_BITS,

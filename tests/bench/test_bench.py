@@ -49,8 +49,9 @@ def test_peers_compute_the_same_product(name: str) -> None:
     torch.testing.assert_close(PEERS[name](counts, weight)().float(), expected, rtol=1e-2, atol=0.5)
 
 
-def test_model_rows(converted: Callable[..., Path]) -> None:
-    rows = bench_model(converted("llama"), prompt=16, new_tokens=3, seconds=0.001)
+@pytest.mark.parametrize("name", ["llama", "rwkv", "rwkv6", "rwkv7"])
+def test_model_rows(name: str, converted: Callable[..., Path]) -> None:
+    rows = bench_model(converted(name), prompt=16, new_tokens=3, seconds=0.001)
     assert [(row.run, row.model) for row in rows] == [
         (run, model) for run in ("prefill 16", "decode") for model in ("HF fp32", "HF bf16", "spiking")
     ]
