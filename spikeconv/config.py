@@ -42,7 +42,7 @@ class LinearScheme(BaseModel):
     # Of the seeds 0 to 3 the best on the embedded model; docs/benchmarks/rotation.md shows how far they spread.
     codec: Literal["count", "multihead", "repetition"] = Field("count", description="how an input becomes spikes")
     layers: int = Field(3, ge=1, le=7, description="multihead: decimal digits, one layer of spikes each")
-    integer_digits: int = Field(1, ge=0, le=7, description="multihead: how many of them stand before the point")
+    integer_digits: int = Field(2, ge=0, le=7, description="multihead: how many of them stand before the point")
     digit_rounding: Literal["truncate", "round"] = Field("truncate", description="multihead: the digits cut off")
     time_steps: int = Field(1, ge=1, le=127, description="multihead, repetition: time steps T")
     threshold_quantile: float = Field(1.0, gt=0, le=1, description="repetition: share of a token's |x| below θ")

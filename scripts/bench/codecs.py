@@ -7,13 +7,10 @@ Every number comes from the commands that a user runs; they are shown on stderr 
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from commands import python_documentation, run
+from commands import event_cells, python_documentation, run
 
-from spikeconv.report.energy import spikerwkv
-
-MULTIHEAD = ("--codec", "multihead", "--integer-digits", "2")
+MULTIHEAD = ("--codec", "multihead")
 REPETITION = ("--codec", "repetition", "--time-steps")
 SETTINGS: dict[str, tuple[str, ...]] = {
     **{f"multihead, {layers}L": (*MULTIHEAD, "--layers", str(layers)) for layers in (3, 4, 5, 6)},
@@ -25,13 +22,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "count, 4-1.58": (),
     "multihead, 4L, 4-bit weights": (*MULTIHEAD, "--layers", "4", "--bits", "4-1.58", "--rotation", "gamma-sqp"),
 }
-
-
-def mean(layers: list[dict[str, Any]], field: str) -> float | None:
-    """Mean over the linears, weighted by their multiply-accumulates; None where the field has no value."""
-    if any(layer[field] is None for layer in layers):
-        return None
-    return float(sum(layer[field] * layer["macs"] for layer in layers) / sum(layer["macs"] for layer in layers))
 
 
 def main() -> None:
@@ -50,10 +40,7 @@ def main() -> None:
         if not baseline:
             baseline = measured["baseline"]["perplexity"]
             print(f"| float | {baseline:.2f} | 1 | | | | | | |")
-        layers = run("report-firing-rate", out)["layers"]
-        events = [mean(layers, field) for field in ("events", "ones", "mean_count")]
-        cells = ["" if value is None else f"{value:.2f}" for value in events]
-        cells += ["" if value is None else f"{spikerwkv(1, value).efficiency:.2f}" for value in events]
+        cells = event_cells(run("report-firing-rate", out)["layers"])
         ratio = measured["perplexity"] / baseline
         print(f"| {name} | {measured['perplexity']:.2f} | {ratio:.2f} | {' | '.join(cells)} |", flush=True)
 

@@ -10,8 +10,9 @@ from typing import Any
 from typer.testing import CliRunner
 
 from spikeconv.cli.app import app
+from spikeconv.report.energy import spikerwkv
 
-__all__ = ["python_documentation", "run"]
+__all__ = ["event_cells", "python_documentation", "run"]
 
 
 def run(*arguments: str) -> Any:
@@ -19,6 +20,24 @@ def run(*arguments: str) -> Any:
     print("$ spikeconv", shlex.join(arguments), file=sys.stderr, flush=True)
     result = CliRunner().invoke(app, [*arguments, "--json", "--quiet"], catch_exceptions=False)
     return json.loads(result.stdout)
+
+
+def event_cells(layers: list[dict[str, Any]]) -> list[str]:
+    """Events of an input in three readings (graded, ones of the binary code, unary) and SpikeRWKV's EE for each.
+
+    Args:
+        layers: of `report-firing-rate --json`; means are weighted by multiply-accumulates.
+    """
+    events = [_mean(layers, field) for field in ("events", "ones", "mean_count")]
+    cells = ["" if value is None else f"{value:.2f}" for value in events]
+    return cells + ["" if value is None else f"{spikerwkv(1, value).efficiency:.2f}" for value in events]
+
+
+def _mean(layers: list[dict[str, Any]], field: str) -> float | None:
+    """None where the field has no value."""
+    if any(layer[field] is None for layer in layers):
+        return None
+    return float(sum(layer[field] * layer["macs"] for layer in layers) / sum(layer["macs"] for layer in layers))
 
 
 def python_documentation(folder: Path) -> Path:

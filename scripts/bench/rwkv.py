@@ -10,11 +10,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from commands import run
-
-from spikeconv.report.energy import spikerwkv
+from commands import event_cells, run
 
 ASSETS = Path(__file__).parents[2] / "tests" / "assets"
 MODELS = ("rwkv4-brown", "rwkv6-brown")
@@ -23,23 +20,14 @@ REPETITION, MULTIHEAD = ("--codec", "repetition", "--time-steps"), ("--codec", "
 ROWS: dict[str, tuple[str, ...]] = {
     "SNN-RWKV-3": (*REPETITION, "3"),
     "SNN-RWKV-4": (*REPETITION, "4"),
-    "SpikeRWKV-3L": (*MULTIHEAD, "3"),
-    "SpikeRWKV-4L": (*MULTIHEAD, "4"),
-    "SpikeRWKV-5L": (*MULTIHEAD, "5"),
-    "SpikeRWKV-6L, 2 integer digits": (*MULTIHEAD, "6", "--integer-digits", "2"),
+    **{f"SpikeRWKV-{n}L, 1 integer digit": (*MULTIHEAD, n, "--integer-digits", "1") for n in "345"},
+    **{f"SpikeRWKV-{n}L": (*MULTIHEAD, n) for n in "3456"},
     "γ-SQP 4-1.58": (),
     "γ-SQP 4-1.58, T'=16": ("--steps", "16"),
     "γ-SQP 4-1.58, ffn.value as the others": ("--override", "ffn.value:spikes=ternary,rotation=gamma-sqp"),
 }
-SCORED = ("SpikeRWKV-3L", "SpikeRWKV-5L", "γ-SQP 4-1.58")
+SCORED = ("SNN-RWKV-4", "SpikeRWKV-3L", "SpikeRWKV-5L", "γ-SQP 4-1.58")
 TASKS = ("arc_easy", "arc_challenge", "copa", "piqa", "winogrande")
-
-
-def mean(layers: list[dict[str, Any]], field: str) -> float | None:
-    """Mean over the linears, weighted by their multiply-accumulates; None where the field has no value."""
-    if any(layer[field] is None for layer in layers):
-        return None
-    return float(sum(layer[field] * layer["macs"] for layer in layers) / sum(layer["macs"] for layer in layers))
 
 
 def ablation(model: str, out: str, max_tokens: str) -> None:
@@ -57,10 +45,7 @@ def ablation(model: str, out: str, max_tokens: str) -> None:
         if not baseline:
             baseline = measured["baseline"]["perplexity"]
             print(f"| float | {baseline:.4f} | 1 | {measured['baseline']['bits_per_byte']:.4f} | | | | | | |")
-        layers = run("report-firing-rate", out, "--text", str(HELD_OUT), "--tokens", "4096")["layers"]
-        events = [mean(layers, field) for field in ("events", "ones", "mean_count")]
-        cells = ["" if value is None else f"{value:.2f}" for value in events]
-        cells += ["" if value is None else f"{spikerwkv(1, value).efficiency:.2f}" for value in events]
+        cells = event_cells(run("report-firing-rate", out, "--text", str(HELD_OUT), "--tokens", "4096")["layers"])
         found = measured["perplexity"]
         quality = f"{found:.4f} | {found / baseline:.4f} | {measured['bits_per_byte']:.4f}"
         print(f"| {name} | {quality} | {' | '.join(cells)} |", flush=True)

@@ -72,7 +72,7 @@ def convert(
     ] = None,
     integer_digits: Annotated[
         int | None,
-        typer.Option(help="multihead: digits before the point.", rich_help_panel=SETTINGS, show_default="1"),
+        typer.Option(help="multihead: digits before the point.", rich_help_panel=SETTINGS, show_default="2"),
     ] = None,
     time_steps: Annotated[
         int | None,

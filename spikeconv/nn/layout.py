@@ -17,7 +17,7 @@ __all__ = ["arrange_weights", "prefers_events", "set_execution"]
 
 EVENTS_WIN = ((0.9, 1024), (0.7, 2048), (0.5, 6144))
 """From which share of zeros and bytes of a column on events overtake dense products for one token, on two threads
-(`scripts/bench/kernels.py`, table "events")."""
+(`scripts/bench/native_kernels.py`, table "events")."""
 
 
 def prefers_events(zero_share: float, column_bytes: int) -> bool:

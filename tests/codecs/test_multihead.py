@@ -14,7 +14,7 @@ from spikeconv.rotation import Rotation
 
 
 def codec(
-    layers: int, integer_digits: int = 1, time_steps: int = 1, digit_rounding: str = "truncate"
+    layers: int, integer_digits: int = 2, time_steps: int = 1, digit_rounding: str = "truncate"
 ) -> MultiheadCodec:
     return MultiheadCodec(layers, integer_digits, time_steps, digit_rounding)
 
@@ -80,7 +80,7 @@ def test_executions_agree_with_the_formula(
     linear = make_linear(**settings)[0].to(device, dtype)
     x = torch.randn(2, 5, 72, device=device, dtype=dtype)
     u = x.float() if rotation == "none" else Rotation(72, linear.scheme.seed)(x)
-    encoder = codec(3, 1, time_steps)
+    encoder = codec(3, 2, time_steps)
     digits, weight = encoder.encode(u).counts, linear.integers()
     total: Any = 0.0
     for plane, worth in zip(digits, encoder.plane_weights(), strict=True):
@@ -98,12 +98,12 @@ def test_float_weights_see_the_decoded_input(make_linear: Callable[..., Any]) ->
     x = torch.rand(4, 72) * 18 - 9
     decoded = codec(5).encode(x).decode()
     torch.testing.assert_close(linear(x), plain(decoded), rtol=0, atol=1e-5)
-    assert ((decoded - x).abs() <= 1e-4 + 5e-6).all()  # the last digit, and five roundings of numbers below 10
+    assert ((decoded - x).abs() <= 1e-3 + 5e-6).all()  # the last digit, and five roundings of numbers below 10
 
 
 def test_three_costs_of_a_digit(make_linear: Callable[..., Any]) -> None:
     """Graded events, ones of the binary digits and unary spikes, by hand: 7 = 0b111, 2 = 0b10, 5 = 0b101."""
-    linear, _ = make_linear(3, 5, codec="multihead")
+    linear, _ = make_linear(3, 5, codec="multihead", integer_digits=1)
     with Recorder(torch.nn.Sequential(linear)) as recorder:
         linear(torch.tensor([[7.0, -0.25, 0.0]]))
     counted = recorder.statistics["0"]

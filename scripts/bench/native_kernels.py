@@ -1,6 +1,6 @@
 """Makes the tables of docs/benchmarks/kernels.md: every kernel beside the machine's limit and torch's products.
 
-Usage: python scripts/bench/kernels.py [--shapes smollm2-135m,…] [--tokens 1,4,16] [--seconds 0.1] [--device cuda]
+Usage: python scripts/bench/native_kernels.py [--shapes smollm2-135m,…] [--tokens 1,4] [--seconds 0.1] [--device cuda]
 
 Markdown goes to stdout. Ratios are the other's time over ours, medians of alternating turns in this one run; a peer
 that needs more than a second a call is left out. For a whole model see `spikeconv bench --model`.
