@@ -45,32 +45,25 @@ def wkv4(
     tokens = key.shape[1]
     w, u = time_decay.float().exp(), time_first.float()
     length = math.isqrt(tokens - 1) + 1
-    k, v = (_in_chunks(x.float(), 1, length, filler) for x, filler in ((key, EMPTY), (value, 0.0)))
-    one = torch.ones_like(k[:, :, 0])
-    empty: WkvState = (0 * one, 0 * one, EMPTY * one)
-    local = [empty]  # of every chunk alone: before its first token, its second, …, after its last
-    for step in range(length):
-        local.append(_merge(_decayed(local[-1], w), (v[:, :, step], one, k[:, :, step])))
+    keys, values = (_in_chunks(x.float(), 1, length, filler) for x, filler in ((key, EMPTY), (value, 0.0)))
+    pairs = list(zip(keys.unbind(2), values.unbind(2), strict=True))  # of every chunk at once
+    zero = torch.zeros_like(keys[:, :, 0])
+    empty: WkvState = (zero, zero, zero + EMPTY)
+    alone = empty  # what every chunk adds by itself
+    for k, v in pairs:
+        alone = _with(_decayed(alone, w), k, v)
     carried = [_map(lambda part: part[:, 0], empty) if state is None else state]
-    for whole in zip(*_map(lambda part: part.transpose(0, 1), local[-1]), strict=True):
-        carried.append(_merge(_decayed(carried[-1], w * length), whole))
-    starts = _map(lambda part: part.unsqueeze(2), _stack(carried[:-1], 1))
-    steps = torch.arange(length, device=key.device)[:, None]
-    before = _merge(_decayed(starts, w * steps), _stack(local[:-1], 2))
-    numerator, denominator, _ = _merge(before, (v, torch.ones_like(v), u + k))
-    y = (numerator / denominator).flatten(1, 2)[:, :tokens]
-    rest = (tokens - 1) % length + 1  # tokens of the last chunk
-    end = _merge(_decayed(carried[-2], w * rest), _map(lambda part: part[:, -1], local[rest]))
+    for chunk in zip(*_map(lambda part: part.transpose(0, 1), alone), strict=True):
+        carried.append(_sum(_decayed(carried[-1], w * length), chunk))
+    now, outputs = _stack(carried[:-1]), []
+    for step, (k, v) in enumerate(pairs):
+        numerator, denominator, _ = _with(now, u + k, v)
+        outputs.append(numerator / denominator)
+        now = _with(_decayed(now, w), k, v)
+        if step == (tokens - 1) % length:
+            end = _map(lambda part: part[:, -1], now)
+    y = torch.stack(outputs, 2).flatten(1, 2)[:, :tokens]
     return y.to(value.dtype), end
-
-
-def _map(change: Callable[[Tensor], Tensor], state: WkvState) -> WkvState:
-    return change(state[0]), change(state[1]), change(state[2])
-
-
-def _stack(states: Sequence[WkvState], axis: int) -> WkvState:
-    numerators, denominators, exponents = zip(*states, strict=True)
-    return torch.stack(numerators, axis), torch.stack(denominators, axis), torch.stack(exponents, axis)
 
 
 def _decayed(state: WkvState, by: Tensor) -> WkvState:
@@ -78,11 +71,27 @@ def _decayed(state: WkvState, by: Tensor) -> WkvState:
     return numerator, denominator, exponent - by
 
 
-def _merge(a: WkvState, b: WkvState) -> WkvState:
-    """The sum of two states. No gradient flows through the exponent, which only scales."""
+def _with(state: WkvState, key: Tensor, value: Tensor) -> WkvState:
+    """A state and e^key value. No gradient flows through the exponent, which only scales."""
+    numerator, denominator, exponent = state
+    top = torch.maximum(exponent, key).detach()
+    old, new = (exponent - top).exp(), (key - top).exp()
+    return torch.addcmul(numerator * old, new, value), torch.addcmul(new, denominator, old), top
+
+
+def _sum(a: WkvState, b: WkvState) -> WkvState:
     top = torch.maximum(a[2], b[2]).detach()
     of_a, of_b = (a[2] - top).exp(), (b[2] - top).exp()
     return a[0] * of_a + b[0] * of_b, a[1] * of_a + b[1] * of_b, top
+
+
+def _map(change: Callable[[Tensor], Tensor], state: WkvState) -> WkvState:
+    return change(state[0]), change(state[1]), change(state[2])
+
+
+def _stack(states: Sequence[WkvState]) -> WkvState:
+    numerators, denominators, exponents = zip(*states, strict=True)
+    return torch.stack(numerators, 1), torch.stack(denominators, 1), torch.stack(exponents, 1)
 
 
 def wkv6(
