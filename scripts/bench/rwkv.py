@@ -68,12 +68,12 @@ def scores(model: str, out: str, limit: str) -> None:
 
 
 GENERATE = """
-import resource, sys
+import re
 from spikeconv.cli.app import main
 try:
     main()
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(*re.findall(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read()))
 """
 
 
