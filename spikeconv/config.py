@@ -5,13 +5,13 @@ ternary spikes (log2 3 = 1.58 bits) unfolded over T' = 8 virtual steps (SDLLM, s
 """
 
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["FLOAT_BITS", "LinearScheme", "Override", "SpikeConfig", "parse_bits"]
+__all__ = ["FLOAT_BITS", "KvScheme", "LinearScheme", "Override", "SpikeConfig", "parse_bits"]
 
 FLOAT_BITS = 16
 """Marks a side (weights or activations) that stays in floating point."""
@@ -128,11 +128,68 @@ class Override(BaseModel):
     settings: dict[str, str | int | float]
 
 
-class SpikeConfig(LinearScheme):
-    """A whole conversion: the scheme of every linear, what is skipped, and what is overridden."""
+class KvScheme(NamedTuple):
+    """How keys and values become spike counts; the fields are those of `SpikeConfig` without `kv_`."""
 
+    bits: int
+    symmetric: bool
+    group: int
+    seed: int
+
+    @property
+    def count_min(self) -> int:
+        """Smallest spike count."""
+        return -(1 << self.bits - 1) if self.symmetric else 0
+
+    @property
+    def count_max(self) -> int:
+        """Largest spike count."""
+        return (1 << self.bits - self.symmetric) - 1
+
+    @property
+    def virtual_steps(self) -> int:
+        """T': 2^(b-1) ternary steps, or 2^b - 1 binary ones."""
+        return 1 << self.bits - 1 if self.symmetric else self.count_max
+
+
+class SpikeConfig(LinearScheme):
+    """A whole conversion: the scheme of every linear, what is skipped and overridden, and that of keys and values.
+
+    Also accepts the short form `kv_steps` (T'), which stands for `kv_bits`.
+    """
+
+    kv_bits: int = Field(FLOAT_BITS, description="bits of a spike count of keys and values, 2 to 8, or 16 for float")
+    kv_range: Literal["symmetric", "asymmetric"] = Field(
+        "symmetric", description="signed counts and ternary spikes, or counts from 0 and binary spikes"
+    )
+    kv_group: int = Field(0, ge=0, description="inputs of a head that share a scale; 0: all of them")
     skip: tuple[str, ...] = Field((), description="name patterns or roles that stay as they are")
     overrides: tuple[Override, ...] = Field((), description="per-layer settings; the last match wins")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kv_steps(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("kv_steps") is None:
+            return values
+        spikes = "binary" if values.get("kv_range") == "asymmetric" else "ternary"
+        steps = values["kv_steps"]
+        if not str(steps).isdecimal():
+            raise ValueError(f"kv_steps must be a positive whole number, not {steps!r}")
+        rest = {key: value for key, value in values.items() if key != "kv_steps"}
+        return {**rest, "kv_bits": _count_bits(spikes, int(steps))}
+
+    @model_validator(mode="after")
+    def _kv_bits_are_valid(self) -> "SpikeConfig":
+        if self.kv_bits != FLOAT_BITS and not 2 <= self.kv_bits <= 8:
+            raise ValueError(f"kv_bits must be 2 to 8, or 16 for float, not {self.kv_bits}")
+        return self
+
+    @property
+    def kv(self) -> KvScheme | None:
+        """The scheme of keys and values; None where they stay float."""
+        if self.kv_bits == FLOAT_BITS:
+            return None
+        return KvScheme(self.kv_bits, self.kv_range == "symmetric", self.kv_group, self.seed)
 
     @model_validator(mode="after")
     def _overrides_are_valid(self) -> "SpikeConfig":

@@ -10,6 +10,7 @@ import typer
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.options import AsJson, Quiet, TrustRemoteCode
 from spikeconv.cli.settings import build_config
+from spikeconv.config import FLOAT_BITS
 from spikeconv.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -78,6 +79,23 @@ def convert(
         int | None,
         typer.Option(help="multihead, repetition: time steps T.", rich_help_panel=SETTINGS, show_default="1"),
     ] = None,
+    kv_bits: Annotated[
+        str | None,
+        typer.Option(
+            help="Bits of the spike counts of keys and values, 2…8.", rich_help_panel=SETTINGS, show_default="none"
+        ),
+    ] = None,
+    kv_steps: Annotated[
+        int | None, typer.Option(help="Their virtual steps T', instead of the bits.", rich_help_panel=SETTINGS)
+    ] = None,
+    kv_range: Annotated[
+        Literal["symmetric", "asymmetric"] | None,
+        typer.Option(help="Ternary or binary spikes.", rich_help_panel=SETTINGS, show_default="symmetric"),
+    ] = None,
+    kv_group: Annotated[
+        str | None,
+        typer.Option(help="Inputs that share a scale.", rich_help_panel=SETTINGS, show_default="head_dim"),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the random signs.", rich_help_panel=SETTINGS, show_default="2")
     ] = None,
@@ -120,6 +138,10 @@ def convert(
         "layers": layers,
         "integer_digits": integer_digits,
         "time_steps": time_steps,
+        "kv_bits": FLOAT_BITS if kv_bits == "none" else kv_bits,
+        "kv_steps": kv_steps,
+        "kv_range": kv_range,
+        "kv_group": 0 if kv_group == "head_dim" else kv_group,
         "seed": seed,
     }
     config = build_config(scheme, options, assignments or [], skip or [], override or [])

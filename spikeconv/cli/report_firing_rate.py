@@ -112,6 +112,12 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
         f"  stays in floating point: {stays_float} G multiply-accumulates; "
         f"packed weights {total.weight_bytes / 1e6:.1f} MB"
     )
+    for kind, firing in report.cache.items():
+        out.print(
+            f"  {'keys' if kind == 'k' else 'values'}: firing rate [number]{firing.firing_rate:.3f}[/] "
+            f"(T'={firing.virtual_steps}), {firing.zero_share:.1%} zero counts, {firing.bytes_per_token} bytes a token "
+            f"({firing.bfloat16_bytes_per_token} in bfloat16)"
+        )
 
 
 def _rate(rate: float | None) -> str:

@@ -123,12 +123,14 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
 
     Raises:
         SpikeconvError: the architecture is unknown, the source is quantized already, needs remote code, lacks a tensor,
-            or holds one of another shape or dtype; QuaRot is impossible with it; or nothing would be converted.
+            or holds one of another shape or dtype; QuaRot or kv_bits are impossible with it; or nothing would be
+            converted.
     """
     check_convertible(source.config, str(source.path))
     family = find_family(source.config)
     if family.no_quarot and config.rotation == "quarot":
         raise SpikeconvError(f"rotation=quarot is impossible with {family.architecture}: {family.no_quarot}.")
+    _check_kv(source, family, config)
     config = family.settle(config)
     layout = family.layout(hf_config(source.config).num_hidden_layers)
     shapes = _check_tensors(source, {linear.name for linear in layout})
@@ -149,6 +151,17 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
     if not jobs:
         raise SpikeconvError(f"Nothing to convert in {source.path}: all {len(layout)} linears are skipped.")
     return Plan(family, config, tuple(jobs), {**skipped, **family.skipped})
+
+
+def _check_kv(source: Source, family: Family, config: SpikeConfig) -> None:
+    if config.kv is None:
+        return
+    if family.attention is None:
+        raise SpikeconvError(f"{family.architecture} has no keys and values that kv_bits could apply to.")
+    sizes = hf_config(source.config)
+    head_dim = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
+    if config.kv_group and head_dim % config.kv_group:
+        raise SpikeconvError(f"kv_group {config.kv_group} does not divide head_dim {head_dim}.")
 
 
 def check_convertible(config: dict[str, Any], path: str) -> None:

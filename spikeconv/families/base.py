@@ -54,6 +54,7 @@ class Family:
         architecture: the class name in `architectures`.
         linears: the linears of every layer, in order of execution.
         layers: path of the list of layers.
+        attention: path below a layer of the module whose keys and values can be counts, or None.
         skipped: module paths that stay as they are, with the reason shown to the user.
         float_macs: multiply-accumulates that stay in floating point for one sequence, by what they are for, from the
             model's config and the number of tokens. Elementwise work is not counted.
@@ -72,6 +73,7 @@ class Family:
     linears: tuple[LinearSpec, ...]
     float_macs: Callable[[Any, int], dict[str, int]]
     layers: str = "model.layers"
+    attention: str | None = "self_attn"
     skipped: dict[str, str] = field(
         default_factory=lambda: {
             "model.embed_tokens": "a table look-up multiplies nothing",

@@ -39,6 +39,7 @@ FAMILY = Family(
     ),
     _float_macs,
     layers="rwkv.blocks",
+    attention=None,
     skipped={
         "rwkv.embeddings": "a table look-up multiplies nothing",
         "rwkv.blocks.*.attention.time_*": "vectors that multiply channel by channel, and the WKV recurrence",

@@ -34,6 +34,7 @@ FAMILY = Family(
     ),
     _float_macs,
     layers="rwkv.blocks",
+    attention=None,
     skipped={
         "rwkv.embeddings": "a table look-up multiplies nothing",
         "rwkv.blocks.*.attention.time_*": "low-rank matrices and vectors of token shift, decay and WKV recurrence: few "

@@ -30,6 +30,7 @@ FAMILY = Family(
         LinearSpec("ffn.value", "ffn.value", "ffn.value"),
     ),
     _float_macs,
+    attention=None,
     skipped={
         "model.embeddings": "a table look-up multiplies nothing",
         "model.layers.*.attn.*_lora": "low-rank matrices of decay, rewriting and gate: few products, whose errors "

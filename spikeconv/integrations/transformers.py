@@ -58,6 +58,10 @@ class SpikeQuantizer(HfQuantizer):
             model.get_submodule(name).group.zero_share = share
         arrange_weights(model)
         speed_up_decode(model)
+        if kv := self.quantization_config.spike_config().kv:
+            from spikeconv.integrations.attention import use_spiking_attention  # it needs what imports this room
+
+            use_spiking_attention(model, find_family(model.config.get_text_config().to_dict()), kv)
         guard_first_forward(model)
 
     def is_serializable(self) -> bool:

@@ -1,3 +1,4 @@
+from spikeconv.nn.attention import KvCode, attention_codes
 from spikeconv.nn.encoder import Encoder, FoldedNorm
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.nn.guard import guard_first_forward
@@ -9,11 +10,13 @@ __all__ = [
     "EXECUTIONS",
     "Encoder",
     "FoldedNorm",
+    "KvCode",
     "Recorder",
     "SpikeGroup",
     "SpikeLinear",
     "SpikeStatistics",
     "arrange_weights",
+    "attention_codes",
     "buffer_shapes",
     "guard_first_forward",
     "prefers_events",

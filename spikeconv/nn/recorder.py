@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv.codecs import SpikeCounts
+from spikeconv.nn.attention import attention_codes
 from spikeconv.nn.encoder import Encoder
 from spikeconv.nn.linear import spike_linears
 
@@ -47,6 +48,7 @@ class Recorder:
     """Records the spikes of every encoder of a model while the context is open.
 
     `statistics` maps the name of each converted linear to its encoder's totals; linears of a group share one object.
+    `cache` maps `k` and `v` to the totals of all keys and values, where those are counts.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,8 +58,12 @@ class Recorder:
             encoder = linear.encoder
             _, totals = self._encoders.setdefault(id(encoder), (encoder, SpikeStatistics()))
             self.statistics[name] = totals
+        self._codes = list(attention_codes(model).values())
+        self.cache = {kind: SpikeStatistics() for kind in "kv"} if self._codes else {}
 
     def __enter__(self) -> "Recorder":
+        for code in self._codes:
+            code.observers = {kind: totals.add for kind, totals in self.cache.items()}
         for encoder, totals in self._encoders.values():
             encoder.observer = totals.add
         return self
@@ -65,5 +71,7 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for code in self._codes:
+            code.observers = {}
         for encoder, _ in self._encoders.values():
             encoder.observer = None

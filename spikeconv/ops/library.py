@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeconv.ops import accumulation, encoding, packing, rtn
+from spikeconv.ops import accumulation, attention, encoding, packing, rtn
 
-__all__ = ["EXECUTIONS", "accumulate", "arrange", "encode", "linears", "quantize_rtn", "rotate"]
+__all__ = ["EXECUTIONS", "accumulate", "arrange", "attend", "encode", "linears", "quantize_rtn", "rotate"]
 
 EXECUTIONS = ("dense", "events", "unfold")
 """The three executions that must agree; "auto" is whichever of the first two a weight's layout is made for."""
@@ -36,6 +36,11 @@ SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         " Tensor[] weight_sums, Tensor[] biases, int bits, int largest_count, ScalarType dtype, str execution)"
         " -> Tensor[]",
         accumulation.linears,
+    ),
+    "attend": (
+        "(Tensor query, Tensor keys, Tensor values, Tensor? mask, float scaling, int bits, int group, bool symmetric,"
+        " str execution) -> Tensor",
+        attention.attend,
     ),
     "quantize_rtn": (
         "(Tensor weight, int bits, bool search_clip) -> (Tensor packed, Tensor scale, Tensor sum, Tensor error)",
@@ -101,6 +106,11 @@ def _(counts: Tensor, scale: Tensor, zero: Tensor | None, weights: Any, weight_s
     return [counts.new_empty((*counts.shape[:-1], s.shape[0]), dtype=rest[-2]) for s in weight_scales]
 
 
+@torch.library.register_fake("spikeconv::attend")
+def _(query: Tensor, *arguments: Any) -> Tensor:
+    return query.new_empty(query.shape, dtype=torch.float32)
+
+
 @torch.library.register_fake("spikeconv::quantize_rtn")
 def _(weight: Tensor, bits: int, search_clip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, columns = weight.shape
@@ -116,5 +126,6 @@ rotate = torch.ops.spikeconv.rotate.default
 encode = torch.ops.spikeconv.encode.default
 arrange = torch.ops.spikeconv.arrange.default
 accumulate = torch.ops.spikeconv.accumulate.default
+attend = torch.ops.spikeconv.attend.default
 linears = torch.ops.spikeconv.linears.default
 quantize_rtn = torch.ops.spikeconv.quantize_rtn.default

@@ -8,11 +8,11 @@ import torch
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
-from spikeconv.nn import Recorder, SpikeLinear, SpikeStatistics, spike_linears
+from spikeconv.nn import Recorder, SpikeLinear, SpikeStatistics, attention_codes, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.report.operations import dense_flops, linear_macs, spiking_flops
 
-__all__ = ["FiringReport", "LayerFiring", "TotalFiring", "firing_report"]
+__all__ = ["CacheFiring", "FiringReport", "LayerFiring", "TotalFiring", "firing_report"]
 
 WINDOW = 1024
 
@@ -80,11 +80,33 @@ class TotalFiring:
 
 
 @dataclass(frozen=True)
+class CacheFiring:
+    """Keys (or values) of all layers, where they are counts.
+
+    Attributes:
+        virtual_steps: T'.
+        mean_count: mean |count|.
+        firing_rate: mean_count / T'.
+        zero_share: share of counts that are zero.
+        bytes_per_token: of all heads and layers, scales included.
+        bfloat16_bytes_per_token: what a bfloat16 cache takes.
+    """
+
+    virtual_steps: int
+    mean_count: float
+    firing_rate: float
+    zero_share: float
+    bytes_per_token: int
+    bfloat16_bytes_per_token: int
+
+
+@dataclass(frozen=True)
 class FiringReport:
-    """Per layer and in total."""
+    """Per layer, in total, and of the key-value cache by `k` and `v` (empty where it is float)."""
 
     layers: tuple[LayerFiring, ...]
     total: TotalFiring
+    cache: dict[str, CacheFiring]
 
     def by_role(self) -> dict[str, dict[str, float | None]]:
         """MAC-weighted means of each role."""
@@ -97,6 +119,7 @@ class FiringReport:
             "layers": [asdict(layer) for layer in self.layers],
             "roles": self.by_role(),
             "total": asdict(self.total),
+            "cache": {kind: asdict(firing) for kind, firing in self.cache.items()},
         }
 
 
@@ -153,7 +176,23 @@ def firing_report(
     stays_float: Counter[str] = Counter()
     for window in windows:
         stays_float.update(family.float_macs(config, len(window)))
-    return FiringReport(tuple(layers), _total(layers, len(ids), dict(stays_float)))
+    cache = {kind: _cache(counted, model, len(ids)) for kind, counted in recorder.cache.items()}
+    return FiringReport(tuple(layers), _total(layers, len(ids), dict(stays_float)), cache)
+
+
+def _cache(counted: SpikeStatistics, model: Any, tokens: int) -> CacheFiring:
+    code = next(iter(attention_codes(model).values()))
+    steps = code.scheme.virtual_steps
+    states = counted.inputs // code.head_dim // tokens  # heads of all layers
+    mean_count = int(counted.spikes) / counted.inputs
+    return CacheFiring(
+        virtual_steps=steps,
+        mean_count=mean_count,
+        firing_rate=mean_count / steps,
+        zero_share=int(counted.zeros) / counted.inputs,
+        bytes_per_token=states * code.row_bytes,
+        bfloat16_bytes_per_token=states * code.head_dim * 2,
+    )
 
 
 def _layer(

@@ -1,0 +1,87 @@
+"""Keys and values as spike counts (SDLLM, section 4.4): what one attention layer needs to write and to use them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from spikeconv import ops
+from spikeconv.codecs import CountCodec, SpikeCounts
+from spikeconv.codecs.base import statistics_of
+from spikeconv.config import KvScheme
+from spikeconv.rotation import Rotation
+
+__all__ = ["KvCode", "attention_codes"]
+
+CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""Shares of a group's range that are tried. One for all groups costs more: a wide one steps, a narrow one peaks."""
+
+
+class KvCode:
+    """The code of one attention layer's keys and values; `observers`, if set, are told of every encoding.
+
+    Keys (after their rotary embedding), queries and values are rotated over head_dim. That leaves the products of keys
+    and queries as they are; the output is rotated back.
+    """
+
+    def __init__(self, scheme: KvScheme, head_dim: int) -> None:
+        self.scheme, self.head_dim = scheme, head_dim
+        self.group = scheme.group or head_dim
+        self.rotation = Rotation(head_dim, scheme.seed)
+        limits = (scheme.count_min, scheme.count_max, scheme.symmetric)
+        self.codecs = [CountCodec(*limits, ratio, scheme.virtual_steps) for ratio in CLIP_RATIOS]
+        self.execution = "dense"
+        self.observers: dict[str, Callable[[SpikeCounts], None]] = {}
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one key or value of one head."""
+        return ops.row_bytes(self.head_dim, self.scheme.bits, self.group, self.scheme.symmetric)
+
+    def keys(self, states: Tensor) -> Tensor:
+        """Rows uint8 [..., row_bytes] of keys [..., head_dim]."""
+        return self._rows(self.rotation(states), "k")
+
+    def values(self, states: Tensor) -> Tensor:
+        """Rows uint8 [..., row_bytes] of values [..., head_dim]."""
+        return self._rows(self.rotation(states), "v")
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        """Attention of query [batch, heads, tokens, head_dim] over rows: the same shape and dtype as the query."""
+        scheme = self.scheme
+        arguments = (mask, scaling, scheme.bits, self.group, scheme.symmetric, self.execution)
+        rotated: Tensor = ops.attend(self.rotation(query), keys, values, *arguments)
+        return self.rotation.inverse(rotated).to(query.dtype)
+
+    def _rows(self, states: Tensor, kind: str) -> Tensor:
+        observer = self.observers.get(kind)
+        encoded = self._encode(states.float().unflatten(-1, (-1, self.group)))
+        if observer is not None:
+            observer(encoded._replace(statistics=statistics_of(encoded.counts.short(), True)))
+        return ops.pack_rows(encoded.counts, encoded.scale, encoded.zero_point, self.scheme.bits)
+
+    def _encode(self, states: Tensor) -> SpikeCounts:
+        """Counts of states [..., groups, group]: of several ranges, for every group that with the least error."""
+        first, *others = (codec.encode(states) for codec in self.codecs)
+        best, least = first, _error(first, states)
+        for other in others:
+            error = _error(other, states)
+            better = error < least
+            least = torch.where(better, error, least)
+            counts, scale, zero = (
+                None if theirs is None or ours is None else torch.where(better, theirs, ours)
+                for theirs, ours in zip(other[:3], best[:3], strict=True)
+            )
+            assert counts is not None and scale is not None
+            best = best._replace(counts=counts, scale=scale, zero_point=zero)
+        return best
+
+
+def attention_codes(model: nn.Module) -> dict[str, KvCode]:
+    """The codes of a model's attention layers by module name; empty where keys and values stay float."""
+    found = ((name, getattr(module, "kv", None)) for name, module in model.named_modules())
+    return {name: code for name, code in found if isinstance(code, KvCode)}
+
+
+def _error(encoded: SpikeCounts, states: Tensor) -> Tensor:
+    return (encoded.decode() - states).square().sum(-1, keepdim=True)

@@ -1,0 +1,176 @@
+"""Models whose keys and values are spike counts: every kind of use of a cache gives what one long forward gives."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from spikeconv import ops
+from spikeconv.config import SpikeConfig
+from spikeconv.convert.plan import make_plan
+from spikeconv.convert.source import HfSource
+from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.models import load_checkpoint, read_record
+from spikeconv.integrations.attention import NAME
+from spikeconv.nn import attention_codes
+from spikeconv.report.firing_rate import firing_report
+
+Fixture = Callable[..., Any]
+EXACT = {"bits": "16-16", "rotation": "none"}
+SETTINGS = [{"kv_bits": 4}, {"kv_bits": 4, "kv_range": "asymmetric"}, {"kv_bits": 6, "kv_group": 4}]
+BOUND = 1e-4
+
+
+def load(path: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path).eval()
+
+
+@torch.no_grad()
+def whole(model: Any, ids: Tensor, **options: Any) -> Tensor:
+    logits: Tensor = model(ids, use_cache=False, **options).logits
+    return logits
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_reading_in_pieces(transformer: str, settings: dict[str, Any], converted: Fixture, tokens: Tensor) -> None:
+    """Mistral's window of 8 is shorter than the 11 tokens."""
+    model = load(converted(transformer, **EXACT, **settings))
+    expected, cache, logits = whole(model, tokens), None, []
+    with torch.no_grad():
+        for piece in tokens.split([4, 1, 1, 3, 1, 1], 1):
+            output = model(piece, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            logits.append(output.logits)
+    torch.testing.assert_close(torch.cat(logits, 1), expected, rtol=0, atol=BOUND)
+    assert all(layer.keys.dtype == layer.values.dtype == torch.uint8 for layer in cache.layers)
+
+
+def test_eight_bits_are_near_the_float_model(
+    transformer: str, tiny_checkpoint: Fixture, converted: Fixture, logits_of: Fixture
+) -> None:
+    expected = logits_of(tiny_checkpoint(transformer))
+    errors = [
+        (logits_of(converted(transformer, **EXACT, kv_bits=bits)) - expected).norm() / expected.norm()
+        for bits in (3, 5, 8)
+    ]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 0.02, errors
+
+
+def test_executions_agree(transformer: str, converted: Fixture, tokens: Tensor) -> None:
+    model = load(converted(transformer, **EXACT, kv_bits=4))
+    expected = whole(model, tokens)
+    for code in attention_codes(model).values():
+        code.execution = "unfold"
+    torch.testing.assert_close(whole(model, tokens), expected, rtol=0, atol=BOUND)
+
+
+def test_with_spiking_linears_it_saves_and_reloads(converted: Fixture, logits_of: Fixture, tmp_path: Path) -> None:
+    model = load(converted("qwen3", kv_bits=4))
+    assert model.config._attn_implementation == NAME and len(attention_codes(model)) == 2
+    expected = logits_of(model)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits_of(load(tmp_path)), expected)
+
+
+def test_generates_as_without_a_cache(transformer: str, converted: Fixture, tokens: Tensor) -> None:
+    model = load(converted(transformer, kv_bits=4))
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+    mask = torch.ones_like(tokens)
+    assert torch.equal(
+        model.generate(tokens, attention_mask=mask, **options),
+        model.generate(tokens, attention_mask=mask, use_cache=False, **options),
+    )
+
+
+def test_beams_and_padding(converted: Fixture, tokens: Tensor) -> None:
+    model = load(converted("qwen2", **EXACT, kv_bits=4))
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    beams = {"num_beams": 3, **options}
+    mask = torch.ones_like(tokens)
+    assert torch.equal(
+        model.generate(tokens, attention_mask=mask, **beams),
+        model.generate(tokens, attention_mask=mask, use_cache=False, **beams),
+    )
+    mask[0, :4] = 0
+    together = model.generate(tokens, attention_mask=mask, **options)
+    alone = model.generate(tokens[:1, 4:], attention_mask=mask[:1, 4:], **options)
+    assert torch.equal(together[0, 4:], alone[0])
+
+
+def test_a_conversation_goes_on_and_is_taken_back(converted: Fixture, tokens: Tensor) -> None:
+    model = load(converted("llama", **EXACT, kv_bits=4))
+    expected = whole(model, tokens)
+    with torch.no_grad():
+        cache = model(tokens[:, :6], use_cache=True).past_key_values
+        model(tokens[:, :3], past_key_values=cache)  # three tokens that are then taken back
+        cache.crop(-3)
+        logits = model(tokens[:, 6:], past_key_values=cache).logits
+    torch.testing.assert_close(logits, expected[:, 6:], rtol=0, atol=BOUND)
+
+
+def test_bytes_of_a_cached_token(converted: Fixture, tokens: Tensor) -> None:
+    model = load(converted("llama", **EXACT, kv_bits=4))
+    with torch.no_grad():
+        cache = model(tokens, use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    heads, head_dim = model.config.num_key_value_heads, 8
+    assert held == tokens.numel() * 2 * 2 * heads * (head_dim // 2 + 4)
+
+
+def test_spikes_of_the_cache_are_counted(converted: Fixture) -> None:
+    loaded = load_checkpoint(converted("llama", kv_bits=4), device="cpu")
+    seen: dict[str, Tensor] = {}
+    for name, code in attention_codes(loaded.model).items():
+        keys = code.keys
+        code.keys = lambda states, name=name, keys=keys: seen.setdefault(name, keys(states))  # type: ignore[method-assign]
+    roles = {name: layer["role"] for name, layer in read_record(loaded.path)["layers"].items()}
+    report = firing_report(loaded.model, loaded.tokenizer, "Four score and seven", roles)
+    counts = torch.stack([ops.unpack_rows(rows, 8, 4, 8, True)[0] for rows in seen.values()]).short()
+    keys_report, values_report = report.cache["k"], report.cache["v"]
+    assert keys_report.mean_count == counts.abs().sum().item() / counts.numel()
+    assert keys_report.zero_share == (counts == 0).sum().item() / counts.numel()
+    assert keys_report.bytes_per_token == values_report.bytes_per_token == 2 * 3 * (4 + 4)
+    assert keys_report.bfloat16_bytes_per_token == 2 * 3 * 16
+    assert 0 < values_report.firing_rate < 1
+
+
+@pytest.mark.parametrize("other", [{"kv_bits": 5}, {"kv_bits": 4, "kv_range": "asymmetric"}, {}])
+def test_another_model_s_cache_is_refused(other: dict[str, Any], converted: Fixture, tokens: Tensor) -> None:
+    model, stranger = load(converted("llama", **EXACT, kv_bits=4)), load(converted("llama", **EXACT, **other))
+    with torch.no_grad():
+        cache = stranger(tokens, use_cache=True).past_key_values
+        with pytest.raises(SpikeconvError, match="The cache holds"):
+            model(tokens, past_key_values=cache)
+
+
+def test_an_empty_cache_of_any_making_is_taken(converted: Fixture, tokens: Tensor) -> None:
+    model = load(converted("llama", **EXACT, kv_bits=4))
+    for cache in (DynamicCache(), DynamicCache(config=model.config)):
+        with torch.no_grad():
+            logits = model(tokens, past_key_values=cache).logits
+        torch.testing.assert_close(logits, whole(model, tokens), rtol=0, atol=BOUND)
+        assert cache.get_seq_length() == tokens.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "words"),
+    [
+        ("rwkv6", {"kv_bits": 4}, "Rwkv6ForCausalLM has no keys and values"),
+        ("llama", {"kv_bits": 4, "kv_group": 3}, "kv_group 3 does not divide head_dim 8"),
+        ("llama", {"kv_bits": 9}, "kv_bits must be 2 to 8"),
+        ("llama", {"kv_steps": 9}, "steps with ternary spikes must be one of"),
+    ],
+)
+def test_impossible_settings(family: str, settings: dict[str, Any], words: str, tiny_checkpoint: Fixture) -> None:
+    with pytest.raises(SpikeconvError, match=words):
+        make_plan(HfSource(tiny_checkpoint(family)), SpikeConfig.parse(settings))
+
+
+def test_steps_stand_for_bits() -> None:
+    assert SpikeConfig.parse({"kv_steps": 16}).kv_bits == 5
+    assert SpikeConfig.parse({"kv_steps": 15, "kv_range": "asymmetric"}).kv_bits == 4
+    assert SpikeConfig.parse({}).kv is None
