@@ -5,13 +5,13 @@ ternary spikes (log2 3 = 1.58 bits) unfolded over T' = 8 virtual steps (SDLLM, s
 """
 
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["FLOAT_BITS", "KvScheme", "LinearScheme", "Override", "SpikeConfig", "parse_bits"]
+__all__ = ["FLOAT_BITS", "LinearScheme", "Override", "SpikeConfig", "parse_bits"]
 
 FLOAT_BITS = 16
 """Marks a side (weights or activations) that stays in floating point."""
@@ -128,30 +128,6 @@ class Override(BaseModel):
     settings: dict[str, str | int | float]
 
 
-class KvScheme(NamedTuple):
-    """How keys and values become spike counts; the fields are those of `SpikeConfig` without `kv_`."""
-
-    bits: int
-    symmetric: bool
-    group: int
-    seed: int
-
-    @property
-    def count_min(self) -> int:
-        """Smallest spike count."""
-        return -(1 << self.bits - 1) if self.symmetric else 0
-
-    @property
-    def count_max(self) -> int:
-        """Largest spike count."""
-        return (1 << self.bits - self.symmetric) - 1
-
-    @property
-    def virtual_steps(self) -> int:
-        """T': 2^(b-1) ternary steps, or 2^b - 1 binary ones."""
-        return 1 << self.bits - 1 if self.symmetric else self.count_max
-
-
 class SpikeConfig(LinearScheme):
     """A whole conversion: the scheme of every linear, what is skipped and overridden, and that of keys and values.
 
@@ -185,11 +161,12 @@ class SpikeConfig(LinearScheme):
         return self
 
     @property
-    def kv(self) -> KvScheme | None:
-        """The scheme of keys and values; None where they stay float."""
+    def kv(self) -> LinearScheme | None:
+        """The counts of keys and values; None where they stay float."""
         if self.kv_bits == FLOAT_BITS:
             return None
-        return KvScheme(self.kv_bits, self.kv_range == "symmetric", self.kv_group, self.seed)
+        spikes = "ternary" if self.kv_range == "symmetric" else "binary"
+        return LinearScheme(spikes=spikes, count_bits=self.kv_bits, seed=self.seed)
 
     @model_validator(mode="after")
     def _overrides_are_valid(self) -> "SpikeConfig":

@@ -11,7 +11,7 @@ import torch
 
 from spikeconv.bench.timing import median_seconds
 from spikeconv.evaluate.models import load_checkpoint, load_source, read_record
-from spikeconv.families import find_family
+from spikeconv.families import family_of
 
 __all__ = ["ModelRow", "bench_model"]
 
@@ -83,7 +83,7 @@ def _prefill(model: Any, ids: torch.Tensor) -> Callable[[], object]:
 def _decode(model: Any) -> Callable[[], Callable[[], object]]:
     """Reads a prompt and returns what adds a token to it."""
 
-    memory = find_family(model.config.get_text_config().to_dict()).memory
+    memory = family_of(model).memory
 
     def start() -> Callable[[], object]:
         seen = getattr(model(torch.tensor([PROMPT], device=model.device), use_cache=True), memory)

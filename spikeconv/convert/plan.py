@@ -12,7 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.convert.source import Source
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import Family, ModuleLinear, find_family, folded_norms
+from spikeconv.families import Family, ModuleLinear, find_family, folded_norms, head_dim
 from spikeconv.nn import buffer_shapes
 from spikeconv.rotation import Rotation
 
@@ -158,10 +158,9 @@ def _check_kv(source: Source, family: Family, config: SpikeConfig) -> None:
         return
     if family.attention is None:
         raise SpikeconvError(f"{family.architecture} has no keys and values that kv_bits could apply to.")
-    sizes = hf_config(source.config)
-    head_dim = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
-    if config.kv_group and head_dim % config.kv_group:
-        raise SpikeconvError(f"kv_group {config.kv_group} does not divide head_dim {head_dim}.")
+    size = head_dim(hf_config(source.config))
+    if config.kv_group and size % config.kv_group:
+        raise SpikeconvError(f"kv_group {config.kv_group} does not divide head_dim {size}.")
 
 
 def check_convertible(config: dict[str, Any], path: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import find_family
+from spikeconv.families import family_of
 from spikeconv.progress import Track, silent
 
 if TYPE_CHECKING:
@@ -78,8 +78,7 @@ def _windows(loaded: "LoadedModel", text: str, window: int, max_tokens: int | No
     import torch
 
     config = loaded.model.config.get_text_config()
-    recurrent = find_family(config.to_dict()).recurrent
-    limit = None if recurrent else getattr(config, "max_position_embeddings", None)
+    limit = None if family_of(loaded.model).recurrent else getattr(config, "max_position_embeddings", None)
     if window < 2 or (limit is not None and window > limit):
         raise SpikeconvError(f"--window must be 2 to {limit or 'any number'} tokens for {loaded.name}, not {window}.")
     if not text.strip():

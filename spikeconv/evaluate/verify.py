@@ -16,7 +16,7 @@ from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.convert.linear import convert_linear
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel, load_source, read_record
-from spikeconv.families import find_family, folded_norms
+from spikeconv.families import family_of, folded_norms
 from spikeconv.integrations.transformers import swap_linears
 from spikeconv.nn import SpikeLinear, set_execution, spike_linears
 from spikeconv.progress import Track, silent
@@ -153,7 +153,7 @@ def rotate_only(model: Any, config: SpikeConfig) -> None:
     exact = SpikeConfig.parse({**config.model_dump(), **overrides, "overrides": []})
     linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     swapped = swap_linears(model, exact)
-    layout = find_family(model.config.to_dict()).layout(model.config.num_hidden_layers)
+    layout = family_of(model).layout(model.config.num_hidden_layers)
     folded = folded_norms(layout, swapped) if exact.rotation == "quarot" else {}
     for name in {**swapped, **folded}:
         gamma = model.get_submodule(folded[name]).weight.data if name in folded else None

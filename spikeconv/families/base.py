@@ -10,7 +10,15 @@ from typing import Any
 
 from spikeconv.config import Override, SpikeConfig
 
-__all__ = ["Family", "LinearSpec", "ModuleLinear", "attention_macs", "folded_norms", "gated_decoder_linears"]
+__all__ = [
+    "Family",
+    "LinearSpec",
+    "ModuleLinear",
+    "attention_macs",
+    "folded_norms",
+    "gated_decoder_linears",
+    "head_dim",
+]
 
 
 @dataclass(frozen=True)
@@ -134,11 +142,14 @@ def gated_decoder_linears() -> tuple[LinearSpec, ...]:
     )
 
 
+def head_dim(config: Any) -> int:
+    """Size of one attention head; only some configs say it."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
 def attention_macs(config: Any, tokens: int) -> dict[str, int]:
     """QKᵀ and PV of a transformer over the full N² of one sequence, and its output head."""
-    heads = config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return {
-        "attention": 2 * tokens**2 * config.num_hidden_layers * heads * head_dim,
+        "attention": 2 * tokens**2 * config.num_hidden_layers * config.num_attention_heads * head_dim(config),
         "head": tokens * config.hidden_size * config.vocab_size,
     }

@@ -9,7 +9,7 @@ from typing import Any
 from spikeconv.errors import SpikeconvError
 from spikeconv.families.base import Family
 
-__all__ = ["FAMILIES", "find_family"]
+__all__ = ["FAMILIES", "family_of", "find_family"]
 
 
 def _collect() -> dict[str, Family]:
@@ -39,3 +39,12 @@ def find_family(config: Mapping[str, Any]) -> Family:
     near = difflib.get_close_matches(str(found), supported, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise SpikeconvError(f"Architecture {found} is not supported.{hint} Supported: {', '.join(supported)}.")
+
+
+def family_of(model: Any) -> Family:
+    """The family of a transformers model.
+
+    Raises:
+        SpikeconvError: as `find_family`.
+    """
+    return find_family(model.config.get_text_config().to_dict())

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from spikeconv.config import KvScheme
+from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import Family
+from spikeconv.families import family_of
 from spikeconv.nn import KvCode
 
 __all__ = ["NAME", "use_spiking_attention"]
@@ -46,13 +46,14 @@ class SpikingWindowLayer(DynamicSlidingWindowLayer):
         return super().update(self.code.keys(key_states), self.code.values(value_states), *arguments, **options)
 
 
-def use_spiking_attention(model: Any, family: Family, scheme: KvScheme) -> None:
+def use_spiking_attention(model: Any, scheme: LinearScheme, group: int) -> None:
     """Let a model write and use keys and values as spike counts."""
     _register()
     codes = []
+    family = family_of(model)
     for layer in model.get_submodule(family.layers):
         attention = layer.get_submodule(family.attention)
-        attention.kv = KvCode(scheme, attention.head_dim)
+        attention.kv = KvCode(scheme, attention.head_dim, group)
         codes.append(attention.kv)
     model.set_attn_implementation(NAME)
     model.base_model.register_forward_pre_hook(_CacheOf(codes), with_kwargs=True)
@@ -79,11 +80,8 @@ class _CacheOf:
                 cache.layers.append(SpikingLayer(code))
             layer: Any = cache.layers[index]
             if isinstance(layer, SpikingLayer | SpikingWindowLayer):
-                if layer.code.scheme != code.scheme or layer.code.head_dim != code.head_dim:
-                    raise SpikeconvError(
-                        f"The cache holds counts of {layer.code.scheme}, head_dim {layer.code.head_dim}; the model "
-                        f"uses {code.scheme}, head_dim {code.head_dim}."
-                    )
+                if layer.code.geometry != code.geometry:
+                    raise SpikeconvError(f"The cache holds {layer.code.geometry}; the model uses {code.geometry}.")
             elif layer.get_seq_length():
                 raise SpikeconvError("The cache holds keys and values of another model, in floating point.")
             elif type(layer) is DynamicLayer:

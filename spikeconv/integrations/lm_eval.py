@@ -21,7 +21,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from spikeconv.families import find_family
+from spikeconv.families import family_of
 from spikeconv.progress import Track
 
 __all__ = ["HarnessModel", "hub_tasks", "run_harness", "yaml_task"]
@@ -45,7 +45,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str, track: Track
     ) -> None:
-        self.recurrent = find_family(model.config.get_text_config().to_dict()).recurrent
+        self.recurrent = family_of(model).recurrent
         longest = RECURRENT_TOKENS if self.recurrent else None
         with _quiet():
             super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=longest)

@@ -15,7 +15,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import ModuleLinear, find_family
+from spikeconv.families import ModuleLinear, family_of
 from spikeconv.integrations.decode import speed_up_decode
 from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, arrange_weights, guard_first_forward
 
@@ -58,10 +58,11 @@ class SpikeQuantizer(HfQuantizer):
             model.get_submodule(name).group.zero_share = share
         arrange_weights(model)
         speed_up_decode(model)
-        if kv := self.quantization_config.spike_config().kv:
+        config = self.quantization_config.spike_config()
+        if config.kv is not None:
             from spikeconv.integrations.attention import use_spiking_attention  # it needs what imports this room
 
-            use_spiking_attention(model, find_family(model.config.get_text_config().to_dict()), kv)
+            use_spiking_attention(model, config.kv, config.kv_group)
         guard_first_forward(model)
 
     def is_serializable(self) -> bool:
@@ -85,8 +86,7 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     Returns:
         The new modules by name; their buffers are uninitialised.
     """
-    model_config = model.config.get_text_config()
-    layout = find_family(model_config.to_dict()).layout(model_config.num_hidden_layers)
+    layout = family_of(model).layout(model.config.get_text_config().num_hidden_layers)
     schemes = {linear.name: config.for_linear(linear.name, linear.role) for linear in layout}
     converted = {name: scheme for name, scheme in schemes.items() if scheme is not None}
     groups = _groups(model, layout, converted)

@@ -1,6 +1,8 @@
 """Keys and values as spike counts (SDLLM, section 4.4): what one attention layer needs to write and to use them."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from spikeconv import ops
 from spikeconv.codecs import CountCodec, SpikeCounts
 from spikeconv.codecs.base import statistics_of
-from spikeconv.config import KvScheme
+from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 
 __all__ = ["KvCode", "attention_codes"]
@@ -24,19 +26,25 @@ class KvCode:
     and queries as they are; the output is rotated back.
     """
 
-    def __init__(self, scheme: KvScheme, head_dim: int) -> None:
+    def __init__(self, scheme: LinearScheme, head_dim: int, group: int = 0) -> None:
         self.scheme, self.head_dim = scheme, head_dim
-        self.group = scheme.group or head_dim
+        self.group = group or head_dim
         self.rotation = Rotation(head_dim, scheme.seed)
-        limits = (scheme.count_min, scheme.count_max, scheme.symmetric)
-        self.codecs = [CountCodec(*limits, ratio, scheme.virtual_steps) for ratio in CLIP_RATIOS]
+        self.codecs = [replace(CountCodec.of(scheme), clip_ratio=ratio) for ratio in CLIP_RATIOS]
         self.execution = "dense"
         self.observers: dict[str, Callable[[SpikeCounts], None]] = {}
+
+    @cached_property
+    def geometry(self) -> str:
+        """What two codes must agree on to read each other's rows."""
+        scheme = self.scheme
+        kind = "signed" if scheme.symmetric else "unsigned"
+        return f"{scheme.count_bits}-bit {kind} counts of {self.head_dim} in groups of {self.group}, seed {scheme.seed}"
 
     @property
     def row_bytes(self) -> int:
         """Bytes of one key or value of one head."""
-        return ops.row_bytes(self.head_dim, self.scheme.bits, self.group, self.scheme.symmetric)
+        return ops.row_bytes(self.head_dim, self.scheme.count_bits, self.group, self.scheme.symmetric)
 
     def keys(self, states: Tensor) -> Tensor:
         """Rows uint8 [..., row_bytes] of keys [..., head_dim]."""
@@ -49,7 +57,7 @@ class KvCode:
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
         """Attention of query [batch, heads, tokens, head_dim] over rows: the same shape and dtype as the query."""
         scheme = self.scheme
-        arguments = (mask, scaling, scheme.bits, self.group, scheme.symmetric, self.execution)
+        arguments = (mask, scaling, scheme.count_bits, self.group, scheme.symmetric, self.execution)
         rotated: Tensor = ops.attend(self.rotation(query), keys, values, *arguments)
         return self.rotation.inverse(rotated).to(query.dtype)
 
@@ -58,7 +66,7 @@ class KvCode:
         encoded = self._encode(states.float().unflatten(-1, (-1, self.group)))
         if observer is not None:
             observer(encoded._replace(statistics=statistics_of(encoded.counts.short(), True)))
-        return ops.pack_rows(encoded.counts, encoded.scale, encoded.zero_point, self.scheme.bits)
+        return ops.pack_rows(encoded.counts, encoded.scale, encoded.zero_point, self.scheme.count_bits)
 
     def _encode(self, states: Tensor) -> SpikeCounts:
         """Counts of states [..., groups, group]: of several ranges, for every group that with the least error."""

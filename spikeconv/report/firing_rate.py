@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import find_family
+from spikeconv.families import family_of
 from spikeconv.nn import Recorder, SpikeLinear, SpikeStatistics, attention_codes, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.report.operations import dense_flops, linear_macs, spiking_flops
@@ -172,7 +172,7 @@ def firing_report(
     if not layers:
         raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
     config = model.config.get_text_config()
-    family = find_family(config.to_dict())
+    family = family_of(model)
     stays_float: Counter[str] = Counter()
     for window in windows:
         stays_float.update(family.float_macs(config, len(window)))
