@@ -1,26 +1,23 @@
 """Keys and values as spike counts (SDLLM, section 4.4): what one attention layer needs to write and to use them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.codecs import CountCodec, SpikeCounts
-from spikeconv.codecs.base import statistics_of
 from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 
 __all__ = ["KvCode", "attention_codes"]
 
-CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+CLIP_RATIOS = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7]
 """Shares of a group's range that are tried. One for all groups costs more: a wide one steps, a narrow one peaks."""
 
 
 class KvCode:
-    """The code of one attention layer's keys and values; `observers`, if set, are told of every encoding.
+    """The code of one attention layer's keys and values; `observers`, by `k` and `v`, are told of every encoding: how
+    many inputs it has, how many of them a key or value, and the statistics of `ops.encode_rows`.
 
     Keys (after their rotary embedding), queries and values are rotated over head_dim. That leaves the products of keys
     and queries as they are; the output is rotated back.
@@ -30,9 +27,8 @@ class KvCode:
         self.scheme, self.head_dim = scheme, head_dim
         self.group = group or head_dim
         self.rotation = Rotation(head_dim, scheme.seed)
-        self.codecs = [replace(CountCodec.of(scheme), clip_ratio=ratio) for ratio in CLIP_RATIOS]
         self.execution = "dense"
-        self.observers: dict[str, Callable[[SpikeCounts], None]] = {}
+        self.observers: dict[str, Callable[[int, int, Tensor], None]] = {}
 
     @cached_property
     def geometry(self) -> str:
@@ -48,11 +44,11 @@ class KvCode:
 
     def keys(self, states: Tensor) -> Tensor:
         """Rows uint8 [..., row_bytes] of keys [..., head_dim]."""
-        return self._rows(self.rotation(states), "k")
+        return self._rows(states, "k")
 
     def values(self, states: Tensor) -> Tensor:
         """Rows uint8 [..., row_bytes] of values [..., head_dim]."""
-        return self._rows(self.rotation(states), "v")
+        return self._rows(states, "v")
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
         """Attention of query [batch, heads, tokens, head_dim] over rows: the same shape and dtype as the query."""
@@ -62,34 +58,15 @@ class KvCode:
         return self.rotation.inverse(rotated).to(query.dtype)
 
     def _rows(self, states: Tensor, kind: str) -> Tensor:
-        observer = self.observers.get(kind)
-        encoded = self._encode(states.float().unflatten(-1, (-1, self.group)))
+        scheme, observer = self.scheme, self.observers.get(kind)
+        arguments = (scheme.count_bits, self.group, scheme.symmetric, CLIP_RATIOS, observer is not None)
+        rows, statistics = ops.encode_rows(states, *self.rotation.on(states.device), *arguments)
         if observer is not None:
-            observer(encoded._replace(statistics=statistics_of(encoded.counts.short(), True)))
-        return ops.pack_rows(encoded.counts, encoded.scale, encoded.zero_point, self.scheme.count_bits)
-
-    def _encode(self, states: Tensor) -> SpikeCounts:
-        """Counts of states [..., groups, group]: of several ranges, for every group that with the least error."""
-        first, *others = (codec.encode(states) for codec in self.codecs)
-        best, least = first, _error(first, states)
-        for other in others:
-            error = _error(other, states)
-            better = error < least
-            least = torch.where(better, error, least)
-            counts, scale, zero = (
-                None if theirs is None or ours is None else torch.where(better, theirs, ours)
-                for theirs, ours in zip(other[:3], best[:3], strict=True)
-            )
-            assert counts is not None and scale is not None
-            best = best._replace(counts=counts, scale=scale, zero_point=zero)
-        return best
+            observer(states.numel(), self.head_dim, statistics)
+        return rows  # type: ignore[no-any-return]
 
 
 def attention_codes(model: nn.Module) -> dict[str, KvCode]:
     """The codes of a model's attention layers by module name; empty where keys and values stay float."""
     found = ((name, getattr(module, "kv", None)) for name, module in model.named_modules())
     return {name: code for name, code in found if isinstance(code, KvCode)}
-
-
-def _error(encoded: SpikeCounts, states: Tensor) -> Tensor:
-    return (encoded.decode() - states).square().sum(-1, keepdim=True)

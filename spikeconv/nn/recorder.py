@@ -35,13 +35,17 @@ class SpikeStatistics:
         """Count one encoding; nothing is copied to the host."""
         counts = encoded.counts
         self.planes = len(counts) if encoded.stacked else 1
-        self.tokens += counts.numel() // counts.shape[-1] // self.planes
-        self.inputs += counts.numel() // self.planes
-        spikes, zeros, *ones = encoded.statistics
-        self.spikes = self.spikes.to(counts.device) + spikes
-        self.zeros = self.zeros.to(counts.device) + zeros
+        self.note(counts.numel() // self.planes, counts.shape[-1], encoded.statistics)
+
+    def note(self, inputs: int, size: int, statistics: Tensor) -> None:
+        """Count so many inputs, `size` of them a token."""
+        self.tokens += inputs // size
+        self.inputs += inputs
+        spikes, zeros, *ones = statistics
+        self.spikes = self.spikes.to(spikes.device) + spikes
+        self.zeros = self.zeros.to(zeros.device) + zeros
         if ones:
-            self.ones = self.ones.to(counts.device) + ones[0]
+            self.ones = self.ones.to(ones[0].device) + ones[0]
 
 
 class Recorder:
@@ -63,7 +67,7 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         for code in self._codes:
-            code.observers = {kind: totals.add for kind, totals in self.cache.items()}
+            code.observers = {kind: totals.note for kind, totals in self.cache.items()}
         for encoder, totals in self._encoders.values():
             encoder.observer = totals.add
         return self

@@ -1,7 +1,17 @@
 from spikeconv.ops.accumulation import unfold_step
 from spikeconv.ops.attention import pack_rows, row_bytes, unpack_rows
 from spikeconv.ops.encoding import rms_norm
-from spikeconv.ops.library import EXECUTIONS, accumulate, arrange, attend, encode, linears, quantize_rtn, rotate
+from spikeconv.ops.library import (
+    EXECUTIONS,
+    accumulate,
+    arrange,
+    attend,
+    encode,
+    encode_rows,
+    linears,
+    quantize_rtn,
+    rotate,
+)
 from spikeconv.ops.packing import Layout, pack, packed_shape, unpack, unpack_arranged
 
 __all__ = [
@@ -11,6 +21,7 @@ __all__ = [
     "arrange",
     "attend",
     "encode",
+    "encode_rows",
     "linears",
     "pack",
     "pack_rows",

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from spikeconv.ops.accumulation import unfold_step
+from spikeconv.ops.encoding import encode, rotate, square_sum
 from spikeconv.ops.packing import LANES, pack, unpack
 
-__all__ = ["attend", "pack_rows", "row_bytes", "unpack_rows"]
+__all__ = ["attend", "encode_rows", "pack_rows", "row_bytes", "unpack_rows"]
 
 SCALE_BYTES = 4
 States = tuple[Tensor, Tensor, Tensor | None]
@@ -31,6 +32,52 @@ QUERIES = 256
 def row_bytes(head_dim: int, bits: int, group: int, symmetric: bool) -> int:
     """Bytes of a row of `head_dim` counts with one scale for every `group` of them."""
     return -(-head_dim // LANES) * bits + head_dim // group * (SCALE_BYTES + (not symmetric))
+
+
+def encode_rows(
+    x: Tensor,
+    signs: Tensor,
+    bases: list[Tensor],
+    power: int,
+    bits: int,
+    group: int,
+    symmetric: bool,
+    clip_ratios: list[float],
+    with_statistics: bool,
+) -> tuple[Tensor, Tensor]:
+    """Rows of keys or values, rotated; of several ranges every group takes the one with the least error.
+
+    Args:
+        x: [..., head_dim], any float dtype.
+        signs, bases, power: the rotation, as in `rotate`.
+        bits: bits of a count, 2 to 8.
+        group: inputs that share a scale.
+        symmetric: counts in [-2^(b-1), 2^(b-1)-1], or from 0 to 2^b-1 with a zero point.
+        clip_ratios: shares of a group's range to try. Errors Σ (s (k - z) - u)² are float32 sums in the order of
+            RMSNorm's; between equal ones the first ratio stays.
+        with_statistics: whether to count spikes.
+
+    Returns:
+        uint8 [..., row_bytes] and, as in `encode`, statistics int64 [2] or [0].
+    """
+    u = rotate(x, signs, bases, power).unflatten(-1, (-1, group))
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if symmetric else (0, (1 << bits) - 1)
+    best: list[Tensor] = []
+    least = torch.empty(0)
+    for ratio in clip_ratios:
+        *encoded, _ = encode(u, None, [], 1, None, 0.0, low, high, symmetric, ratio, "none", 0.0, False)
+        counts, scale, zero = encoded
+        error = square_sum(scale * (counts - zero) - u)
+        if best:
+            better = error < least
+            encoded = [torch.where(better, new, old) for new, old in zip(encoded, best, strict=True)]
+            error = torch.where(better, error, least)
+        best, least = encoded, error
+    counts, scale, zero = best
+    statistics = scale.new_zeros(0, dtype=torch.int64)
+    if with_statistics:
+        statistics = torch.stack((counts.short().abs().sum(), counts.numel() - counts.count_nonzero()))
+    return pack_rows(counts, scale, None if symmetric else zero, bits), statistics
 
 
 def pack_rows(counts: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int) -> Tensor:

@@ -10,7 +10,7 @@ are the same bits on every back end.
 import torch
 from torch import Tensor
 
-__all__ = ["encode", "rms_norm", "rotate"]
+__all__ = ["encode", "rms_norm", "rotate", "square_sum"]
 
 
 def rotate(x: Tensor, signs: Tensor, bases: list[Tensor], power: int) -> Tensor:
@@ -48,7 +48,7 @@ def rotate(x: Tensor, signs: Tensor, bases: list[Tensor], power: int) -> Tensor:
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """RMSNorm of the last axis in float32, γ included: `γ ⊙ x / √(mean(x²) + ε)`."""
     x = x.float().contiguous()
-    mean = _square_sum(x) / torch.full_like(x[..., :1], x.shape[-1])
+    mean = square_sum(x) / torch.full_like(x[..., :1], x.shape[-1])
     # By way of float64 the root is the correctly rounded one; a float32 library may be off by one unit.
     root = torch.sqrt((mean + epsilon).double()).float()
     return weight.float() * (x * (1 / root))
@@ -114,7 +114,7 @@ def encode(
     return counts, scale, zero.nan_to_num_(0).int(), statistics
 
 
-def _square_sum(x: Tensor) -> Tensor:
+def square_sum(x: Tensor) -> Tensor:
     """Σ x² over the last axis as a tree: the upper half of the next power of two is added onto the lower."""
     half = 1 << max(x.shape[-1] - 1, 0).bit_length()
     tree = torch.nn.functional.pad(x * x, (0, half - x.shape[-1]))

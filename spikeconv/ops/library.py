@@ -13,7 +13,17 @@ from torch import Tensor
 
 from spikeconv.ops import accumulation, attention, encoding, packing, rtn
 
-__all__ = ["EXECUTIONS", "accumulate", "arrange", "attend", "encode", "linears", "quantize_rtn", "rotate"]
+__all__ = [
+    "EXECUTIONS",
+    "accumulate",
+    "arrange",
+    "attend",
+    "encode",
+    "encode_rows",
+    "linears",
+    "quantize_rtn",
+    "rotate",
+]
 
 EXECUTIONS = ("dense", "events", "unfold")
 """The three executions that must agree; "auto" is whichever of the first two a weight's layout is made for."""
@@ -36,6 +46,11 @@ SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         " Tensor[] weight_sums, Tensor[] biases, int bits, int largest_count, ScalarType dtype, str execution)"
         " -> Tensor[]",
         accumulation.linears,
+    ),
+    "encode_rows": (
+        "(Tensor x, Tensor signs, Tensor[] bases, int power, int bits, int group, bool symmetric, float[] clip_ratios,"
+        " bool with_statistics) -> (Tensor rows, Tensor statistics)",
+        attention.encode_rows,
     ),
     "attend": (
         "(Tensor query, Tensor keys, Tensor values, Tensor? mask, float scaling, int bits, int group, bool symmetric,"
@@ -106,6 +121,14 @@ def _(counts: Tensor, scale: Tensor, zero: Tensor | None, weights: Any, weight_s
     return [counts.new_empty((*counts.shape[:-1], s.shape[0]), dtype=rest[-2]) for s in weight_scales]
 
 
+@torch.library.register_fake("spikeconv::encode_rows")
+def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    bits, group, symmetric, _, with_statistics = arguments[3:]
+    size = attention.row_bytes(x.shape[-1], bits, group, symmetric)
+    statistics = x.new_empty(2 if with_statistics else 0, dtype=torch.int64)
+    return x.new_empty((*x.shape[:-1], size), dtype=torch.uint8), statistics
+
+
 @torch.library.register_fake("spikeconv::attend")
 def _(query: Tensor, *arguments: Any) -> Tensor:
     return query.new_empty(query.shape, dtype=torch.float32)
@@ -127,5 +150,6 @@ encode = torch.ops.spikeconv.encode.default
 arrange = torch.ops.spikeconv.arrange.default
 accumulate = torch.ops.spikeconv.accumulate.default
 attend = torch.ops.spikeconv.attend.default
+encode_rows = torch.ops.spikeconv.encode_rows.default
 linears = torch.ops.spikeconv.linears.default
 quantize_rtn = torch.ops.spikeconv.quantize_rtn.default

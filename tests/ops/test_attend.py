@@ -1,10 +1,14 @@
 """Attention over rows of counts: the rows give back what was packed, and the executions compute the formula."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.ops import attention
+from spikeconv.rotation import Rotation
 
 CODES = pytest.mark.parametrize(
     ("bits", "symmetric"), [(2, True), (3, False), (4, True), (4, False), (5, True), (6, False), (8, True), (8, False)]
@@ -76,3 +80,58 @@ def test_shapes_without_running() -> None:
     rows = ops.pack_rows(*encoded(20, 20, 4, True), 4)
     arguments = (torch.randn(BATCH, KEY_HEADS, 3, 20), rows, rows, None, 1.0, 4, 20, True, "dense")
     torch.library.opcheck(ops.attend, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@CODES
+@SIZES
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_have_the_least_error_of_all_ranges(
+    bits: int, symmetric: bool, head_dim: int, group: int, seed: int, kernels: Any
+) -> None:
+    """By the definition, in float64; where two errors are within rounding, either range may have been taken."""
+    torch.manual_seed(seed)
+    x = torch.randn(3, 4, head_dim) * torch.rand(3, 4, 1) * 10
+    rotation, ratios = Rotation(head_dim, 2), [1.0, 0.9, 0.7]
+    rows, statistics = kernels.encode_rows(
+        x.to(kernels.device), *rotation.on(kernels.device), bits, group, symmetric, ratios, True
+    )
+    counts, scale, zero = ops.unpack_rows(rows.cpu(), head_dim, bits, group, symmetric)
+    assert statistics.tolist() == [int(counts.short().abs().sum()), int((counts == 0).sum())]
+    u = rotation(x).unflatten(-1, (-1, group)).double()
+    error = (scale.double() * (counts.double() - (0 if zero is None else zero)) - u).square().sum(-1)
+    top = (1 << bits - 1) - 1 if symmetric else (1 << bits) - 1
+    errors = []
+    for ratio in ratios:
+        if symmetric:
+            low, s, z = torch.zeros(()), ratio * u.abs().amax(-1, keepdim=True) / top, torch.zeros(())
+        else:
+            low, high = (ratio * end for end in (u.amin(-1, keepdim=True).clamp_max(0), u.amax(-1, keepdim=True)))
+            s = (high.clamp_min(0) - low) / top
+            z = (-low / s).round()
+        k = ((u / s).round() + z).clamp(-top - 1 if symmetric else 0, top)
+        errors.append((s * (k - z) - u).square().sum(-1))
+    torch.testing.assert_close(error, torch.stack(errors).amin(0), rtol=1e-3, atol=1e-6)
+
+
+@CODES
+@SIZES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rows_are_the_bits_of_the_reference(
+    bits: int, symmetric: bool, head_dim: int, group: int, dtype: torch.dtype, kernels: Any
+) -> None:
+    x = (torch.randn(2, 3, 5, head_dim) * torch.logspace(-3, 3, 5)[:, None]).to(dtype)
+    x[0, 0, 0] = 0
+    x[0, 0, 1, 0] = float("inf")
+    x[0, 0, 2, 0] = float("nan")
+    arguments = (bits, group, symmetric, [1.0, 0.95, 0.9, 0.7], True)
+    rotation = Rotation(head_dim, 2)
+    expected = attention.encode_rows(x, *rotation.on(x.device), *arguments)
+    found = kernels.encode_rows(x.to(kernels.device), *rotation.on(kernels.device), *arguments)
+    finite = torch.ones(2, 3, 5, dtype=torch.bool)
+    finite[0, 0, 1:3] = False  # of a token that is no number only that it stays none is promised
+    assert torch.equal(found[0].cpu()[finite], expected[0][finite])
+    for rows in (found[0].cpu(), expected[0]):
+        _, scale, _ = ops.unpack_rows(rows[0, 0, 1:3], head_dim, bits, group, symmetric)
+        assert not scale.isfinite().all(-2).any()
+    finite_rows = kernels.encode_rows(x[1].to(kernels.device), *rotation.on(kernels.device), *arguments)
+    assert torch.equal(finite_rows[1].cpu(), attention.encode_rows(x[1], *rotation.on(x.device), *arguments)[1])
