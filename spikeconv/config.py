@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["FLOAT_BITS", "LinearScheme", "Override", "SpikeConfig", "parse_bits"]
+__all__ = ["FLOAT_BITS", "LinearScheme", "Override", "SpikeConfig", "parse_bits", "sentence_of"]
 
 FLOAT_BITS = 16
 """Marks a side (weights or activations) that stays in floating point."""
@@ -37,6 +37,11 @@ class LinearScheme(BaseModel):
         "standard", description="standard: [-2^(b-1), 2^(b-1)-1]; full: all of -T'..T'"
     )
     clip_ratio: float = Field(0.9, gt=0, le=1, description="share of a token's largest value that is kept")
+    clip_mode: Literal["none", "relu", "shifted", "two-sided"] = Field(
+        "none", description="what is cut off at τ: u·1[u > τ], max(u - τ, 0), or sign(u)·max(|u| - τ, 0)"
+    )
+    clip_quantile: float = Field(0.5, ge=0, lt=1, description="share of the membrane potentials (of |u|) below τ")
+    clip_threshold: float = Field(0.0, description="τ itself, of one linear; calibrated or trained")
     rotation: Literal["gamma-sqp", "quarot", "none"] = Field("gamma-sqp", description="what is rotated")
     weight_clip: Literal["mse", "none"] = Field("mse", description="search of the weight range per output channel")
     # Of the seeds 0 to 3 the best on the embedded model; docs/benchmarks/rotation.md shows how far they spread.
@@ -68,6 +73,10 @@ class LinearScheme(BaseModel):
             raise ValueError("spikes=float and count_bits=16 go together")
         if self.codec != "count" and self.spikes != "ternary":
             raise ValueError(f"codec={self.codec} sends signed spikes: its bits are W-1.58")
+        if self.clip_mode != "none" and self.codec != "count":
+            raise ValueError(f"clip_mode={self.clip_mode} belongs to codec=count, not {self.codec}")
+        if self.clip_mode != "none" and self.rotation == "quarot":
+            raise ValueError(f"clip_mode={self.clip_mode} needs rotation=gamma-sqp or none: QuaRot's u lacks γ")
         if self.integer_digits > self.layers:
             raise ValueError(
                 f"integer_digits is {self.integer_digits}, but there are only {self.layers} layers of digits"
@@ -174,7 +183,7 @@ class SpikeConfig(LinearScheme):
             try:
                 scheme = self._with(override)
             except ValueError as error:
-                raise ValueError(f"override {override.pattern}: {_sentence(error)}") from None
+                raise ValueError(f"override {override.pattern}: {sentence_of(error)}") from None
             if "quarot" in (scheme.rotation, self.rotation) and scheme.rotation != self.rotation:
                 raise ValueError(
                     f"override {override.pattern}: rotation=quarot changes the norms, so it is all layers or none"
@@ -203,10 +212,10 @@ class SpikeConfig(LinearScheme):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise SpikeconvError(_sentence(error)) from None
+            raise SpikeconvError(sentence_of(error)) from None
 
 
-def _sentence(error: ValueError) -> str:
+def sentence_of(error: ValueError) -> str:
     """What is wrong first, in one line: `field: message`."""
     if not isinstance(error, ValidationError):
         return str(error)

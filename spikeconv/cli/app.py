@@ -11,6 +11,7 @@ from spikeconv.cli.console import err
 from spikeconv.cli.convert import convert
 from spikeconv.cli.doctor import doctor
 from spikeconv.cli.evaluate import evaluate
+from spikeconv.cli.finetune import finetune
 from spikeconv.cli.generate import generate
 from spikeconv.cli.models import models
 from spikeconv.cli.perplexity import perplexity
@@ -31,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("convert")(convert)
+app.command("finetune")(finetune)
 app.command("eval")(evaluate)
 app.command("perplexity")(perplexity)
 app.command("report-firing-rate")(report_firing_rate)

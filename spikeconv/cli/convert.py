@@ -9,8 +9,10 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.options import AsJson, Quiet, TrustRemoteCode
-from spikeconv.cli.settings import build_config
+from spikeconv.cli.settings import build_config, split
 from spikeconv.config import FLOAT_BITS
+from spikeconv.errors import SpikeconvError
+from spikeconv.families import find_family
 from spikeconv.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["convert"]
 
 SETTINGS = "Scheme"
+CLIPPING = "Membrane clipping"
 
 
 def convert(
@@ -96,6 +99,39 @@ def convert(
         str | None,
         typer.Option(help="Inputs that share a scale.", rich_help_panel=SETTINGS, show_default="head_dim"),
     ] = None,
+    clip_quantile: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the membrane potentials cut off in front of attention, 0 to 1 (quantile-smoothed ReLU).",
+            rich_help_panel=CLIPPING,
+            show_default="none",
+        ),
+    ] = None,
+    clip_mode: Annotated[
+        Literal["relu", "shifted", "two-sided"] | None,
+        typer.Option(
+            help="u where u > τ; max(u - τ, 0); or both signs towards 0 by τ.",
+            rich_help_panel=CLIPPING,
+            show_default="relu",
+        ),
+    ] = None,
+    clip_roles: Annotated[
+        str | None,
+        typer.Option(help="Roles to clip, as in q,k,v,gate,up.", rich_help_panel=CLIPPING, show_default="q,k,v"),
+    ] = None,
+    clip_text: Annotated[
+        Path | None,
+        typer.Option(help="Text that τ is calibrated on.", rich_help_panel=CLIPPING, show_default="BoolQ's passages"),
+    ] = None,
+    clip_tokens: Annotated[int, typer.Option(help="Tokens of it to read.", rich_help_panel=CLIPPING, min=2)] = 8192,
+    clip_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="A model that `finetune` made: takes its τ, and the model itself if SOURCE is omitted.",
+            rich_help_panel=CLIPPING,
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the random signs.", rich_help_panel=SETTINGS, show_default="2")
     ] = None,
@@ -145,7 +181,12 @@ def convert(
         "seed": seed,
     }
     config = build_config(scheme, options, assignments or [], skip or [], override or [])
+    clipping = (clip_quantile, clip_mode, clip_roles)
+    if clip_from is not None and any(option is not None for option in clipping):
+        raise SpikeconvError("--clip-from brings quantile, mode and roles; leave out their own options.")
     say = (lambda text: None) if quiet else err.print
+    if source is None and clip_from is not None:
+        source = str(clip_from)
     if source is None:
         say(f"[note]No SOURCE given; converting the embedded model {DEFAULT_MODEL}.[/]")
 
@@ -154,6 +195,8 @@ def convert(
     from spikeconv.convert.resolve import open_source, resolve_source
     from spikeconv.convert.sink import check_target
     from spikeconv.evaluate.models import parse_dtype, remember
+    from spikeconv.evaluate.texts import read_text
+    from spikeconv.finetune import clips
 
     name = source or DEFAULT_MODEL
     model = Path(name).stem if name.endswith((".gguf", ".pth")) else Path(name).name
@@ -162,7 +205,16 @@ def convert(
     if not dry_run:
         check_target(target, force)
     opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
+    if clip_from is not None:
+        config = clips.ClipRecord.read(clip_from).apply(config, opened)
+    elif any(option is not None for option in clipping):
+        quantile = 0.5 if clip_quantile is None else clip_quantile
+        config = clips.clip_roles(config, find_family(opened.config), clip_mode or "relu", quantile, split(clip_roles))
     plan = make_plan(opened, config)
+    if clip_from is None and not dry_run and clips.needs_thresholds(plan):
+        text, label = read_text(clip_text)
+        say(f"[note]Calibrating the clipping on {clip_tokens:,} tokens of {label}.[/]")
+        plan = clips.calibrated(opened, config, plan, text, clip_tokens, tracker(quiet))
     if not quiet:
         show_plan(plan, str(opened.path))
     if dry_run:

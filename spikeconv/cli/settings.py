@@ -8,7 +8,7 @@ from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.presets import load_scheme
 
-__all__ = ["build_config"]
+__all__ = ["build_config", "split"]
 
 
 def build_config(
@@ -39,6 +39,11 @@ def build_config(
     values["skip"] = [*values.get("skip", []), *skip]
     values["overrides"] = [*values.get("overrides", []), *(_override(text) for text in overrides)]
     return SpikeConfig.parse(values)
+
+
+def split(names: str | None) -> tuple[str, ...]:
+    """The names in a text like `q,k,v`."""
+    return tuple(name.strip() for name in (names or "").split(",") if name.strip())
 
 
 def _assignment(text: str, option: str) -> tuple[str, Any]:

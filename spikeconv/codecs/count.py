@@ -4,7 +4,7 @@ k = clamp(round(u / s) + z, k_min, k_max)        step one (eq. 9, 16)
 spike_t = sign(k) · [t < |k|],  Σ_t spike_t = k   step two (eq. 10, 17)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -27,11 +27,13 @@ class CountCodec:
     symmetric: bool
     clip_ratio: float
     virtual_steps: int
+    clip_mode: str = "none"
+    clip_threshold: float = 0.0
 
     @classmethod
     def of(cls, scheme: LinearScheme) -> "CountCodec":
         """The codec of a scheme whose activations are not float."""
-        return cls(scheme.count_min, scheme.count_max, scheme.symmetric, scheme.clip_ratio, scheme.virtual_steps)
+        return cls(*(getattr(scheme, field.name) for field in fields(cls)))
 
     @property
     def largest_count(self) -> int:
@@ -50,7 +52,7 @@ class CountCodec:
         signs, bases, power = rotation.on(device) if rotation else (None, [], 1)
         weight, epsilon = norm or (None, 0.0)
         limits = (self.count_min, self.count_max, self.symmetric, self.clip_ratio)
-        return signs, bases, power, weight, epsilon, *limits, "none", 0.0
+        return signs, bases, power, weight, epsilon, *limits, self.clip_mode, self.clip_threshold
 
     def unfold(self, counts: Tensor) -> Tensor:
         """The spike train [T, ..., n] int8 with entries in {-1, 0, 1}; it sums to the counts over T = largest count.

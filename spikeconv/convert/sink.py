@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,35 +16,66 @@ from torch import Tensor
 from spikeconv.convert.source import INDEX
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["RECORD", "Sink", "check_target", "write_json"]
+__all__ = ["RECORD", "Scratch", "Sink", "check_target", "write_json"]
 
 RECORD = "spikeconv.json"
 """Every converted checkpoint holds this record of how it was made."""
 SHARD_BYTES = 2 << 30
 
 
-class Sink:
-    """Context manager that collects a checkpoint; `commit` publishes it, leaving without it removes every trace.
+class Scratch:
+    """Context manager of a scratch directory; `publish` makes it the target, leaving without it removes every trace.
+
+    Args:
+        target: the directory to create.
+        record: the file by which a directory that may be replaced is known.
+        force: replace such a directory.
 
     Raises:
-        SpikeconvError: the output exists and is not empty (without `force`), or its folder cannot be written.
+        SpikeconvError: the target is in the way (see `check_target`), or its folder cannot be written.
     """
 
-    def __init__(self, target: Path, *, force: bool = False, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, target: Path, record: str = RECORD, *, force: bool = False) -> None:
         self.target = target.absolute()
         self.scratch = self.target.with_name(f".{self.target.name}.incomplete-{os.getpid()}")
-        self._force, self._shard_bytes = force, shard_bytes
-        self._pending: dict[str, Tensor] = {}
-        self._shards: list[list[str]] = []
-        self._bytes = 0
+        self._record, self._force = record, force
 
-    def __enter__(self) -> "Sink":
-        check_target(self.target, self._force)
+    def __enter__(self) -> Self:
+        check_target(self.target, self._force, self._record)
         try:
             self.scratch.mkdir(parents=True)
         except OSError as error:
             raise SpikeconvError(f"Cannot write to {self.target.parent}: {error.strerror}.") from None
         return self
+
+    def publish(self) -> None:
+        """Put the directory in its place, the old one out of it."""
+        old = self.target.with_name(f"{self.scratch.name}-old")
+        if self.target.exists():
+            self.target.rename(old)
+        try:
+            self.scratch.rename(self.target)
+        except BaseException:  # Ctrl-C too
+            if old.exists():
+                old.rename(self.target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+class Sink(Scratch):
+    """Collects a converted checkpoint; `commit` publishes it."""
+
+    def __init__(self, target: Path, *, force: bool = False, shard_bytes: int = SHARD_BYTES) -> None:
+        super().__init__(target, force=force)
+        self._shard_bytes = shard_bytes
+        self._pending: dict[str, Tensor] = {}
+        self._shards: list[list[str]] = []
+        self._bytes = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Take a tensor; a full shard is written out."""
@@ -64,7 +95,7 @@ class Sink:
             }
             write_json(self.scratch / INDEX, {"metadata": {"total_size": self._bytes}, "weight_map": weight_map})
         write_json(self.scratch / "config.json", config)
-        self._publish()
+        self.publish()
         return self._bytes
 
     def finish_shards(self) -> list[Path]:
@@ -92,29 +123,12 @@ class Sink:
                 self._shard_path(index).rename(self.scratch / name)
         return names
 
-    def _publish(self) -> None:
-        old = self.target.with_name(f"{self.scratch.name}-old")
-        if self.target.exists():
-            self.target.rename(old)
-        try:
-            self.scratch.rename(self.target)
-        except BaseException:  # Ctrl-C too
-            if old.exists():
-                old.rename(self.target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        shutil.rmtree(self.scratch, ignore_errors=True)
-
-
-def check_target(target: Path, force: bool) -> None:
+def check_target(target: Path, force: bool, record: str = RECORD) -> None:
     """Refuse an output that would overwrite something.
 
     Raises:
-        SpikeconvError: it is a file, or a non-empty directory and `force` is not set.
+        SpikeconvError: it is a file, or a non-empty directory and `force` is not set or it holds no `record`.
     """
     if target.exists() and not target.is_dir():
         raise SpikeconvError(f"{target} is a file; expected a directory to create.")
@@ -122,10 +136,8 @@ def check_target(target: Path, force: bool) -> None:
         raise SpikeconvError(
             f"{target} exists and is not empty; choose another --output or pass --force to replace it."
         )
-    if target.is_dir() and any(target.iterdir()) and not (target / RECORD).is_file():
-        raise SpikeconvError(
-            f"{target} is not a converted checkpoint; --force replaces only those. Choose another --output."
-        )
+    if target.is_dir() and any(target.iterdir()) and not (target / record).is_file():
+        raise SpikeconvError(f"{target} holds no {record}; --force replaces only what does. Choose another --output.")
 
 
 def write_json(path: Path, value: Any) -> None:

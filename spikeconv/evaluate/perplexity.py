@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import family_of
+from spikeconv.evaluate.texts import token_windows
 from spikeconv.progress import Track, silent
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def perplexity(
     import torch
 
     start = time.perf_counter()
-    windows = _windows(loaded, text, window, max_tokens)
+    windows = token_windows(loaded, text, window, max_tokens)
     total, text_bytes = 0.0, 0
     with torch.inference_mode():
         split = _splits(loaded.model, windows[:1, :16].to(loaded.model.device))
@@ -71,25 +71,6 @@ def perplexity(
         raise SpikeconvError(f"{loaded.name} gives no usable probabilities: its mean loss is {mean}.")
     bits = total / math.log(2)
     return PerplexityResult(math.exp(mean), bits / text_bytes, tokens, window, time.perf_counter() - start)
-
-
-def _windows(loaded: "LoadedModel", text: str, window: int, max_tokens: int | None) -> "torch.Tensor":
-    """Token ids, [windows, window]."""
-    import torch
-
-    config = loaded.model.config.get_text_config()
-    limit = None if family_of(loaded.model).recurrent else getattr(config, "max_position_embeddings", None)
-    if window < 2 or (limit is not None and window > limit):
-        raise SpikeconvError(f"--window must be 2 to {limit or 'any number'} tokens for {loaded.name}, not {window}.")
-    if not text.strip():
-        raise SpikeconvError("The text is empty; perplexity needs at least one window of tokens.")
-    if max_tokens is not None and max_tokens < window:
-        raise SpikeconvError(f"--max-tokens {max_tokens} holds no window of {window} tokens; lower --window.")
-    ids = loaded.tokenizer(text, verbose=False)["input_ids"][:max_tokens]  # verbose: warns of a long text
-    count = len(ids) // window
-    if count == 0:
-        raise SpikeconvError(f"The text has {len(ids)} tokens, less than one window of {window}; lower --window.")
-    return torch.tensor(ids[: count * window]).view(count, window)
 
 
 def _splits(model: Any, ids: "torch.Tensor") -> bool:

@@ -1,14 +1,20 @@
-"""Texts to measure perplexity on: a file, a dataset on the hub, or prose from the package index."""
+"""Texts to measure and to train on: a file, a dataset on the hub, or prose from the package index."""
 
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.hub import hub_disabled, hub_reachable
 from spikeconv.evaluate.offline import boolq_passages
+from spikeconv.families import family_of
 
-__all__ = ["DATASETS", "hub_text", "read_text"]
+if TYPE_CHECKING:
+    import torch
+
+    from spikeconv.evaluate.models import LoadedModel
+
+__all__ = ["DATASETS", "hub_text", "read_text", "token_windows", "training_text"]
 
 DATASETS: dict[str, dict[str, Any]] = {
     "wikitext2": {"path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1", "split": "test"},
@@ -19,6 +25,12 @@ DATASETS: dict[str, dict[str, Any]] = {
     },
 }
 """The two texts of the quantization papers, as GPTQ reads them."""
+
+TRAINING: dict[str, dict[str, Any]] = {
+    "wikitext2": {**DATASETS["wikitext2"], "split": "train"},
+    "c4": {"path": "allenai/c4", "data_files": {"train": "en/c4-train.00000-of-01024.json.gz"}, "split": "train"},
+}
+"""The same, to train on."""
 
 C4_DOCUMENTS = 1100
 
@@ -43,10 +55,24 @@ def read_text(file: Path | None = None, dataset: str | None = None) -> tuple[str
         raise SpikeconvError(f"Could not read {file}: {error.strerror}.") from None
 
 
-def hub_text(dataset: str) -> str:
+def training_text(file: Path | None = None, dataset: str | None = None) -> tuple[str, str]:
+    """A text to train on and what it is: of `file`, or the training split of `dataset`.
+
+    Raises:
+        SpikeconvError: both or none is given, or the text cannot be had.
+    """
+    if file is None and dataset is None:
+        raise SpikeconvError("Give a text to train on with --text FILE or --dataset NAME.")
+    if dataset is not None and file is None:
+        return hub_text(dataset, training=True), dataset
+    return read_text(file, dataset)
+
+
+def hub_text(dataset: str, training: bool = False) -> str:
     """The text of a dataset: wikitext2, c4, or a hub id (column `text`; test, else validation, else train).
 
-    Rows are joined by blank lines; C4's first 1,100 documents by spaces, as in GPTQ.
+    Rows are joined by blank lines; C4's first 1,100 documents by spaces, as in GPTQ. For training the order of splits
+    is the other way round, and of C4 the first file is read.
 
     Raises:
         SpikeconvError: the dataset is neither in reach nor in the local cache, or holds no text.
@@ -54,26 +80,51 @@ def hub_text(dataset: str) -> str:
     reachable = hub_reachable()
     with hub_disabled(not reachable):
         try:
-            rows = _rows(dataset)
+            rows = _rows(dataset, training)
         except Exception as error:  # whatever the clients underneath raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             why = f"({reason})" if reachable else "(the hub cannot be reached and it is not in the local cache)"
             raise SpikeconvError(f"Could not load dataset {dataset} {why}; --text FILE reads a local text.") from error
     if "text" not in rows.column_names:
         raise SpikeconvError(f"Dataset {dataset} has no column text; it has: {', '.join(rows.column_names)}.")
-    if dataset == "c4":
+    if dataset == "c4" and not training:
         return " ".join(islice(rows["text"], C4_DOCUMENTS))
     return "\n\n".join(rows["text"])
 
 
-def _rows(dataset: str) -> Any:
+def _rows(dataset: str, training: bool) -> Any:
     from datasets import disable_progress_bars, enable_progress_bars, get_dataset_split_names, load_dataset
 
     disable_progress_bars()
     try:
-        if dataset in DATASETS:
-            return load_dataset(**DATASETS[dataset])
-        splits = get_dataset_split_names(dataset)
-        return load_dataset(dataset, split=next((s for s in ("test", "validation", "train") if s in splits), splits[0]))
+        known = TRAINING if training else DATASETS
+        if dataset in known:
+            return load_dataset(**known[dataset])
+        splits, order = get_dataset_split_names(dataset), ["test", "validation", "train"]
+        wanted = reversed(order) if training else order
+        return load_dataset(dataset, split=next((split for split in wanted if split in splits), splits[0]))
     finally:
         enable_progress_bars()
+
+
+def token_windows(loaded: "LoadedModel", text: str, window: int, max_tokens: int | None = None) -> "torch.Tensor":
+    """Token ids [windows, window] of consecutive windows of a text, without the partial one at its end.
+
+    Raises:
+        SpikeconvError: the text is empty or too short, or the model cannot hold the window.
+    """
+    import torch
+
+    config = loaded.model.config.get_text_config()
+    limit = None if family_of(loaded.model).recurrent else getattr(config, "max_position_embeddings", None)
+    if window < 2 or (limit is not None and window > limit):
+        raise SpikeconvError(f"--window must be 2 to {limit or 'any number'} tokens for {loaded.name}, not {window}.")
+    if not text.strip():
+        raise SpikeconvError("The text is empty; at least one window of tokens is needed.")
+    if max_tokens is not None and max_tokens < window:
+        raise SpikeconvError(f"--max-tokens {max_tokens} holds no window of {window} tokens; lower --window.")
+    ids = loaded.tokenizer(text, verbose=False)["input_ids"][:max_tokens]  # verbose: warns of a long text
+    count = len(ids) // window
+    if count == 0:
+        raise SpikeconvError(f"The text has {len(ids)} tokens, less than one window of {window}; lower --window.")
+    return torch.tensor(ids[: count * window]).view(count, window)

@@ -145,6 +145,7 @@ def rotate_only(model: Any, config: SpikeConfig) -> None:
     """Rotate the linears of a float model in place, weights and inputs, without rounding either."""
     overrides = {
         "codec": "count",
+        "clip_mode": "none",
         "weight_bits": FLOAT_BITS,
         "spikes": "float",
         "count_bits": FLOAT_BITS,

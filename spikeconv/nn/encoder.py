@@ -1,6 +1,6 @@
 """What turns the input of one or several linears into spike counts.
 
-x ─▶ minus its constant part, or RMSNorm, if it was folded in ─▶ rotation (γ already applied) ─▶ codec ─▶ counts, scale
+x ─▶ minus its constant part, or RMSNorm, if it was folded in ─▶ rotation (γ already applied) ─▶ clip ─▶ counts, scale
 """
 
 from collections.abc import Callable
@@ -81,7 +81,8 @@ class Encoder:
         norm = self.folded()
         if self.codec is None:
             u = x.float() if norm is None else ops.rms_norm(x, norm.weight, norm.epsilon)
-            return Encoding(None, u if self.rotation is None else self.rotation(u))
+            u = u if self.rotation is None else self.rotation(u)
+            return Encoding(None, ops.clip_potential(u, self.scheme.clip_mode, self.scheme.clip_threshold))
         spikes = self.codec.encode(x, self.rotation, norm, with_statistics=self.observer is not None)
         if self.observer is not None:
             self.observer(spikes)

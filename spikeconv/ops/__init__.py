@@ -1,6 +1,6 @@
 from spikeconv.ops.accumulation import unfold_step
 from spikeconv.ops.attention import pack_rows, row_bytes, unpack_rows
-from spikeconv.ops.encoding import rms_norm
+from spikeconv.ops.encoding import clip_potential, rms_norm
 from spikeconv.ops.library import (
     EXECUTIONS,
     accumulate,
@@ -20,6 +20,7 @@ __all__ = [
     "accumulate",
     "arrange",
     "attend",
+    "clip_potential",
     "encode",
     "encode_rows",
     "linears",

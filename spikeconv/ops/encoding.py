@@ -10,7 +10,7 @@ are the same bits on every back end.
 import torch
 from torch import Tensor
 
-__all__ = ["encode", "rms_norm", "rotate", "square_sum"]
+__all__ = ["clip_potential", "encode", "rms_norm", "rotate", "square_sum"]
 
 
 def rotate(x: Tensor, signs: Tensor, bases: list[Tensor], power: int) -> Tensor:
@@ -54,6 +54,18 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     return weight.float() * (x * (1 / root))
 
 
+def clip_potential(u: Tensor, clip: str, threshold: float | Tensor) -> Tensor:
+    """u [..., n] with what the threshold τ cuts off set to zero; modes as in `encode`. NaN stays."""
+    if clip == "none":
+        return u
+    keep = (u > threshold) | u.isnan()
+    if clip == "relu":
+        return torch.where(keep, u, 0)
+    if clip == "shifted":
+        return torch.where(keep, u - threshold, 0)
+    return torch.where(keep, u - threshold, torch.where(u < -threshold, u + threshold, 0))
+
+
 def encode(
     x: Tensor,
     signs: Tensor | None,
@@ -94,7 +106,7 @@ def encode(
     u = x.float().contiguous() if norm_weight is None else rms_norm(x, norm_weight, norm_epsilon)
     if signs is not None:
         u = rotate(u, signs, bases, power)
-    u = _clip(u, clip, threshold)
+    u = clip_potential(u, clip, threshold)
     # Divisors are tensors: a GPU would turn a number into a multiplication by its reciprocal.
     if symmetric:
         scale = clip_ratio * u.abs().amax(-1, keepdim=True)
@@ -122,14 +134,3 @@ def square_sum(x: Tensor) -> Tensor:
         half //= 2
         tree = tree[..., :half] + tree[..., half:]
     return tree
-
-
-def _clip(u: Tensor, clip: str, threshold: float) -> Tensor:
-    if clip == "none":
-        return u
-    keep = (u > threshold) | u.isnan()
-    if clip == "relu":
-        return torch.where(keep, u, 0)
-    if clip == "shifted":
-        return torch.where(keep, u - threshold, 0)
-    return torch.where(keep, u - threshold, torch.where(u < -threshold, u + threshold, 0))

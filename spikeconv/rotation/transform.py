@@ -57,8 +57,10 @@ class Rotation:
         return ops.rotate(x, *self.on(x.device))  # type: ignore[no-any-return]
 
     def inverse(self, u: Tensor) -> Tensor:
-        """x of u = rotation(x), [..., size] float32; a product with the whole matrix, for small sizes."""
-        return u.float() @ _matrix(self, u.device).mT
+        """x of u = rotation(x), [..., size] float32: the transposed matrices, then the signs."""
+        signs, bases, power = self.on(u.device)
+        x: Tensor = ops.rotate(u, torch.ones_like(signs), [base.mT for base in bases], power)
+        return x * signs
 
     def on(self, device: torch.device) -> Factors:
         """Its constants on a device; they are cached and shared."""
@@ -86,10 +88,3 @@ def _tensors(rotation: Rotation, device: torch.device) -> Factors:
         signs = random_signs(rotation.size, rotation.seed).to(device)
         bases = [hadamard_matrix(m).to(device, torch.float32) for m in orders if m & (m - 1)]
     return Factors(signs, bases, power)
-
-
-@lru_cache(maxsize=16)
-def _matrix(rotation: Rotation, device: torch.device) -> Tensor:
-    """A of rotation(x) = x A."""
-    with torch.inference_mode(False):
-        return rotation(torch.eye(rotation.size, device=device))

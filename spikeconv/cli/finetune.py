@@ -1,0 +1,170 @@
+"""`spikeconv finetune`: rotational sparse training."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from spikeconv.cli.console import err, out, print_json, tracker
+from spikeconv.cli.options import AsJson, Device, Quiet, TrustRemoteCode
+from spikeconv.cli.settings import split
+from spikeconv.presets import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from spikeconv.finetune.train import StepResult
+
+__all__ = ["finetune"]
+
+CLIPPING, TRAINING = "Membrane clipping", "Training"
+
+
+def finetune(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"Preset, hub id, directory, GGUF or RWKV .pth file; {DEFAULT_MODEL} if omitted.", show_default=False
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory to create.", show_default="MODEL-clipped")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="A UTF-8 text file to train on.", show_default=False)] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="wikitext2, c4 or a hub id to train on.", show_default=False)
+    ] = None,
+    clip_quantile: Annotated[
+        float, typer.Option(help="Share of the membrane potentials cut off, 0 to 1.", rich_help_panel=CLIPPING)
+    ] = 0.5,
+    clip_mode: Annotated[
+        Literal["relu", "shifted", "two-sided"],
+        typer.Option(help="u where u > τ; max(u - τ, 0); or both signs towards 0 by τ.", rich_help_panel=CLIPPING),
+    ] = "relu",
+    clip_roles: Annotated[
+        str | None,
+        typer.Option(help="Roles to clip, as in q,k,v,gate,up.", rich_help_panel=CLIPPING, show_default="q,k,v"),
+    ] = None,
+    clip_momentum: Annotated[
+        float, typer.Option(help="Share of the old τ in its moving average.", rich_help_panel=CLIPPING)
+    ] = 0.9,
+    rotation: Annotated[
+        Literal["gamma-sqp", "none"], typer.Option(help="What the conversion will rotate.", rich_help_panel=CLIPPING)
+    ] = "gamma-sqp",
+    seed: Annotated[
+        int, typer.Option(help="Seed of the random signs and of the order of the text.", rich_help_panel=CLIPPING)
+    ] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps in all.", rich_help_panel=TRAINING)] = 300,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, constant.", rich_help_panel=TRAINING)] = 2e-5,
+    weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=TRAINING)] = 0.0,
+    batch_size: Annotated[int, typer.Option(help="Windows at once in a process.", rich_help_panel=TRAINING)] = 4,
+    accumulate: Annotated[int, typer.Option(help="Batches of one step.", rich_help_panel=TRAINING)] = 1,
+    window: Annotated[int, typer.Option(help="Tokens of a window.", rich_help_panel=TRAINING)] = 512,
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="Of the products; weights stay float32.", rich_help_panel=TRAINING),
+    ] = "float32",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, one more forward.", rich_help_panel=TRAINING)
+    ] = False,
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Steps between states to resume from.", rich_help_panel=TRAINING)
+    ] = 50,
+    log_every: Annotated[
+        int, typer.Option(min=1, help="Steps between lines of the log.", rich_help_panel=TRAINING)
+    ] = 10,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier run and its output.")] = False,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a float model for sparse spikes: the inputs of attention are clipped at a quantile that is learned.
+
+    The result is an ordinary checkpoint that converts with `convert --clip-from`. Several processes, FSDP and
+    DeepSpeed: `accelerate launch -m spikeconv finetune …`.
+
+    Example: [cyan]spikeconv finetune --text book.txt -o sparse && spikeconv convert --clip-from sparse[/]
+    """
+    from spikeconv.config import SpikeConfig
+    from spikeconv.convert.plan import make_plan
+    from spikeconv.convert.resolve import open_source, resolve_source
+    from spikeconv.convert.sink import check_target
+    from spikeconv.evaluate.models import find_device, load_float
+    from spikeconv.evaluate.texts import token_windows, training_text
+    from spikeconv.families import find_family
+    from spikeconv.finetune.clips import RECORD
+    from spikeconv.finetune.clips import clip_roles as with_roles
+    from spikeconv.finetune.run import FinetuneSettings
+    from spikeconv.finetune.train import finetune as run
+    from spikeconv.finetune.train import make_accelerator
+
+    name = source or DEFAULT_MODEL
+    target = output or Path(f"{Path(name).stem if Path(name).is_file() else Path(name).name}-clipped")
+    check_target(target, force or resume, RECORD)
+    content, label = training_text(text, dataset)
+    settings = FinetuneSettings.parse(
+        {
+            "source": name,
+            "text": label,
+            "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "clip_mode": clip_mode,
+            "clip_quantile": clip_quantile,
+            "clip_roles": split(clip_roles),
+            "clip_momentum": clip_momentum,
+            "rotation": rotation,
+            "seed": seed,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "batch_size": batch_size,
+            "accumulate": accumulate,
+            "window": window,
+            "precision": precision,
+            "gradient_checkpointing": gradient_checkpointing,
+        }
+    )
+    accelerator = make_accelerator(settings, find_device(device).type == "cpu")
+    settings = settings.model_copy(update={"processes": accelerator.num_processes})
+    opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
+    config = SpikeConfig.parse({"rotation": rotation, "seed": seed})
+    family = find_family(opened.config)
+    plan = make_plan(opened, with_roles(config, family, clip_mode, clip_quantile, settings.clip_roles))
+    loaded = load_float(opened.path, device="cpu", dtype="float32", trust_remote_code=trust_remote_code)
+    windows = token_windows(loaded, content, window)
+    quiet = quiet or not accelerator.is_main_process
+    if not quiet:
+        err.print(f"[note]Training on {windows.numel():,} tokens of {label}; processes: {settings.processes}.[/]")
+    summary = run(
+        loaded,
+        plan.config,
+        settings,
+        windows,
+        target,
+        steps=steps,
+        accelerator=accelerator,
+        save_every=save_every,
+        log_every=log_every,
+        resume=resume,
+        force=force,
+        track=tracker(quiet),
+        on_step=lambda result: None if quiet else err.print(step_line(result)),
+    )
+    if not accelerator.is_main_process:
+        return
+    if as_json:
+        print_json(summary.to_dict())
+        return
+    rate = "" if summary.firing_rate is None else f", firing rate {summary.firing_rate:.3f}"
+    out.print(
+        f"[good]Fine-tuned[/] for {summary.steps} steps ({summary.tokens:,} tokens) in "
+        f"[number]{summary.seconds:.0f} s[/]: loss {summary.loss:.3f}, mean τ {summary.threshold:.3f}{rate}\n"
+        f"Saved to [number]{summary.output}[/]"
+    )
+
+
+def step_line(result: "StepResult") -> str:
+    """One logged step."""
+    rate = "" if result.firing_rate is None else f"  rate {result.firing_rate:.3f}"
+    thresholds = f"{result.threshold:.3f} ({result.lowest_threshold:.3f} to {result.highest_threshold:.3f})"
+    speed = f"[note]{result.tokens_per_second:,.0f} tokens/s[/]"
+    return f"[note]step {result.step}[/]  loss {result.loss:.4f}  τ {thresholds}{rate}  {speed}"

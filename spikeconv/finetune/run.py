@@ -1,0 +1,129 @@
+"""The folder of a fine-tune beside its output: settings, log, and the state to go on from.
+
+OUTPUT.training/settings.json   what two runs must agree on to be one
+OUTPUT.training/log.jsonl       one line a logged step
+OUTPUT.training/state/          weights, optimizer, random numbers, thresholds; replaced whole
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spikeconv.config import sentence_of
+from spikeconv.errors import SpikeconvError
+
+__all__ = ["FinetuneSettings", "RunFolder"]
+
+
+class FinetuneSettings(BaseModel):
+    """Everything that decides the course of a fine-tune; only its length does not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="preset, hub id, directory or file")
+    text: str = Field(description="file or dataset")
+    text_sha256: str
+    clip_mode: str = "relu"
+    clip_quantile: float = 0.5
+    clip_roles: tuple[str, ...] = ()
+    clip_momentum: float = Field(0.9, ge=0, lt=1, description="share of the old τ in the moving average")
+    rotation: str = "gamma-sqp"
+    seed: int = Field(2, description="of the rotation's signs, and of the order of the text")
+    learning_rate: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(4, ge=1, description="windows at once, in each process")
+    accumulate: int = Field(1, ge=1, description="batches of one optimizer step")
+    window: int = Field(512, ge=2, description="tokens of a window")
+    precision: str = Field("float32", pattern="^(float32|bfloat16)$")
+    gradient_checkpointing: bool = False
+    processes: int = 1
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> "FinetuneSettings":
+        """Build from what the command line gives.
+
+        Raises:
+            SpikeconvError: one sentence that names the field.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise SpikeconvError(sentence_of(error)) from None
+
+    def differences(self, other: "FinetuneSettings") -> list[str]:
+        """`field was X, is now Y` for every field in which another run differs."""
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in type(self).model_fields)
+        return [f"{name} was {ours!r}, is now {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
+
+
+class RunFolder:
+    """Reads and writes the folder of one fine-tune."""
+
+    def __init__(self, output: Path) -> None:
+        self.path = output.with_name(f"{output.name}.training")
+        self.state = self.path / "state"
+        self.scratch = self.path / "state.incomplete"
+        self.log_file = self.path / "log.jsonl"
+        self._settings = self.path / "settings.json"
+
+    def begin(self, settings: FinetuneSettings, *, resume: bool, force: bool) -> None:
+        """Start a fine-tune, or go on with one.
+
+        Raises:
+            SpikeconvError: there is one already and neither `resume` nor `force` is set; or there is none to resume;
+                or it has other settings.
+        """
+        old = self.settings()
+        if resume:
+            if old is None or not self.state.is_dir():
+                raise SpikeconvError(f"There is nothing to resume in {self.path}; leave out --resume to start.")
+            if found := old.differences(settings):
+                raise SpikeconvError(f"{self.path} was made with other settings: {'; '.join(found)}.")
+            return
+        if old is not None and not force:
+            raise SpikeconvError(f"{self.path} holds a fine-tune; --resume goes on with it, --force starts anew.")
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        self._settings.write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    def settings(self) -> FinetuneSettings | None:
+        """The settings of what is there.
+
+        Raises:
+            SpikeconvError: they are damaged.
+        """
+        if not self._settings.is_file():
+            return None
+        try:
+            return FinetuneSettings.model_validate_json(self._settings.read_text(encoding="utf-8"))
+        except ValueError:
+            raise SpikeconvError(f"{self._settings} is damaged; --force starts anew.") from None
+
+    def keep_state(self) -> None:
+        """What is in `scratch` becomes the state; a crash leaves this one or the one before."""
+        old = self.path / "state.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if self.state.exists():
+            self.state.rename(old)
+        self.scratch.rename(self.state)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Append a line to the log."""
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + os.linesep)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The lines of the log."""
+        if not self.log_file.is_file():
+            return []
+        return [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of steps that are not in the state that the run goes on from."""
+        lines = [json.dumps(entry) + os.linesep for entry in self.entries() if entry["step"] <= step]
+        self.log_file.write_text("".join(lines), encoding="utf-8")
