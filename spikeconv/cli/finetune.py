@@ -134,21 +134,25 @@ def finetune(
     quiet = quiet or not accelerator.is_main_process
     if not quiet:
         err.print(f"[note]Training on {windows.numel():,} tokens of {label}; processes: {settings.processes}.[/]")
-    summary = run(
-        loaded,
-        plan.config,
-        settings,
-        windows,
-        target,
-        steps=steps,
-        accelerator=accelerator,
-        save_every=save_every,
-        log_every=log_every,
-        resume=resume,
-        force=force,
-        track=tracker(quiet),
-        on_step=lambda result: None if quiet else err.print(step_line(result)),
-    )
+    try:
+        summary = run(
+            loaded,
+            plan.config,
+            settings,
+            windows,
+            target,
+            steps=steps,
+            accelerator=accelerator,
+            save_every=save_every,
+            log_every=log_every,
+            resume=resume,
+            force=force,
+            track=tracker(quiet),
+            on_step=lambda result: None if quiet else err.print(step_line(result)),
+        )
+    except KeyboardInterrupt:
+        err.print("[bad]interrupted:[/] the same command with --resume goes on from the last saved state")
+        raise
     if not accelerator.is_main_process:
         return
     if as_json:

@@ -116,7 +116,9 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
         out.print(
             f"  {'keys' if kind == 'k' else 'values'}: firing rate [number]{firing.firing_rate:.3f}[/] "
             f"(T'={firing.virtual_steps}), {firing.zero_share:.1%} zero counts, {firing.bytes_per_token} bytes a token "
-            f"({firing.bfloat16_bytes_per_token} in bfloat16)"
+            f"({firing.bfloat16_bytes_per_token} in bfloat16)\n    {firing.macs / 1e9:.2f} G multiply-accumulates of "
+            f"attention become {firing.accumulations / 1e9:.2f} G signed additions "
+            f"(+ {firing.scalings / 1e9:.2f} G multiplications by scales)"
         )
 
 

@@ -51,7 +51,7 @@ def verify(
 
 def show_result(result: "VerifyResult") -> None:
     """One line per check."""
-    from spikeconv.evaluate.verify import ROTATION_TOLERANCE
+    from spikeconv.evaluate.verify import ATTENTION_TOLERANCE, ROTATION_TOLERANCE
 
     def line(good: bool, text: str) -> None:
         out.print(f"[good]ok[/]        {text}" if good else f"[bad]DIFFERENT[/] {text}")
@@ -62,6 +62,15 @@ def show_result(result: "VerifyResult") -> None:
         "dense = events = unfold" + _names(result.different_accumulators),
     )
     line(not result.different_logits, "logits of all executions" + _names(result.different_logits))
+    if result.attention_error is not None:
+        line(
+            not result.different_rows,
+            f"{result.rows} keys and values: the reference's bytes" + _names(result.different_rows),
+        )
+        line(
+            result.attention_error <= ATTENTION_TOLERANCE,
+            f"attention over counts: dense = unfold, one query = all at once, to {result.attention_error:.1e}",
+        )
     line(not result.uncalled, "every converted linear was called" + _names(result.uncalled))
     line(not result.changed_files, "files are as written" + _names(result.changed_files))
     if result.rotation_error is not None:

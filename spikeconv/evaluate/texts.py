@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from spikeconv.evaluate.models import LoadedModel
 
-__all__ = ["DATASETS", "hub_text", "read_text", "token_windows", "training_text"]
+__all__ = ["DATASETS", "hub_text", "longest_window", "read_text", "token_windows", "training_text"]
 
 DATASETS: dict[str, dict[str, Any]] = {
     "wikitext2": {"path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1", "split": "test"},
@@ -107,6 +107,12 @@ def _rows(dataset: str, training: bool) -> Any:
         enable_progress_bars()
 
 
+def longest_window(model: Any) -> int | None:
+    """Tokens of the longest sequence that a model can hold; None where there is no limit."""
+    config = model.config.get_text_config()
+    return None if family_of(model).recurrent else getattr(config, "max_position_embeddings", None)
+
+
 def token_windows(loaded: "LoadedModel", text: str, window: int, max_tokens: int | None = None) -> "torch.Tensor":
     """Token ids [windows, window] of consecutive windows of a text, without the partial one at its end.
 
@@ -115,8 +121,7 @@ def token_windows(loaded: "LoadedModel", text: str, window: int, max_tokens: int
     """
     import torch
 
-    config = loaded.model.config.get_text_config()
-    limit = None if family_of(loaded.model).recurrent else getattr(config, "max_position_embeddings", None)
+    limit = longest_window(loaded.model)
     if window < 2 or (limit is not None and window > limit):
         raise SpikeconvError(f"--window must be 2 to {limit or 'any number'} tokens for {loaded.name}, not {window}.")
     if not text.strip():

@@ -6,7 +6,7 @@ logits, since H D is orthogonal.
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel, load_source, read_record
 from spikeconv.families import family_of, folded_norms
 from spikeconv.integrations.transformers import swap_linears
-from spikeconv.nn import SpikeLinear, set_execution, spike_linears
+from spikeconv.nn import KvCode, SpikeLinear, attention_codes, set_execution, spike_linears
+from spikeconv.nn.attention import CLIP_RATIOS
+from spikeconv.ops.attention import encode_rows as reference_rows
 from spikeconv.progress import Track, silent
 from spikeconv.wheels import sha256_of
 
@@ -26,6 +28,9 @@ __all__ = ["VerifyResult", "verify"]
 
 ROTATION_TOLERANCE = 1e-4
 """Allowed difference of logits, relative to their largest magnitude."""
+
+ATTENTION_TOLERANCE = 2e-5
+"""Allowed difference of attention over counts, relative to the largest output of the layer."""
 
 
 @dataclass
@@ -37,7 +42,11 @@ class VerifyResult:
         accumulators: int32 accumulators compared.
         tokens: tokens of real text that were run.
         different_accumulators: linears whose executions disagree with each other or with the linear's output.
-        different_logits: executions whose logits are not those of the model as loaded.
+        different_logits: executions of the linears whose logits are not those of the model as loaded.
+        rows: keys and values compared, where they are counts.
+        different_rows: attention layers whose rows are not those of the reference.
+        attention_error: largest |Δ| of attention between executions, and of one query from all at once, relative to
+            its largest output; None where keys and values are float.
         uncalled: converted linears that the forward pass never called.
         changed_files: weight files whose hash is not the recorded one.
         rotation_error: max |Δ logits| / max |logits| of rotated against source weights; None without the source.
@@ -50,6 +59,9 @@ class VerifyResult:
     different_accumulators: list[str] = field(default_factory=list)
     different_logits: list[str] = field(default_factory=list)
     uncalled: list[str] = field(default_factory=list)
+    rows: int = 0
+    different_rows: list[str] = field(default_factory=list)
+    attention_error: float | None = None
     changed_files: list[str] = field(default_factory=list)
     rotation_error: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -57,8 +69,15 @@ class VerifyResult:
     @property
     def clean(self) -> bool:
         """Whether nothing differed."""
-        faults = (self.different_accumulators, self.different_logits, self.uncalled, self.changed_files)
-        return not any(faults) and (self.rotation_error is None or self.rotation_error <= ROTATION_TOLERANCE)
+        faults = (
+            self.different_accumulators,
+            self.different_logits,
+            self.different_rows,
+            self.uncalled,
+            self.changed_files,
+        )
+        exact = not any(faults) and (self.attention_error or 0) <= ATTENTION_TOLERANCE
+        return exact and (self.rotation_error or 0) <= ROTATION_TOLERANCE
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -83,6 +102,7 @@ def verify(
     if not result.tokens:
         raise SpikeconvError("The text is empty; give one with at least one token.")
     _compare_executions(loaded.model, ids, result, track)
+    _compare_attention(loaded.model, ids, result)
     if source:
         _compare_with_source(loaded, ids, result)
     return result
@@ -122,10 +142,53 @@ def _compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tr
                 hook.remove()
         result.uncalled = [name for name in linears if name not in called]
         for execution in track(ops.EXECUTIONS, "comparing executions", len(ops.EXECUTIONS)):
-            set_execution(model, execution)
+            set_execution(model, execution, attention=False)
             if not torch.equal(model(ids, use_cache=False).logits, expected):
                 result.different_logits.append(execution)
-    set_execution(model, before)
+    set_execution(model, before, attention=False)
+
+
+def _compare_attention(model: Any, ids: Tensor, result: VerifyResult) -> None:
+    codes = attention_codes(model)
+    for name, code in codes.items():
+        model.get_submodule(name).kv = _CheckedCode(code, name, result)
+    try:
+        with torch.inference_mode():
+            model(ids, use_cache=False, logits_to_keep=1)
+    finally:
+        for name, code in codes.items():
+            model.get_submodule(name).kv = code
+
+
+class _CheckedCode(KvCode):
+    """Compares what it gives with the other ways to it: rows byte by byte, attention, which adds floats, in size."""
+
+    def __init__(self, code: KvCode, name: str, result: VerifyResult) -> None:
+        self.__dict__.update(code.__dict__)
+        self._name, self._result = name, result
+
+    def rows(self, states: Tensor, kind: Literal["k", "v"]) -> Tensor:
+        rows = super().rows(states, kind)
+        scheme = self.scheme
+        signs, bases, power = self.rotation.on(states.device)
+        settings = scheme.count_bits, self.group, scheme.symmetric
+        expected, _ = reference_rows(states, signs, bases, power, *settings, CLIP_RATIOS, False)
+        self._result.rows += rows[..., 0].numel()
+        if not torch.equal(rows, expected):
+            self._result.different_rows.append(f"{self._name}.{kind}")
+        return rows
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        y = super().attend(query, keys, values, mask, scaling)
+        last = super().attend(query[:, :, -1:], keys, values, None if mask is None else mask[..., -1:, :], scaling)
+        errors = [(last - y[:, :, -1:]).abs().max()]
+        chosen = self.execution
+        for self.execution in ops.EXECUTIONS:
+            errors.append((super().attend(query, keys, values, mask, scaling) - y).abs().max())
+        self.execution = chosen
+        error = float(torch.stack(errors).max() / y.abs().max())
+        self._result.attention_error = max(error, self._result.attention_error or 0.0)
+        return y
 
 
 def _compare_with_source(loaded: LoadedModel, ids: Tensor, result: VerifyResult) -> None:

@@ -14,7 +14,7 @@ from spikeconv.convert.plan import Plan, make_plan
 from spikeconv.convert.source import Source
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_float
-from spikeconv.evaluate.texts import token_windows
+from spikeconv.evaluate.texts import longest_window, token_windows
 from spikeconv.families import Family, family_of
 from spikeconv.nn.clip import MembraneClip
 from spikeconv.progress import Track, silent
@@ -117,11 +117,8 @@ def needs_thresholds(plan: Plan) -> bool:
 
 def with_thresholds(config: SpikeConfig, thresholds: dict[str, float]) -> SpikeConfig:
     """A conversion's settings with τ by module name."""
-    values = config.model_dump()
-    values["overrides"] += [
-        {"pattern": name, "settings": {"clip_threshold": value}} for name, value in thresholds.items()
-    ]
-    return SpikeConfig.parse(values)
+    settings = {name: {"clip_threshold": value} for name, value in thresholds.items()}
+    return SpikeConfig.parse({**config.model_dump(), "overrides": [*config.overrides, *_overrides(settings)]})
 
 
 def clip_inputs(model: Any, config: SpikeConfig) -> list[MembraneClip]:
@@ -180,8 +177,9 @@ def calibrated(source: Source, config: SpikeConfig, plan: Plan, text: str, token
         SpikeconvError: the text is shorter.
     """
     loaded = load_float(source.path)
-    windows = token_windows(loaded, text, min(WINDOW, tokens), tokens)
-    if windows.numel() < tokens - tokens % WINDOW:
+    window = min(WINDOW, tokens, longest_window(loaded.model) or WINDOW)
+    windows = token_windows(loaded, text, window, tokens)
+    if windows.numel() < tokens - tokens % window:
         raise SpikeconvError(
             f"The calibration text has fewer than {tokens} tokens; give a longer --clip-text or lower --clip-tokens."
         )
@@ -202,6 +200,8 @@ def thresholds_of(clips: list[MembraneClip]) -> dict[str, float]:
 
 
 def _with_overrides(config: SpikeConfig, settings: dict[str, dict[str, Any]]) -> SpikeConfig:
-    ours = [Override(pattern=pattern, settings=fields).model_dump() for pattern, fields in settings.items()]
-    values = config.model_dump()
-    return SpikeConfig.parse({**values, "overrides": [*ours, *values["overrides"]]})
+    return SpikeConfig.parse({**config.model_dump(), "overrides": [*_overrides(settings), *config.overrides]})
+
+
+def _overrides(settings: dict[str, dict[str, Any]]) -> list[Override]:
+    return [Override(pattern=pattern, settings=fields) for pattern, fields in settings.items()]

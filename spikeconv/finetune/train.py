@@ -200,7 +200,7 @@ def finetune(
 def _prepare(accelerator: Accelerator, model: Any, settings: FinetuneSettings) -> tuple[Any, Any]:
     model.train()
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     if accelerator.state.deepspeed_plugin is not None:  # it would ask the data loader, and there is none
         accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch_size
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)

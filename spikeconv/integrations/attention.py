@@ -31,7 +31,7 @@ class SpikingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *arguments: Any, **options: Any) -> Any:
         """Encode new states [batch, heads, tokens, head_dim], and give all rows."""
-        return super().update(self.code.keys(key_states), self.code.values(value_states), *arguments, **options)
+        return super().update(self.code.rows(key_states, "k"), self.code.rows(value_states, "v"), *arguments, **options)
 
 
 class SpikingWindowLayer(DynamicSlidingWindowLayer):
@@ -43,7 +43,7 @@ class SpikingWindowLayer(DynamicSlidingWindowLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *arguments: Any, **options: Any) -> Any:
         """Encode new states [batch, heads, tokens, head_dim], and give the rows that are in the window."""
-        return super().update(self.code.keys(key_states), self.code.values(value_states), *arguments, **options)
+        return super().update(self.code.rows(key_states, "k"), self.code.rows(value_states, "v"), *arguments, **options)
 
 
 def use_spiking_attention(model: Any, scheme: LinearScheme, group: int) -> None:
@@ -112,6 +112,6 @@ def _attention(
     """In the signature of transformers' attention functions; without a cache, keys and values come as floats."""
     code: KvCode = module.kv
     if key.dtype != torch.uint8:
-        key, value = code.keys(key), code.values(value)
+        key, value = code.rows(key, "k"), code.rows(value, "v")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return code.attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -42,13 +43,14 @@ class KvCode:
         """Bytes of one key or value of one head."""
         return ops.row_bytes(self.head_dim, self.scheme.count_bits, self.group, self.scheme.symmetric)
 
-    def keys(self, states: Tensor) -> Tensor:
-        """Rows uint8 [..., row_bytes] of keys [..., head_dim]."""
-        return self._rows(states, "k")
-
-    def values(self, states: Tensor) -> Tensor:
-        """Rows uint8 [..., row_bytes] of values [..., head_dim]."""
-        return self._rows(states, "v")
+    def rows(self, states: Tensor, kind: Literal["k", "v"]) -> Tensor:
+        """Rows uint8 [..., row_bytes] of keys or values [..., head_dim]."""
+        scheme, observer = self.scheme, self.observers.get(kind)
+        arguments = (scheme.count_bits, self.group, scheme.symmetric, CLIP_RATIOS, observer is not None)
+        rows, statistics = ops.encode_rows(states, *self.rotation.on(states.device), *arguments)
+        if observer is not None:
+            observer(states.numel(), self.head_dim, statistics)
+        return rows  # type: ignore[no-any-return]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
         """Attention of query [batch, heads, tokens, head_dim] over rows: the same shape and dtype as the query."""
@@ -56,14 +58,6 @@ class KvCode:
         arguments = (mask, scaling, scheme.count_bits, self.group, scheme.symmetric, self.execution)
         rotated: Tensor = ops.attend(self.rotation(query), keys, values, *arguments)
         return self.rotation.inverse(rotated).to(query.dtype)
-
-    def _rows(self, states: Tensor, kind: str) -> Tensor:
-        scheme, observer = self.scheme, self.observers.get(kind)
-        arguments = (scheme.count_bits, self.group, scheme.symmetric, CLIP_RATIOS, observer is not None)
-        rows, statistics = ops.encode_rows(states, *self.rotation.on(states.device), *arguments)
-        if observer is not None:
-            observer(states.numel(), self.head_dim, statistics)
-        return rows  # type: ignore[no-any-return]
 
 
 def attention_codes(model: nn.Module) -> dict[str, KvCode]:

@@ -8,6 +8,7 @@ one layout only.
 import torch
 from torch import nn
 
+from spikeconv.nn.attention import attention_codes
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.nn.linear import checked_execution, spike_linears
 from spikeconv.nn.memory import LargePages
@@ -45,10 +46,15 @@ def arrange_weights(model: nn.Module) -> None:
                     linear.weight = pages.place(linear.weight) if linear.weight.is_cpu else linear.weight
 
 
-def set_execution(model: nn.Module, execution: str) -> None:
-    """Choose how every converted linear of a model accumulates: auto, dense, events or unfold."""
+def set_execution(model: nn.Module, execution: str, attention: bool = True) -> None:
+    """Choose how every converted linear of a model accumulates, and its attention over counts: see `EXECUTIONS`.
+
+    The bits are the same for linears; attention adds floats, in another order.
+    """
     for linear in spike_linears(model).values():
         linear.execution = checked_execution(execution)
+    for code in attention_codes(model).values() if attention else ():
+        code.execution = execution
     arrange_weights(model)
 
 

@@ -90,6 +90,9 @@ class CacheFiring:
         zero_share: share of counts that are zero.
         bytes_per_token: of all heads and layers, scales included.
         bfloat16_bytes_per_token: what a bfloat16 cache takes.
+        macs: multiply-accumulates of their product with q (or p) in float, over the full N² of each window.
+        accumulations: signed additions of q (or p) instead.
+        scalings: multiplications by a scale, one for every sum.
     """
 
     virtual_steps: int
@@ -98,6 +101,9 @@ class CacheFiring:
     zero_share: float
     bytes_per_token: int
     bfloat16_bytes_per_token: int
+    macs: int
+    accumulations: float
+    scalings: int
 
 
 @dataclass(frozen=True)
@@ -176,11 +182,12 @@ def firing_report(
     stays_float: Counter[str] = Counter()
     for window in windows:
         stays_float.update(family.float_macs(config, len(window)))
-    cache = {kind: _cache(counted, model, len(ids)) for kind, counted in recorder.cache.items()}
+    spiking_attention = stays_float.pop("attention", 0) if recorder.cache else 0
+    cache = {kind: _cache(counted, model, len(ids), spiking_attention // 2) for kind, counted in recorder.cache.items()}
     return FiringReport(tuple(layers), _total(layers, len(ids), dict(stays_float)), cache)
 
 
-def _cache(counted: SpikeStatistics, model: Any, tokens: int) -> CacheFiring:
+def _cache(counted: SpikeStatistics, model: Any, tokens: int, macs: int) -> CacheFiring:
     code = next(iter(attention_codes(model).values()))
     steps = code.scheme.virtual_steps
     states = counted.inputs // code.head_dim // tokens  # heads of all layers
@@ -192,6 +199,9 @@ def _cache(counted: SpikeStatistics, model: Any, tokens: int) -> CacheFiring:
         zero_share=int(counted.zeros) / counted.inputs,
         bytes_per_token=states * code.row_bytes,
         bfloat16_bytes_per_token=states * code.head_dim * 2,
+        macs=macs,
+        accumulations=macs * mean_count,
+        scalings=macs // code.group,
     )
 
 

@@ -38,6 +38,14 @@ def refused(result: Any, *words: str) -> None:
         (["--scheme", "sdllm-4"], ["sdllm-4-1.58"]),
         (["--dtype", "float8"], ["float8", "bfloat16"]),
         (["--override", "down:rotation=quarot"], ["quarot"]),
+        (["--clip-quantile", "1"], ["clip_quantile", "less than 1"]),
+        (["--clip-quantile", "-1"], ["clip_quantile"]),
+        (["--clip-quantile", "0.5", "--clip-roles", "x"], ["x", "no linear"]),
+        (["--clip-quantile", "0.5", "--rotation", "quarot"], ["clip_mode", "QuaRot"]),
+        (["--clip-quantile", "0.5", "--codec", "multihead"], ["clip_mode", "multihead"]),
+        (["--clip-quantile", "0.5", "--clip-text", "no such file"], ["no such file"]),
+        (["--clip-from", "no such folder"], ["spikeconv-clip.json", "finetune"]),
+        (["--clip-from", ".", "--clip-quantile", "0.5"], ["--clip-from"]),
     ],
 )
 def test_convert_options(
@@ -67,7 +75,7 @@ def test_existing_output_is_refused_and_kept(
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     arguments = ("convert", tiny_checkpoint("llama"), "-o", tmp_path / "out")
     refused(spikeconv(*arguments), "not empty", "--force")
-    refused(spikeconv(*arguments, "--force"), "not a converted checkpoint")
+    refused(spikeconv(*arguments, "--force"), "holds no spikeconv.json")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 

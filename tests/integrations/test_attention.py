@@ -1,5 +1,6 @@
 """Models whose keys and values are spike counts: every kind of use of a cache gives what one long forward gives."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from spikeconv.convert.plan import make_plan
 from spikeconv.convert.source import HfSource
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint, read_record
+from spikeconv.evaluate.verify import verify
 from spikeconv.integrations.attention import NAME
 from spikeconv.nn import attention_codes
 from spikeconv.report.firing_rate import firing_report
@@ -121,12 +123,19 @@ def test_bytes_of_a_cached_token(converted: Fixture, tokens: Tensor) -> None:
     assert held == tokens.numel() * 2 * 2 * heads * (head_dim // 2 + 4)
 
 
+def _note(seen: dict[str, Tensor], name: str, rows: Callable[..., Tensor], states: Tensor, kind: str) -> Tensor:
+    result = rows(states, kind)
+    if kind == "k":
+        seen[name] = result
+    return result
+
+
 def test_spikes_of_the_cache_are_counted(converted: Fixture) -> None:
     loaded = load_checkpoint(converted("llama", kv_bits=4), device="cpu")
     seen: dict[str, Tensor] = {}
     for name, code in attention_codes(loaded.model).items():
-        keys = code.keys
-        code.keys = lambda states, name=name, keys=keys: seen.setdefault(name, keys(states))  # type: ignore[method-assign]
+        note = functools.partial(_note, seen, name, code.rows)
+        code.rows = note  # type: ignore[method-assign]
     roles = {name: layer["role"] for name, layer in read_record(loaded.path)["layers"].items()}
     report = firing_report(loaded.model, loaded.tokenizer, "Four score and seven", roles)
     counts = torch.stack([ops.unpack_rows(rows, 8, 4, 8, True)[0] for rows in seen.values()]).short()
@@ -136,6 +145,35 @@ def test_spikes_of_the_cache_are_counted(converted: Fixture) -> None:
     assert keys_report.bytes_per_token == values_report.bytes_per_token == 2 * 3 * (4 + 4)
     assert keys_report.bfloat16_bytes_per_token == 2 * 3 * 16
     assert 0 < values_report.firing_rate < 1
+    tokens = report.total.tokens
+    macs = tokens**2 * 2 * 9 * 8  # layers, heads, head_dim
+    assert keys_report.macs == values_report.macs == macs and "attention" not in report.total.float_macs
+    assert keys_report.accumulations == macs * keys_report.mean_count and keys_report.scalings == macs // 8
+
+
+def test_verify_looks_at_the_cache(transformer: str, converted: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_checkpoint(converted(transformer, kv_bits=4, kv_range="asymmetric"), device="cpu")
+    result = verify(loaded, "Four score and seven", source=False)
+    heads = loaded.model.config.num_key_value_heads
+    assert result.clean and result.rows == 2 * 2 * heads * result.tokens
+    assert result.attention_error is not None and 0 < result.attention_error < 2e-5
+    attend = ops.attend
+
+    def wrong(*arguments: Any) -> Tensor:
+        return attend(*arguments) * (1.001 if arguments[-1] == "unfold" else 1)
+
+    monkeypatch.setattr(ops, "attend", wrong)
+    assert not verify(loaded, "Four score and seven", source=False).clean
+    monkeypatch.setattr(ops, "attend", attend)
+    encode_rows = ops.encode_rows
+
+    def off_by_one(*arguments: Any) -> Any:
+        rows, statistics = encode_rows(*arguments)
+        return rows ^ 1, statistics
+
+    monkeypatch.setattr(ops, "encode_rows", off_by_one)
+    found = verify(loaded, "Four score and seven", source=False)
+    assert len(found.different_rows) == 4 and not found.clean
 
 
 @pytest.mark.parametrize("other", [{"kv_bits": 5}, {"kv_bits": 4, "kv_range": "asymmetric"}, {}])
