@@ -53,7 +53,12 @@ def finetune(
     seed: Annotated[
         int, typer.Option(help="Seed of the random signs and of the order of the text.", rich_help_panel=CLIPPING)
     ] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps in all.", rich_help_panel=TRAINING)] = 300,
+    refit_tokens: Annotated[
+        int, typer.Option(help="Tokens on which clipped linears are refitted first; 0: no.", rich_help_panel=TRAINING)
+    ] = 8192,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Optimizer steps in all; 0 only refits.", rich_help_panel=TRAINING)
+    ] = 300,
     learning_rate: Annotated[float, typer.Option(help="Of AdamW, constant.", rich_help_panel=TRAINING)] = 2e-5,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=TRAINING)] = 0.0,
     batch_size: Annotated[int, typer.Option(help="Windows at once in a process.", rich_help_panel=TRAINING)] = 4,
@@ -116,6 +121,7 @@ def finetune(
             "seed": seed,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
+            "refit_tokens": refit_tokens,
             "batch_size": batch_size,
             "accumulate": accumulate,
             "window": window,

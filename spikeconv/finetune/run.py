@@ -37,6 +37,7 @@ class FinetuneSettings(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     batch_size: int = Field(4, ge=1, description="windows at once, in each process")
     accumulate: int = Field(1, ge=1, description="batches of one optimizer step")
+    refit_tokens: int = Field(8192, ge=0, description="tokens that the clipped linears are refitted on first")
     window: int = Field(512, ge=2, description="tokens of a window")
     precision: str = Field("float32", pattern="^(float32|bfloat16)$")
     gradient_checkpointing: bool = False
@@ -70,38 +71,36 @@ class RunFolder:
         self.log_file = self.path / "log.jsonl"
         self._settings = self.path / "settings.json"
 
-    def begin(self, settings: FinetuneSettings, *, resume: bool, force: bool) -> None:
-        """Start a fine-tune, or go on with one.
+    def begin(self, settings: FinetuneSettings, *, force: bool) -> None:
+        """Start a fine-tune.
 
         Raises:
-            SpikeconvError: there is one already and neither `resume` nor `force` is set; or there is none to resume;
-                or it has other settings.
+            SpikeconvError: there is one already and `force` is not set.
         """
-        old = self.settings()
-        if resume:
-            if old is None or not self.state.is_dir():
-                raise SpikeconvError(f"There is nothing to resume in {self.path}; leave out --resume to start.")
-            if found := old.differences(settings):
-                raise SpikeconvError(f"{self.path} was made with other settings: {'; '.join(found)}.")
-            return
-        if old is not None and not force:
+        if self.path.exists() and not force:
             raise SpikeconvError(f"{self.path} holds a fine-tune; --resume goes on with it, --force starts anew.")
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
         self._settings.write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
-    def settings(self) -> FinetuneSettings | None:
-        """The settings of what is there.
+    def check(self, settings: FinetuneSettings) -> None:
+        """See whether one can go on with these settings.
 
         Raises:
-            SpikeconvError: they are damaged.
+            SpikeconvError: there is nothing to resume, or it is damaged, or it has other settings.
         """
-        if not self._settings.is_file():
-            return None
+        if not self._settings.is_file() or not self.state.is_dir():
+            raise SpikeconvError(f"There is nothing to resume in {self.path}; leave out --resume to start.")
         try:
-            return FinetuneSettings.model_validate_json(self._settings.read_text(encoding="utf-8"))
+            old = FinetuneSettings.model_validate_json(self._settings.read_text(encoding="utf-8"))
         except ValueError:
             raise SpikeconvError(f"{self._settings} is damaged; --force starts anew.") from None
+        if found := old.differences(settings):
+            raise SpikeconvError(f"{self.path} was made with other settings: {'; '.join(found)}.")
+
+    def clear_scratch(self) -> None:
+        """Make room for a new state."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def keep_state(self) -> None:
         """What is in `scratch` becomes the state; a crash leaves this one or the one before."""

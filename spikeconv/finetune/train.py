@@ -5,7 +5,6 @@ several, FSDP or DeepSpeed, as its configuration says (`accelerate launch -m spi
 """
 
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,8 +21,8 @@ from spikeconv.convert.sink import Scratch
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel
 from spikeconv.finetune.clips import RECORD, ClipRecord, clip_inputs, thresholds_of
+from spikeconv.finetune.refit import refit
 from spikeconv.finetune.run import FinetuneSettings, RunFolder
-from spikeconv.nn.clip import MembraneClip
 from spikeconv.progress import Track, silent
 from spikeconv.quiet import quiet_transformers
 
@@ -83,22 +82,6 @@ def make_accelerator(settings: FinetuneSettings, cpu: bool) -> Accelerator:
     return Accelerator(mixed_precision=mixed, gradient_accumulation_steps=settings.accumulate, cpu=cpu)
 
 
-class _Progress:
-    """How far a run is: what accelerate saves and loads beside weights, optimizer and random numbers."""
-
-    def __init__(self, clips: list[MembraneClip]) -> None:
-        self.step = 0
-        self._clips = clips
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "thresholds": [clip.threshold for clip in self._clips]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        for clip, threshold in zip(self._clips, state["thresholds"], strict=True):
-            clip.threshold = threshold
-
-
 def finetune(
     loaded: LoadedModel,
     config: SpikeConfig,
@@ -123,7 +106,7 @@ def finetune(
         settings: of the training.
         windows: token ids [windows, settings.window].
         output: the directory to create; beside it stands the folder of the run.
-        steps: optimizer steps in all, those before a resumption included.
+        steps: optimizer steps in all, those before a resumption included; 0 only refits.
         accelerator: from `make_accelerator`.
         save_every: steps between two states to resume from.
         log_every: steps between two lines of the log and calls of `on_step`.
@@ -133,154 +116,209 @@ def finetune(
         on_step: told of logged steps, in the main process.
 
     Raises:
-        SpikeconvError: the text is too short, an earlier run is in the way or has other settings, or the loss is no
-            number any more (the last state stays).
+        SpikeconvError: the text is too short, an earlier run is in the way, has other settings or more steps, or the
+            loss is no number any more (the last state stays).
     """
-    run, main = RunFolder(output), accelerator.is_main_process
-    group = settings.batch_size * settings.accumulate * accelerator.num_processes
-    if len(windows) < group:
-        raise SpikeconvError(
-            f"The text has {len(windows)} windows of {settings.window} tokens, less than one step of {group}; "
-            "give a longer text, or lower --batch-size, --accumulate or --window."
-        )
-    with accelerator.main_process_first():
-        if main:
-            run.begin(settings, resume=resume, force=force)
-    clips = clip_inputs(loaded.model, config)
-    model, optimizer = _prepare(accelerator, loaded.model, settings)
-    progress = _Progress(clips)
-    accelerator.register_for_checkpointing(progress)
+    start = time.perf_counter()
+    run = _Run(loaded, config, settings, windows, RunFolder(output), accelerator)
+
+    def note() -> None:
+        if accelerator.is_main_process and run.result is not None:
+            run.folder.log(asdict(run.result))
+            on_step(run.result)
+
     if resume:
-        accelerator.load_state(str(run.state))
-        if main:
-            run.forget_after(progress.step)
-    start, first, result = time.perf_counter(), progress.step, None
-    for step in track(range(first + 1, steps + 1), "fine-tuning", steps - first):
+        run.resume(steps)
+    else:
+        run.begin(force, track)
+        note()
+    for step in track(range(run.step + 1, steps + 1), "fine-tuning", steps - run.step):
         logged = step % log_every == 0 or step == steps
-        for clip in clips:
-            clip.measures_rate = logged
-        losses = []
-        for batch in range(settings.accumulate):
-            with accelerator.accumulate(model):
-                ids = _batch(windows, settings, (step - 1) * settings.accumulate + batch, accelerator)
-                loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-                losses.append(accelerator.reduce(loss.detach(), "mean"))
-                _check(losses[-1], step, run)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(model.parameters(), LARGEST_GRADIENT)
-                    _check(norm, step, run)
-                optimizer.step()
-                optimizer.zero_grad()
-        for clip in clips:
-            clip.update(settings.clip_momentum, lambda quantile: accelerator.reduce(quantile, "mean"))
-        progress.step = step
+        run.advance(measure=logged)
         if logged:
-            speed = (step - first) * group * settings.window / (time.perf_counter() - start)
-            result = _result(step, group * settings.window, losses, norm, clips, speed)
-            if main:
-                run.log(asdict(result))
-                on_step(result)
+            note()
         if step % save_every == 0 or step == steps:
-            _save_state(accelerator, run)
-    if result is None:
-        raise SpikeconvError(f"{run.path} has {progress.step} steps already; raise --steps to go on.")
-    _save_model(accelerator, model, loaded, config, settings, result, clips, output)
-    return FinetuneSummary(
-        output=str(output),
-        steps=result.step,
-        tokens=result.tokens,
-        loss=result.loss,
-        threshold=result.threshold,
-        firing_rate=result.firing_rate,
-        seconds=time.perf_counter() - start,
-    )
+            run.save()
+    assert run.result is not None
+    run.publish(output, loaded.tokenizer, config)
+    measured = {key: value for key, value in asdict(run.result).items() if key in FinetuneSummary.__annotations__}
+    return FinetuneSummary(output=str(output), steps=run.step, seconds=time.perf_counter() - start, **measured)
 
 
-def _prepare(accelerator: Accelerator, model: Any, settings: FinetuneSettings) -> tuple[Any, Any]:
-    model.train()
-    if settings.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    if accelerator.state.deepspeed_plugin is not None:  # it would ask the data loader, and there is none
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = settings.batch_size
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    prepared: tuple[Any, Any] = accelerator.prepare(model, optimizer)
-    return prepared
+class _Run:
+    """A fine-tune in progress; accelerate saves `step`, the thresholds and `result` through its two `state_dict`s."""
 
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: SpikeConfig,
+        settings: FinetuneSettings,
+        windows: Tensor,
+        folder: RunFolder,
+        accelerator: Accelerator,
+    ) -> None:
+        self.settings, self.windows, self.folder, self.accelerator = settings, windows, folder, accelerator
+        self.step_windows = settings.batch_size * settings.accumulate * accelerator.num_processes
+        if len(windows) < self.step_windows:
+            raise SpikeconvError(
+                f"The text has {len(windows)} windows of {settings.window} tokens, less than one step of "
+                f"{self.step_windows}; give a longer text, or lower --batch-size, --accumulate or --window."
+            )
+        self.model: Any = loaded.model.to(accelerator.device).train()
+        self.clips = clip_inputs(self.model, config)
+        self.step = 0
+        self.result: StepResult | None = None
+        self._optimizer: Any = None
+        self._started = (0, time.perf_counter())
 
-def _batch(windows: Tensor, settings: FinetuneSettings, batch: int, accelerator: Accelerator) -> Tensor:
-    """Token ids [batch_size, window] of the so many-th batch of this process.
+    def begin(self, force: bool, track: Track) -> None:
+        """Start anew: refit, and measure the loss before any training."""
+        self._in_turn(lambda: self.folder.begin(self.settings, force=force))
+        if self.settings.refit_tokens:
+            count = max(1, self.settings.refit_tokens // self.settings.window)
+            refit(self.model, self.clips, self.windows[:count], track)
+        self._prepare()
+        self._measure_rates(True)
+        with torch.no_grad():
+            loss = self._mean(self.model(**self._batch(0)).loss)
+        self._check(loss)
+        self._update_thresholds()
+        self.result = self._result(loss, torch.zeros(()))
 
-    Each epoch has its own order, which follows from the seed, so that nothing about it needs to be saved.
-    """
-    first = (batch * accelerator.num_processes + accelerator.process_index) * settings.batch_size
-    picked = []
-    for position in range(first, first + settings.batch_size):
-        epoch, index = divmod(position, len(windows))
-        order = torch.randperm(len(windows), generator=torch.Generator().manual_seed(settings.seed + epoch))
-        picked.append(windows[order[index]])
-    return torch.stack(picked).to(accelerator.device)
+    def resume(self, steps: int) -> None:
+        """Go on with what the folder holds."""
+        self._in_turn(lambda: self.folder.check(self.settings))
+        self._prepare()
+        self.accelerator.load_state(str(self.folder.state))
+        if self.step > steps:
+            raise SpikeconvError(f"{self.folder.path} has {self.step} steps already, more than --steps {steps}.")
+        self._in_turn(lambda: self.folder.forget_after(self.step))
+        self._started = (self.step, time.perf_counter())
 
+    def advance(self, measure: bool) -> None:
+        """One optimizer step; what was measured is in `result`."""
+        self._measure_rates(measure)
+        losses, norm = [], torch.zeros(())
+        for batch in range(self.settings.accumulate):
+            with self.accelerator.accumulate(self.model):
+                loss = self.model(**self._batch(self.step * self.settings.accumulate + batch)).loss
+                losses.append(self._mean(loss.detach()))
+                self._check(losses[-1])
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
+                    self._check(norm)
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+        self._update_thresholds()
+        self.step += 1
+        if measure:
+            self.result = self._result(torch.stack(losses).mean(), norm)
 
-def _check(value: Tensor, step: int, run: RunFolder) -> None:
-    if not math.isfinite(float(value)):
-        kept = f"the last good state is in {run.state}" if run.state.exists() else "no state had been saved yet"
-        raise SpikeconvError(f"The loss or its gradient became {float(value)} in step {step} and training stopped; "
-                             f"{kept}. Try a lower --learning-rate.")  # fmt: skip
+    def save(self) -> None:
+        """Replace the state to resume from."""
+        self._in_turn(self.folder.clear_scratch)
+        self.accelerator.save_state(str(self.folder.scratch))
+        self.accelerator.wait_for_everyone()
+        self._in_turn(self.folder.keep_state)
 
+    def publish(self, output: Path, tokenizer: Any, config: SpikeConfig) -> None:
+        """Write the model, its tokenizer and the record of its thresholds."""
+        weights = self.accelerator.get_state_dict(self.model)  # gathered from all processes, so all must ask
+        if not self.accelerator.is_main_process or self.result is None:
+            return
+        record = ClipRecord(
+            clip_mode=self.settings.clip_mode,
+            clip_quantile=self.settings.clip_quantile,
+            rotation=config.rotation,
+            seed=config.seed,
+            thresholds=thresholds_of(self.clips),
+            training={**self.settings.model_dump(mode="json"), **asdict(self.result)},
+        )
+        with Scratch(output, RECORD, force=True) as target, quiet_transformers():
+            self.accelerator.unwrap_model(self.model).save_pretrained(target.scratch, state_dict=weights)
+            tokenizer.save_pretrained(target.scratch)
+            (target.scratch / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            target.publish()
 
-def _result(
-    step: int, step_tokens: int, losses: list[Tensor], norm: Any, clips: list[MembraneClip], speed: float
-) -> StepResult:
-    thresholds = list(thresholds_of(clips).values())
-    rates = [clip.rate for clip in clips if clip.rate is not None]
-    return StepResult(
-        step=step,
-        tokens=step * step_tokens,
-        loss=float(torch.stack(losses).mean()),
-        gradient_norm=float(norm),
-        threshold=sum(thresholds) / len(thresholds),
-        lowest_threshold=min(thresholds),
-        highest_threshold=max(thresholds),
-        firing_rate=sum(rates) / len(rates) if rates else None,
-        tokens_per_second=speed,
-    )
+    def state_dict(self) -> dict[str, Any]:
+        """What accelerate saves beside weights, optimizer and random numbers."""
+        result = None if self.result is None else asdict(self.result)
+        return {"step": self.step, "result": result, "thresholds": [clip.threshold for clip in self.clips]}
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.step, self.result = state["step"], StepResult(**state["result"])
+        for clip, threshold in zip(self.clips, state["thresholds"], strict=True):
+            clip.threshold = threshold
 
-def _save_state(accelerator: Accelerator, run: RunFolder) -> None:
-    if accelerator.is_main_process:
-        shutil.rmtree(run.scratch, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(run.scratch))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        run.keep_state()
-    accelerator.wait_for_everyone()
+    def _prepare(self) -> None:
+        if self.settings.gradient_checkpointing:
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
+        if (plugin := self.accelerator.state.deepspeed_plugin) is not None:  # it would ask the data loader, and none is
+            plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = self.settings.batch_size
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+        self.model, self._optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.accelerator.register_for_checkpointing(self)
 
+    def _in_turn(self, action: Callable[[], None]) -> None:
+        """Act in the main process, while the others wait."""
+        if self.accelerator.is_main_process:
+            action()
+        self.accelerator.wait_for_everyone()
 
-def _save_model(
-    accelerator: Accelerator,
-    model: Any,
-    loaded: LoadedModel,
-    config: SpikeConfig,
-    settings: FinetuneSettings,
-    result: StepResult,
-    clips: list[MembraneClip],
-    output: Path,
-) -> None:
-    weights = accelerator.get_state_dict(model)  # gathered from all processes, so all must ask
-    if not accelerator.is_main_process:
-        return
-    record = ClipRecord(
-        clip_mode=settings.clip_mode,
-        clip_quantile=settings.clip_quantile,
-        rotation=config.rotation,
-        seed=config.seed,
-        thresholds=thresholds_of(clips),
-        training={**settings.model_dump(mode="json"), **asdict(result)},
-    )
-    with Scratch(output, RECORD, force=True) as target, quiet_transformers():
-        accelerator.unwrap_model(model).save_pretrained(target.scratch, state_dict=weights)
-        loaded.tokenizer.save_pretrained(target.scratch)
-        (target.scratch / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        target.publish()
+    def _batch(self, batch: int) -> dict[str, Any]:
+        """What the model is given in the so many-th batch of this process.
+
+        Each epoch has its own order, which follows from the seed, so that nothing about it needs to be saved.
+        """
+        size = self.settings.batch_size
+        first = (batch * self.accelerator.num_processes + self.accelerator.process_index) * size
+        picked = []
+        for position in range(first, first + size):
+            epoch, index = divmod(position, len(self.windows))
+            generator = torch.Generator().manual_seed(self.settings.seed + epoch)
+            picked.append(self.windows[torch.randperm(len(self.windows), generator=generator)[index]])
+        ids = torch.stack(picked).to(self.accelerator.device)
+        return {"input_ids": ids, "labels": ids, "use_cache": False}
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """Over the processes."""
+        result: Tensor = self.accelerator.reduce(value, "mean")
+        return result
+
+    def _measure_rates(self, wanted: bool) -> None:
+        for clip in self.clips:
+            clip.measures_rate = wanted
+
+    def _update_thresholds(self) -> None:
+        for clip in self.clips:
+            clip.update(self.settings.clip_momentum, self._mean)
+
+    def _check(self, value: Tensor) -> None:
+        if not math.isfinite(float(value)):
+            state = self.folder.state
+            kept = f"the last good state is in {state}" if state.exists() else "no state had been saved yet"
+            raise SpikeconvError(
+                f"The loss or its gradient became {float(value)} in step {self.step + 1} and training stopped; {kept}. "
+                "Try a lower --learning-rate."
+            )
+
+    def _result(self, loss: Tensor, norm: Tensor) -> StepResult:
+        thresholds = list(thresholds_of(self.clips).values())
+        rates = [clip.rate for clip in self.clips if clip.rate is not None]
+        step_tokens = self.step_windows * self.settings.window
+        first, start = self._started
+        return StepResult(
+            step=self.step,
+            tokens=self.step * step_tokens,
+            loss=float(loss),
+            gradient_norm=float(norm),
+            threshold=sum(thresholds) / len(thresholds),
+            lowest_threshold=min(thresholds),
+            highest_threshold=max(thresholds),
+            firing_rate=sum(rates) / len(rates) if rates else None,
+            tokens_per_second=(self.step - first) * step_tokens / (time.perf_counter() - start),
+        )

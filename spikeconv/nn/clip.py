@@ -41,6 +41,8 @@ class MembraneClip:
         self.measures_rate = False
         self.rate: float | None = None
         """Firing rate of the latest input while `measures_rate`; None where the scheme has no spikes."""
+        self.observer: Callable[[Tensor, Tensor], None] | None = None
+        """If set, told of x and of what would be left of it; then the linears see x itself."""
         self._quantiles: list[Tensor] = []
         self._last: tuple[weakref.ref[Tensor], Tensor] | None = None
 
@@ -51,18 +53,12 @@ class MembraneClip:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., n] with its membrane potential clipped, in the dtype of x; gradients pass where something is left."""
-        constant = None if self.center is None else self.center.bias.float()
-        u = x.float() if constant is None else x.float() - constant
-        if self.rotation is not None:
-            u = _Orthogonal.apply(u, self.rotation, self.rotation.inverse)
-        seen = quantile_of(u.detach(), self.scheme.clip_quantile, self.scheme.clip_mode)
-        self._quantiles.append(seen)
-        u = ops.clip_potential(u, self.scheme.clip_mode, seen if self.threshold is None else self.threshold)
-        if self.measures_rate:
-            self.rate = self._rate_of(u.detach())
-        if self.rotation is not None:
-            u = _Orthogonal.apply(u, self.rotation.inverse, self.rotation)
-        return (u if constant is None else u + constant).to(x.dtype)
+        constant = 0 if self.center is None else self.center.bias.float()
+        clipped = self._clip(x.float() - constant) + constant
+        if self.observer is not None:
+            self.observer(x.float(), clipped)
+            return x
+        return clipped.to(x.dtype)
 
     def update(self, momentum: float, mean: Callable[[Tensor], Tensor] = lambda quantile: quantile) -> None:
         """τ ← m τ + (1 - m) quantile, of everything seen since the last time.
@@ -76,6 +72,18 @@ class MembraneClip:
         quantile = mean(torch.stack(self._quantiles).mean())
         self._quantiles = []
         self.threshold = quantile if self.threshold is None else momentum * self.threshold + (1 - momentum) * quantile
+
+    def _clip(self, u: Tensor) -> Tensor:
+        if self.rotation is not None:
+            u = _Orthogonal.apply(u, self.rotation, self.rotation.inverse)
+        seen = quantile_of(u.detach(), self.scheme.clip_quantile, self.scheme.clip_mode)
+        self._quantiles.append(seen)
+        u = ops.clip_potential(u, self.scheme.clip_mode, seen if self.threshold is None else self.threshold)
+        if self.measures_rate:
+            self.rate = self._rate_of(u.detach())
+        if self.rotation is not None:
+            u = _Orthogonal.apply(u, self.rotation.inverse, self.rotation)
+        return u
 
     def _hook(self, linear: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
         """The clipped input, computed once for all linears that are given the same tensor."""

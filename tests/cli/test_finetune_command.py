@@ -55,7 +55,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def test_it_learns_and_converts(tune: Fixture, spikeconv: Fixture, text: Path, tmp_path: Path) -> None:
     summary = tune("--steps", 12, "--clip-quantile", 0.6, "--json").json
     log = log_of(tmp_path / "out")
-    assert [entry["step"] for entry in log] == list(range(1, 13))
+    assert [entry["step"] for entry in log] == list(range(13))
     assert summary["steps"] == 12 and summary["tokens"] == 12 * 4 * 32 == log[-1]["tokens"]
     assert log[-1]["loss"] < log[0]["loss"] and summary["loss"] == log[-1]["loss"]
     plain = spikeconv("convert", tmp_path / "out", "-o", tmp_path / "plain", "--json", "-q")
@@ -116,7 +116,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     assert one.code == 0
     arguments = ["finetune", str(tiny_checkpoint("llama")), "--text", str(text), "-o", str(tmp_path / "two")]
     options = [str(option) for option in [*QUICK, "--batch-size", 2, "--steps", 3, "-q"]]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launch, "-m", "spikeconv", *arguments, *options], env=environment, capture_output=True, text=True, timeout=300
@@ -165,7 +165,8 @@ def test_other_settings_are_not_resumed(tune: Fixture, tmp_path: Path) -> None:
     refused(tune("--steps", 4), "exists", "--force")
     refused(tune("--steps", 4, "--resume", "--clip-quantile", 0.7), "clip_quantile was 0.5, is now 0.7")
     refused(tune("--steps", 4, "--resume", "--learning-rate", 1e-4), "learning_rate was 0.001, is now 0.0001")
-    refused(tune("--steps", 2, "--resume"), "2 steps already", "--steps")
+    refused(tune("--steps", 1, "--resume"), "2 steps already", "--steps 1")
+    refused(tune("--steps", 4, "--resume", "--refit-tokens", 0), "refit_tokens was 8192, is now 0")
     after = weights(tmp_path / "out")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert tune("--steps", 2, "--clip-quantile", 0.7, "--force").code == 0
@@ -212,4 +213,24 @@ def test_an_interrupted_run_goes_on(tiny_checkpoint: Fixture, text: Path, tmp_pa
     assert not (tmp_path / "out").exists()
     done = torch.load(state / "custom_checkpoint_0.pkl")["step"]
     assert tune("--steps", done + 1, "--resume").code == 0
-    assert [entry["step"] for entry in log_of(tmp_path / "out")] == list(range(1, done + 2))
+    assert [entry["step"] for entry in log_of(tmp_path / "out")] == list(range(done + 2))
+
+
+def test_a_finished_run_is_written_again(tune: Fixture, tmp_path: Path) -> None:
+    """As after an interruption between the last step and the model."""
+    first = tune("--steps", 3, "--json").json
+    before = weights(tmp_path / "out")
+    again = tune("--steps", 3, "--resume", "--json").json
+    assert {**first, "seconds": 0} == {**again, "seconds": 0}
+    after = weights(tmp_path / "out")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_without_steps_it_only_refits(tune: Fixture, tmp_path: Path) -> None:
+    refitted = tune("--steps", 0, "--json").json
+    plain = tune("--steps", 0, "--refit-tokens", 0, "--json", output="plain").json
+    assert refitted["tokens"] == plain["tokens"] == 0 and refitted["loss"] != plain["loss"]
+    assert [entry["step"] for entry in log_of(tmp_path / "out")] == [0]
+    made, plain_weights = weights(tmp_path / "out"), weights(tmp_path / "plain")
+    changed = {name for name in made if not torch.equal(made[name], plain_weights[name])}
+    assert changed == {f"model.layers.{i}.self_attn.{role}_proj.weight" for i in range(2) for role in "qkv"}
