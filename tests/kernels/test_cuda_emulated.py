@@ -401,15 +401,16 @@ def mask_of(kind: str, heads: int, tokens: int, length: int) -> Tensor | None:
     return mask
 
 
-@pytest.mark.parametrize("kind", ["none", "whole", "of-positions", "of-sequences", "infinite", "least"])
+@pytest.mark.parametrize("kind", ["none", "of-positions", "of-sequences", "infinite", "least"])
 @pytest.mark.parametrize(
     ("tokens", "repeats", "length"), [(1, 1, 300), (1, 4, 300), (3, 3, 140), (40, 2, 150), (3, 1, 1)]
 )
-def test_attend(ops: Any, order: int, kind: str, tokens: int, repeats: int, length: int) -> None:
+def test_attend(ops: Any, kind: str, tokens: int, repeats: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    any_order(len(kind), monkeypatch)  # all three occur
     code = (4, 20, True)
     query, rows = torch.randn(2, 2 * repeats, tokens, 20), random_rows(2, length, 20, *code)
     mask = mask_of(kind, 2 * repeats, tokens, length)
-    assert_attends(ops, query, rows, mask, *code, executions=("dense", "unfold") if tokens < 40 else ("auto",))
+    assert_attends(ops, query, rows, mask, *code, executions=("auto", "unfold") if tokens == 3 else ("auto",))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -438,7 +439,7 @@ def test_attend_to_a_part_of_a_cache(ops: Any, symmetric: bool) -> None:
 
 def test_attend_to_a_long_past(ops: Any) -> None:
     """More positions than 64 splits of two tiles."""
-    rows = [part[:1] for part in random_rows(1, 16500, 8, 4, 8, True)]
+    rows = [part[:1].repeat(1, 1, 30, 1) for part in random_rows(1, 550, 8, 4, 8, True)]
     assert_attends(ops, torch.randn(1, 1, 1, 8), rows, None, 4, 8, True, executions=["dense"])
 
 
