@@ -1,5 +1,5 @@
-// How one key or value of one head lies in bytes (spikeconv/ops/attention.py): its counts, packed as weights are, then a
-// float32 scale for every group of inputs, then, for counts from 0, every group's zero point. Nothing is aligned.
+// How one key or value of one head lies in bytes (spikeconv/ops/attention.py): its counts, packed as weights are, then
+// a float32 scale for every group of inputs, then, for counts from 0, every group's zero point. Nothing is aligned.
 #pragma once
 
 #include <string.h>

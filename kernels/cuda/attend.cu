@@ -7,14 +7,15 @@
 #include "convert.h"
 #include "launch.h"
 #include "reduce.h"
+#include "row_products.h"
 
 namespace spikeconv::cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
-constexpr int kTileBytes = 40 << 10;   // of keys and values at most
-constexpr int kSplitQueries = 64;      // for more there are blocks enough without splits
-constexpr int kLeastSplit = 256;       // positions
+constexpr int kTileBytes = 40 << 10;  // of keys and values at most
+constexpr int kSplitQueries = 64;     // for more there are blocks enough without splits
+constexpr int kLeastSplit = 256;      // positions
 constexpr int kMaxSplits = 64;
 static_assert(kMaxSplits <= kThreads);
 
@@ -25,13 +26,6 @@ struct Plan {
   int width;      // floats of a query: whole words
 };
 
-// How counts are multiplied: words of eight at once; one by one, where a word lies in two groups; or one by one as spikes.
-enum class Path { words, inputs, spikes };
-
-struct alignas(16) Eight {
-  float x[kWordInputs];
-};
-
 // A query on its way through the tiles.
 struct Running {
   float top, sum;   // of the scores so far, and of their weights
@@ -39,97 +33,18 @@ struct Running {
   int64_t mask_at;  // of its first position
 };
 
+// What a block has to do.
+struct Work {
+  int batch, key_head;
+  int first_query, queries;  // of the key head; fewer than kQueries behind the last
+  int split, first, last;    // positions
+  int64_t query;             // the first one among all
+};
+
+SPIKECONV_DEVICE int least_of(int a, int b) { return b < a ? b : a; }
+
 // A score's weight is e^(score - base). A row of -∞ only must not become NaN before it is known that no more follows.
 SPIKECONV_DEVICE float base_of(float top) { return top < -3.4028235e38f ? 0.0f : top; }
-
-// ---- counts ----------------------------------------------------------------------------------------------------------
-
-// k - z of a word of inputs. In the mantissa of 2^23 a count is a float without a conversion, which GPUs are slow at.
-SPIKECONV_DEVICE void decode_word(const uint8_t* row, const RowShape& shape, int word, int zero,
-                                  float (&k)[kWordInputs]) {
-  const uint32_t mask = (1u << shape.bits) - 1, flip = 0x4B000000u | 1u << (shape.bits - 1);
-  const float offset = 8388608.0f + float(zero - least_count(shape));
-  const auto decode = [&](uint32_t fields) {
-    const uint32_t bits = (fields & mask) ^ flip;
-    float stored;
-    memcpy(&stored, &bits, 4);
-    return stored - offset;
-  };
-  const uint8_t* bytes = row + word * shape.bits;
-  if (shape.bits == 4) {
-    const uint32_t packed = *reinterpret_cast<const uint32_t*>(bytes);
-#pragma unroll
-    for (int i = 0; i < kWordInputs; ++i) k[i] = decode(packed >> 4 * i);
-  } else {
-    uint64_t packed = 0;
-    for (int b = 0; b < shape.bits; ++b) packed |= uint64_t(bytes[b]) << 8 * b;
-#pragma unroll
-    for (int i = 0; i < kWordInputs; ++i) k[i] = decode(uint32_t(packed >> shape.bits * i));
-  }
-}
-
-// x · k: a product, or an addition or subtraction for every spike.
-template <Path path>
-SPIKECONV_DEVICE float times_count(float x, int count) {
-  if constexpr (path != Path::spikes) return x * float(count);
-  float sum = 0.0f;
-  for (; count > 0; --count) sum += x;
-  for (; count < 0; ++count) sum -= x;
-  return sum;
-}
-
-// ---- scores ----------------------------------------------------------------------------------------------------------
-
-// q · (k - z) of all queries [kQueries][width] and one group of a key, word by word.
-template <int kQueries>
-SPIKECONV_DEVICE void score_words(const uint8_t* row, const RowShape& shape, int group, const float* queries, int width,
-                                  float (&score)[kQueries]) {
-  const int words = int(ceil_div(shape.group, kWordInputs)), zero = zero_at(row, shape, group);
-  for (int word = group * words; word < (group + 1) * words; ++word) {
-    float k[kWordInputs];
-    decode_word(row, shape, word, zero, k);
-#pragma unroll
-    for (int n = 0; n < kQueries; ++n) {
-      const Eight q = *reinterpret_cast<const Eight*>(queries + n * width + word * kWordInputs);
-#pragma unroll
-      for (int i = 0; i < kWordInputs; ++i) score[n] = multiply_add(q.x[i], k[i], score[n]);
-    }
-  }
-}
-
-// q · k - z Σ q of the same, input by input.
-template <int kQueries, Path path>
-SPIKECONV_DEVICE void score_inputs(const uint8_t* row, const RowShape& shape, int group, const float* queries,
-                                   int width, float (&score)[kQueries]) {
-  float sum[kQueries] = {};
-  for (int i = group * shape.group; i < (group + 1) * shape.group; ++i) {
-    const int count = count_at(row, shape, i);
-#pragma unroll
-    for (int n = 0; n < kQueries; ++n) {
-      const float q = queries[n * width + i];
-      score[n] += times_count<path>(q, count);
-      sum[n] += q;
-    }
-  }
-  const float zero = float(zero_at(row, shape, group));
-#pragma unroll
-  for (int n = 0; n < kQueries; ++n) score[n] -= zero * sum[n];
-}
-
-template <int kQueries, Path path>
-SPIKECONV_DEVICE void score_key(const uint8_t* row, const RowShape& shape, const float* queries, int width,
-                                float (&score)[kQueries]) {
-  for (int group = 0; group < row_groups(shape); ++group) {
-    float part[kQueries] = {};
-    if constexpr (path == Path::words)
-      score_words(row, shape, group, queries, width, part);
-    else
-      score_inputs<kQueries, path>(row, shape, group, queries, width, part);
-    const float scale = scale_at(row, shape, group);
-#pragma unroll
-    for (int n = 0; n < kQueries; ++n) score[n] += scale * part[n];
-  }
-}
 
 // A query's products with the keys at `first` … become scores, then weights, by a warp.
 SPIKECONV_DEVICE void weigh(const AttendJob& job, int first, int count, float* weights, Running& running) {
@@ -155,47 +70,13 @@ SPIKECONV_DEVICE void weigh(const AttendJob& job, int first, int count, float* w
   running.top = top;
 }
 
-// ---- values ----------------------------------------------------------------------------------------------------------
-
-// acc += p s (v - z) for a word of inputs of one value; the weights of query n are `stride` · n further on.
-template <int kQueries>
-SPIKECONV_DEVICE void add_word(const uint8_t* row, const RowShape& shape, int word, const float* weights,
-                               float (&acc)[kQueries][kWordInputs]) {
-  const int group = shape.group == shape.head_dim ? 0 : word * kWordInputs / shape.group;
-  const float scale = scale_at(row, shape, group);
-  float v[kWordInputs];
-  decode_word(row, shape, word, zero_at(row, shape, group), v);
-#pragma unroll
-  for (int n = 0; n < kQueries; ++n) {
-    const float weight = weights[n * kThreads] * scale;
-#pragma unroll
-    for (int i = 0; i < kWordInputs; ++i) acc[n][i] = multiply_add(weight, v[i], acc[n][i]);
-  }
-}
-
-// The same input by input.
-template <int kQueries, Path path>
-SPIKECONV_DEVICE void add_inputs(const uint8_t* row, const RowShape& shape, int word, const float* weights,
-                                 float (&acc)[kQueries][kWordInputs]) {
-#pragma unroll
-  for (int i = 0; i < kWordInputs; ++i) {
-    const int input = word * kWordInputs + i;
-    if (input >= shape.head_dim) continue;
-    const int count = count_at(row, shape, input), group = input / shape.group;
-    const float scale = scale_at(row, shape, group), zero = float(zero_at(row, shape, group));
-#pragma unroll
-    for (int n = 0; n < kQueries; ++n) {
-      const float weight = weights[n * kThreads] * scale;
-      acc[n][i] += times_count<path>(weight, count) - weight * zero;
-    }
-  }
-}
-
-// ---- one split of some queries ---------------------------------------------------------------------------------------
-
-// Rows of positions that lie `stride` bytes apart, into shared memory.
-SPIKECONV_DEVICE void copy_rows(const uint8_t* from, int64_t stride, int count, int bytes, uint8_t* to, int pitch) {
+// Rows of the positions at `first` …, into shared memory.
+SPIKECONV_DEVICE void copy_rows(const Rows& rows, const Work& work, int first, int count, int bytes, uint8_t* to,
+                                int pitch) {
   const int lane = int(threadIdx.x) % kWarp;
+  const int64_t stride = rows.stride;
+  const uint8_t* from =
+      rows.data + work.batch * rows.batch_stride + work.key_head * rows.head_stride + first * stride;
   const bool aligned = (reinterpret_cast<uintptr_t>(from) | uint64_t(stride) | unsigned(bytes)) % 4 == 0;
   for (int row = int(threadIdx.x) / kWarp; row < count; row += kWarps) {
     if (aligned)
@@ -219,6 +100,38 @@ SPIKECONV_DEVICE void write_sums(const float (&own)[kWordInputs], int words, int
   }
 }
 
+// Blocks with the same keys are neighbours: they find them in the L2 cache.
+SPIKECONV_DEVICE Work work_of(const AttendJob& job, const Plan& plan, int block_queries) {
+  const int block = int(blockIdx.x), pair = block / plan.query_blocks / plan.splits;
+  Work work{};
+  work.batch = pair / job.key_heads;
+  work.key_head = pair % job.key_heads;
+  work.first_query = block % plan.query_blocks * block_queries;
+  work.queries = least_of(block_queries, job.queries - work.first_query);
+  work.split = block / plan.query_blocks % plan.splits;
+  work.first = work.split * plan.split_keys;
+  work.last = work.first + least_of(plan.split_keys, job.length - work.first);
+  work.query = int64_t(pair) * job.queries + work.first_query;
+  return work;
+}
+
+// Queries as whole words of floats; zeros behind their inputs and for those that do not exist.
+SPIKECONV_DEVICE void load_queries(const AttendJob& job, const Work& work, int width, int count, float* to) {
+  const int head_dim = job.shape.head_dim;
+  for (int i = int(threadIdx.x); i < count * width; i += kThreads) {
+    const int n = i / width, input = i % width;
+    const bool exists = n < work.queries && input < head_dim;
+    to[i] = exists ? load_float(job.query, job.query_dtype, (work.query + n) * head_dim + input) : 0.0f;
+  }
+}
+
+SPIKECONV_DEVICE Running start(const AttendJob& job, const Work& work, int n) {
+  const int query = work.first_query + least_of(n, work.queries - 1);  // one that does not exist may read any mask
+  const int head = work.key_head * (job.queries / job.tokens) + query / job.tokens;
+  return {bfloat_to_float(0xFF80), 0.0f, 0.0f,
+          work.batch * job.mask_strides[0] + head * job.mask_strides[1] + query % job.tokens * job.mask_strides[2]};
+}
+
 // Thread t adds up word t % words over the positions t / words, t / words + kThreads / words, …
 template <int kQueries, Path path>
 __global__ void __launch_bounds__(kThreads, kQueries > 4 ? 3 : 4)
@@ -226,40 +139,19 @@ attend_kernel(SPIKECONV_PARAMETER AttendJob job, SPIKECONV_PARAMETER Plan plan) 
   __shared__ float weights[kQueries][kThreads];
   __shared__ Running running[kQueries];
   const RowShape shape = job.shape;
+  const Work work = work_of(job, plan, kQueries);
   const int t = int(threadIdx.x), words = row_words(shape), lanes = kThreads / words, word = t % words;
-  // Blocks with the same keys are neighbours: they find them in the L2 cache.
-  const int query_block = int(blockIdx.x) % plan.query_blocks, split = int(blockIdx.x) / plan.query_blocks % plan.splits;
-  const int pair = int(blockIdx.x) / plan.query_blocks / plan.splits;
-  const int batch = pair / job.key_heads, key_head = pair % job.key_heads;
-  const int first_query = query_block * kQueries, left = job.queries - first_query;
-  const int64_t query = int64_t(pair) * job.queries + first_query;
-
   float* queries = dynamic_shared<float>();
   uint8_t* keys = reinterpret_cast<uint8_t*>(queries + kQueries * plan.width);
   uint8_t* values = keys + plan.tile_keys * plan.pitch;
-  for (int i = t; i < kQueries * plan.width; i += kThreads) {
-    const int n = i / plan.width, input = i % plan.width;
-    const bool exists = n < left && input < shape.head_dim;
-    queries[i] = exists ? load_float(job.query, job.query_dtype, (query + n) * shape.head_dim + input) : 0.0f;
-  }
-  if (t < kQueries) {
-    const int own = t < left ? first_query + t : first_query;  // queries that do not exist may read any mask
-    const int head = key_head * (job.queries / job.tokens) + own / job.tokens;
-    running[t] = {bfloat_to_float(0xFF80), 0.0f, 0.0f,
-                  batch * job.mask_strides[0] + head * job.mask_strides[1] + own % job.tokens * job.mask_strides[2]};
-  }
+  load_queries(job, work, plan.width, kQueries, queries);
+  if (t < kQueries) running[t] = start(job, work, t);
 
   float acc[kQueries][kWordInputs] = {};
-  const int first = split * plan.split_keys;
-  const int last = job.length - first < plan.split_keys ? job.length : first + plan.split_keys;
-  for (int at = first; at < last; at += plan.tile_keys) {
-    const int count = last - at < plan.tile_keys ? last - at : plan.tile_keys;
-    const auto copy = [&](const Rows& rows, uint8_t* to) {
-      const uint8_t* from = rows.data + batch * rows.batch_stride + key_head * rows.head_stride + at * rows.stride;
-      copy_rows(from, rows.stride, count, row_bytes(shape), to, plan.pitch);
-    };
-    copy(job.keys, keys);
-    copy(job.values, values);
+  for (int at = work.first; at < work.last; at += plan.tile_keys) {
+    const int count = least_of(plan.tile_keys, work.last - at);
+    copy_rows(job.keys, work, at, count, row_bytes(shape), keys, plan.pitch);
+    copy_rows(job.values, work, at, count, row_bytes(shape), values, plan.pitch);
     copy_commit();
     copy_wait<0>();
     __syncthreads();
@@ -280,9 +172,9 @@ attend_kernel(SPIKECONV_PARAMETER AttendJob job, SPIKECONV_PARAMETER Plan plan) 
     for (int key = t / words; key < count && t < lanes * words; key += lanes) {
       const uint8_t* row = values + key * plan.pitch;
       if constexpr (path == Path::words)
-        add_word(row, shape, word, &weights[0][key], acc);
+        add_word(row, shape, word, &weights[0][key], kThreads, acc);
       else
-        add_inputs<kQueries, path>(row, shape, word, &weights[0][key], acc);
+        add_inputs<kQueries, path>(row, shape, word, &weights[0][key], kThreads, acc);
     }
     __syncthreads();  // the next tile overwrites this one
   }
@@ -290,8 +182,8 @@ attend_kernel(SPIKECONV_PARAMETER AttendJob job, SPIKECONV_PARAMETER Plan plan) 
   const int part_floats = shape.head_dim + 2;
 #pragma unroll
   for (int n = 0; n < kQueries; ++n) {
-    if (n >= left) continue;
-    float* part = job.parts + ((query + n) * plan.splits + split) * part_floats;
+    if (n >= work.queries) continue;
+    float* part = job.parts + ((work.query + n) * plan.splits + work.split) * part_floats;
     write_sums(acc[n], words, shape.head_dim, part);
     if (t == 0) {
       part[shape.head_dim] = running[n].top;
@@ -316,8 +208,6 @@ __global__ void __launch_bounds__(kThreads) combine_kernel(SPIKECONV_PARAMETER A
     job.output[int64_t(blockIdx.x) * head_dim + input] = y / sum;
   }
 }
-
-// ---- launches --------------------------------------------------------------------------------------------------------
 
 int64_t all_queries(const AttendJob& job) { return int64_t(job.batch) * job.key_heads * job.queries; }
 

@@ -1,4 +1,4 @@
-// What the CUDA kernels provide, on raw device pointers; the binding (ops.cpp) deals with tensors, memory and streams.
+// What the CUDA kernels provide, on raw device pointers; the binding (ops*.cpp) deals with tensors, memory and streams.
 //
 // All functions only enqueue work on the stream, without synchronisation or allocation: CUDA graphs can record them.
 #pragma once

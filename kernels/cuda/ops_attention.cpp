@@ -92,8 +92,8 @@ Tensor attend_op(const Tensor& query, const Tensor& keys, const Tensor& values, 
   job.queries = narrow(q.size(1) / keys.size(1) * q.size(2));
   job.length = narrow(keys.size(2));
   const Tensor k = rows_beside(q, keys, job), v = rows_beside(q, values, job);
-  Tensor output = torch::stable::new_zeros(q, q.sizes(), ScalarType::Float);
-  if (q.numel() == 0 || job.length == 0) return output;
+  if (q.numel() == 0 || job.length == 0) return torch::stable::new_zeros(q, q.sizes(), ScalarType::Float);
+  Tensor output = torch::stable::new_empty(q, q.sizes(), ScalarType::Float);
   const Tensor held_mask = mask ? add_mask(q, *mask, job) : q;
   job.query = q.data_ptr();
   job.query_dtype = dtype_of(q);

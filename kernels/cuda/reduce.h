@@ -30,8 +30,8 @@ SPIKECONV_DEVICE T reduce_block(T x, F combine, T* shared) {
   return x;
 }
 
-// Sums of squares are taken in the order of cpu/encode.inl: a tree that adds the upper half of the next power of two onto
-// the lower, until one is left.
+// Sums of squares are taken in the order of cpu/encode.inl: a tree that adds the upper half of the next power of two
+// onto the lower, until one is left.
 
 // Thread t's part of Σ x(i)², i < n: it owns the elements t, t + threads, …; the order within them is the same halving,
 // walked leaf by leaf in bit-reversed order with the open partial sums on a stack. n ≤ threads · 2^levels.
