@@ -31,11 +31,6 @@ __device__ __forceinline__ T shuffle_xor(T x, int mask) {
   return __shfl_xor_sync(kAllLanes, x, mask);
 }
 
-template <class T>
-__device__ __forceinline__ T shuffle_down(T x, int delta) {
-  return __shfl_down_sync(kAllLanes, x, delta);
-}
-
 SPIKECONV_DEVICE uint32_t ballot(bool vote) { return __ballot_sync(kAllLanes, vote); }
 SPIKECONV_DEVICE void sync_warp() { __syncwarp(); }
 SPIKECONV_DEVICE int bit_count(uint32_t x) { return __popc(x); }
@@ -43,6 +38,9 @@ SPIKECONV_DEVICE uint32_t reversed_bits(uint32_t x) { return __brev(x); }
 
 // sum + a · b where a is ±1: the product is exact, so it may be fused.
 SPIKECONV_DEVICE float add_signed(float a, float b, float sum) { return __fmaf_rn(a, b, sum); }
+// Where no bits are promised.
+SPIKECONV_DEVICE float multiply_add(float a, float b, float sum) { return __fmaf_rn(a, b, sum); }
+SPIKECONV_DEVICE float exponential(float x) { return expf(x); }
 SPIKECONV_DEVICE float square_root(float x) { return __fsqrt_rn(x); }
 
 SPIKECONV_DEVICE float half_to_float(uint16_t h) { return __half2float(__ushort_as_half(h)); }
@@ -83,6 +81,11 @@ SPIKECONV_DEVICE void copy_async(void* to, const void* from, bool valid) {
   const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(valid ? 16 : 0)
                : "memory");
+}
+// The same with 4 bytes.
+SPIKECONV_DEVICE void copy_async_word(void* to, const void* from) {
+  const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared), "l"(from) : "memory");
 }
 SPIKECONV_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int pending>

@@ -27,6 +27,7 @@ struct Barrier {
 struct Copy {
   void* to;
   const void* from;
+  int bytes;
   bool valid;
 };
 
@@ -145,14 +146,15 @@ const uint8_t* exchange(const void* value, int bytes) {
   return slots;
 }
 
-void copy(void* to, const void* from, bool valid) {
+void copy(void* to, const void* from, int bytes, bool valid) {
+  const auto width = static_cast<uintptr_t>(bytes);
   const auto* begin = static_cast<uint8_t*>(shared_memory());
   const auto* end = begin + shared_size;
-  if (reinterpret_cast<uintptr_t>(to) % 16 || (valid && reinterpret_cast<uintptr_t>(from) % 16))
-    fail("emulated GPU: an asynchronous copy is not aligned to 16 bytes");
-  if (static_cast<uint8_t*>(to) < begin || static_cast<uint8_t*>(to) + 16 > end)
+  if (reinterpret_cast<uintptr_t>(to) % width || (valid && reinterpret_cast<uintptr_t>(from) % width))
+    fail("emulated GPU: an asynchronous copy is not aligned to its size");
+  if (static_cast<uint8_t*>(to) < begin || static_cast<uint8_t*>(to) + bytes > end)
     fail("emulated GPU: an asynchronous copy leaves shared memory");
-  fibers[size_t(current)]->groups.back().push_back({to, from, valid});
+  fibers[size_t(current)]->groups.back().push_back({to, from, bytes, valid});
 }
 
 void commit() { fibers[size_t(current)]->groups.emplace_back(); }
@@ -162,9 +164,9 @@ void wait(int pending) {
   while (int64_t(groups.size()) - 1 > pending) {
     for (const Copy& c : groups.front())
       if (c.valid)
-        memcpy(c.to, c.from, 16);
+        memcpy(c.to, c.from, size_t(c.bytes));
       else
-        memset(c.to, 0, 16);
+        memset(c.to, 0, size_t(c.bytes));
     groups.erase(groups.begin());
   }
 }

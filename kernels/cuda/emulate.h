@@ -38,7 +38,7 @@ void* shared_memory();
 void barrier();
 // Every lane hands in `bytes` (at most 64) and gets those of lane l at result + 64 l, once all lanes have.
 const uint8_t* exchange(const void* value, int bytes);
-void copy(void* to, const void* from, bool valid);
+void copy(void* to, const void* from, int bytes, bool valid);
 void commit();
 void wait(int pending);
 inline int lane() { return int(threadIdx.x % 32); }
@@ -62,12 +62,6 @@ T shuffle_xor(T x, int mask) {
   return of_lane<T>(emulate::exchange(&x, sizeof x), emulate::lane() ^ mask);
 }
 
-template <class T>
-T shuffle_down(T x, int delta) {
-  const uint8_t* slots = emulate::exchange(&x, sizeof x);
-  return emulate::lane() + delta < 32 ? of_lane<T>(slots, emulate::lane() + delta) : x;
-}
-
 SPIKECONV_DEVICE uint32_t ballot(bool vote) {
   const uint8_t* slots = emulate::exchange(&vote, sizeof vote);
   uint32_t result = 0;
@@ -84,6 +78,8 @@ SPIKECONV_DEVICE uint32_t reversed_bits(uint32_t x) {
 }
 
 SPIKECONV_DEVICE float add_signed(float a, float b, float sum) { return sum + a * b; }
+SPIKECONV_DEVICE float multiply_add(float a, float b, float sum) { return sum + a * b; }
+SPIKECONV_DEVICE float exponential(float x) { return __builtin_expf(x); }
 SPIKECONV_DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
 SPIKECONV_DEVICE float half_to_float(uint16_t h) {
   _Float16 x;
@@ -143,7 +139,8 @@ SPIKECONV_DEVICE void mma_16x8x32(int32_t (&c)[4], const uint32_t (&a)[4], uint2
     for (int k = 0; k < 32; ++k) c[i] += int32_t(rows[g + (i >= 2 ? 8 : 0)][k]) * columns[k][2 * t + i % 2];
 }
 
-SPIKECONV_DEVICE void copy_async(void* to, const void* from, bool valid) { emulate::copy(to, from, valid); }
+SPIKECONV_DEVICE void copy_async(void* to, const void* from, bool valid) { emulate::copy(to, from, 16, valid); }
+SPIKECONV_DEVICE void copy_async_word(void* to, const void* from) { emulate::copy(to, from, 4, true); }
 SPIKECONV_DEVICE void copy_commit() { emulate::commit(); }
 template <int pending>
 void copy_wait() {

@@ -7,29 +7,18 @@
 namespace spikeconv::cuda {
 namespace {
 
-struct Extent {  // of a token's potential
-  float low, high;
-  bool broken;  // a NaN was seen
-};
-
-SPIKECONV_DEVICE float least(float a, float b) { return b < a ? b : a; }
-SPIKECONV_DEVICE float most(float a, float b) { return a < b ? b : a; }
-
 SPIKECONV_DEVICE TokenScale finish_potential(const EncodeJob& job, float* u, float* shared) {
   const CountRange range = job.range;
   const float infinity = bfloat_to_float(0x7F80);
-  float low = infinity, high = -infinity, broken = 0.0f;
+  float low = infinity, high = -infinity;
   for (int i = int(threadIdx.x); i < job.size; i += int(blockDim.x)) {
     const float v = clip_potential(u[i] * job.transform.factor, range.clip, range.threshold);
     u[i] = v;
     low = least(low, v);
     high = most(high, v);
-    if (v != v) broken = 1.0f;
   }
   low = reduce_block(low, [](float a, float b) { return least(a, b); }, shared);
   high = reduce_block(high, [](float a, float b) { return most(a, b); }, shared);
-  broken = reduce_block(broken, [](float a, float b) { return most(a, b); }, shared);
-  if (broken != 0.0f) low = high = bfloat_to_float(0x7FC0);
   return token_scale(low, high, most(-low, high), range);
 }
 

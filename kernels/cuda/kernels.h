@@ -1,4 +1,4 @@
-// What the CUDA kernels provide, on raw device pointers; the binding (ops.cpp) deals with tensors, memory and streams.
+// What the CUDA kernels provide, on raw device pointers; the binding (ops*.cpp) deals with tensors, memory and streams.
 //
 // All functions only enqueue work on the stream, without synchronisation or allocation: CUDA graphs can record them.
 #pragma once
@@ -7,12 +7,15 @@
 
 #include "../common/counts.h"
 #include "../common/layout.h"
+#include "../common/rows.h"
 
 namespace spikeconv::cuda {
 
 enum class Dtype : int { float32, bfloat16, float16, int32 };
 
 constexpr int kMaxBases = 6;    // base matrices of a Hadamard block
+constexpr int kMaxRatios = 16;   // clip ratios among which a row's groups choose
+constexpr int kMaxHeadDim = 512;
 constexpr int kMaxMembers = 8;  // weights that one launch multiplies (q|k|v, gate|up)
 
 // Randomized Hadamard transform in blocks (see common/hadamard.h).
@@ -99,6 +102,41 @@ constexpr int kWeightAlignment = 16;  // bytes; of weights in tiles
 
 inline int64_t panel_pitch(int64_t in_features) { return ceil_div(in_features, kPanelInputs) * kPanelInputs; }
 
+struct RowsJob {
+  const void* x;  // [count][head_dim]
+  Dtype dtype;
+  int64_t count;
+  RowShape shape;
+  Transform transform;
+  int ratio_count;
+  float clip_ratios[kMaxRatios];
+  uint8_t* rows;        // [count][row_bytes]
+  int64_t* statistics;  // as in EncodeJob
+};
+
+// Keys or values of all positions.
+struct Rows {
+  const uint8_t* data;
+  int64_t batch_stride, head_stride, stride;  // bytes
+};
+
+struct AttendJob {
+  const void* query;  // [batch][key_heads][queries][head_dim]
+  Dtype query_dtype;
+  int batch, key_heads;
+  int queries;  // that share their keys: of the heads of a key head, `tokens` each
+  int tokens, length;
+  RowShape shape;
+  Rows keys, values;
+  const void* mask;  // added to the scores; null: none
+  Dtype mask_dtype;
+  int64_t mask_strides[4];  // batch, head, token, position; elements
+  float scaling;
+  bool unfold;
+  float* parts;   // attend_workspace() floats
+  float* output;  // as the query
+};
+
 int64_t encode_workspace(int64_t tokens, int size);  // floats; 0: none
 void encode(const EncodeJob& job, void* stream);
 
@@ -112,5 +150,9 @@ void make_panel(const Counts& counts, int step, const Panel& panel, void* stream
 void dense_gemm(Members members, const Panel& panel, void* stream);
 void dense_gemv(Members members, const Counts& counts, void* stream);
 void events(Members members, const Counts& counts, void* stream);
+
+void encode_rows(const RowsJob& job, void* stream);
+int64_t attend_workspace(const AttendJob& job);  // floats
+void attend(const AttendJob& job, void* stream);
 
 }  // namespace spikeconv::cuda

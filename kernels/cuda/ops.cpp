@@ -1,92 +1,17 @@
 // The torch ops of spikeconv/ops/library.py on CUDA, over LibTorch's stable ABI: checks and memory; the arithmetic
-// is in the *.cu files. The mirror of cpu/ops.cpp.
-//
-// With SPIKECONV_EMULATE the same binding registers for CPU tensors in the namespace spikeconv_emulated, for tests.
-#include <dlfcn.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
+// is in the *.cu files. The mirror of cpu/ops.cpp. Those of attention are in ops_attention.cpp.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
-#include <cmath>
-#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
-#include "../common/tensors.h"
-#include "kernels.h"
+#include "binding.h"
 
 namespace spikeconv::cuda {
 namespace {
 
-#ifdef SPIKECONV_EMULATE
-struct OnDevice {
-  explicit OnDevice(const Tensor&) {}
-  void* stream = nullptr;
-};
-#else
-// aoti_torch_get_current_cuda_stream, looked up where torch has loaded it: linking it would need a CUDA build of torch.
-typedef AOTITorchError (*CurrentStream)(int32_t device, void** stream);
-
-CurrentStream current_stream() {
-  static const CurrentStream found = [] {
-    void* torch_cuda = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-    void* symbol = torch_cuda ? dlsym(torch_cuda, "aoti_torch_get_current_cuda_stream") : nullptr;
-    return reinterpret_cast<CurrentStream>(symbol);
-  }();
-  STD_TORCH_CHECK(found, "spikeconv: this torch has no CUDA support");
-  return found;
-}
-
-// The tensor's device, made current, and the stream that torch uses there.
-struct OnDevice {
-  torch::stable::accelerator::DeviceGuard guard;
-  void* stream = nullptr;
-  explicit OnDevice(const Tensor& t) : guard(t.get_device_index()) {
-    TORCH_ERROR_CODE_CHECK(current_stream()(t.get_device_index(), &stream));
-  }
-};
-#endif
-
-Dtype dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return Dtype::float32;
-    case ScalarType::BFloat16: return Dtype::bfloat16;
-    case ScalarType::Half: return Dtype::float16;
-    default: STD_TORCH_CHECK(false, "spikeconv: expected a float32, bfloat16 or float16 tensor");
-  }
-}
-
-int narrow(int64_t size) {
-  STD_TORCH_CHECK(size <= INT32_MAX / 8, "spikeconv: ", size, " inputs are more than the CUDA kernels index");
-  return int(size);
-}
-
 // ---- encode -------------------------------------------------------------------------------------------------------
-
-Transform transform_of(const Tensor& x, const OptionalTensor& signs, const Tensors& bases, int64_t power,
-                       Tensors& keep) {
-  Transform t{};
-  t.factor = 1.0f;
-  if (!signs) return t;
-  STD_TORCH_CHECK(bases.size() <= kMaxBases, "spikeconv: at most ", kMaxBases, " base matrices");
-  const int64_t order = block_order(x.size(x.dim() - 1), *signs, bases, power);
-  for (const Tensor& matrix : bases) {
-    STD_TORCH_CHECK(matrix.size(0) <= 2048, "spikeconv: a base matrix must be of an order up to 2048");
-    keep.push_back(beside(x, matrix, ScalarType::Float));
-    t.bases[t.base_count] = data<const float>(keep.back());
-    t.base_orders[t.base_count++] = int(matrix.size(0));
-  }
-  keep.push_back(beside(x, *signs, ScalarType::Float));
-  t.signs = data<const float>(keep.back());
-  t.order = int(order);
-  t.power = int(power);
-  t.factor = float(1.0 / std::sqrt(double(order)));
-  return t;
-}
 
 void run_encode(EncodeJob& job, const Tensor& in, const OnDevice& device) {
   job.x = in.data_ptr();
@@ -340,11 +265,7 @@ Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor&
 }  // namespace
 }  // namespace spikeconv::cuda
 
-#ifdef SPIKECONV_EMULATE
-STABLE_TORCH_LIBRARY_IMPL(spikeconv_emulated, CPU, m) {
-#else
-STABLE_TORCH_LIBRARY_IMPL(spikeconv, CUDA, m) {
-#endif
+STABLE_TORCH_LIBRARY_IMPL(SPIKECONV_NAMESPACE, SPIKECONV_KEY, m) {
   m.impl("rotate", TORCH_BOX(&spikeconv::cuda::rotate));
   m.impl("encode", TORCH_BOX(&spikeconv::cuda::encode_op));
   m.impl("arrange", TORCH_BOX(&spikeconv::cuda::arrange_op));

@@ -8,9 +8,19 @@ namespace spikeconv::cuda {
 constexpr int kWarp = 32;
 constexpr int kMaxThreads = 512;  // leaves a thread 128 registers
 
+// NaN stays NaN.
+SPIKECONV_DEVICE float least(float a, float b) { return b < a || b != b ? b : a; }
+SPIKECONV_DEVICE float most(float a, float b) { return a < b || b != b ? b : a; }
+
+template <class T, class F>
+SPIKECONV_DEVICE T reduce_warp(T x, F combine) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) x = combine(x, shuffle_xor(x, mask));
+  return x;
+}
+
 template <class T, class F>
 SPIKECONV_DEVICE T reduce_block(T x, F combine, T* shared) {
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) x = combine(x, shuffle_xor(x, mask));
+  x = reduce_warp(x, combine);
   const int warps = int(blockDim.x) / kWarp;
   if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = x;
   __syncthreads();
@@ -20,18 +30,20 @@ SPIKECONV_DEVICE T reduce_block(T x, F combine, T* shared) {
   return x;
 }
 
-// Sum of squares in the order of cpu/encode.inl: a tree that adds the upper half of the next power of two onto the
-// lower, until one is left. Thread t owns the elements t, t + threads, …; the order within them is the same halving,
-// walked leaf by leaf in bit-reversed order with the open partial sums on a stack. `shared` has an entry per thread.
-SPIKECONV_DEVICE float square_sum(const float* x, int n, float* shared) {
-  const int threads = int(blockDim.x), t = int(threadIdx.x);
-  constexpr int kLevels = 16;
+// Sums of squares are taken in the order of cpu/encode.inl: a tree that adds the upper half of the next power of two
+// onto the lower, until one is left.
+
+// Thread t's part of Σ x(i)², i < n: it owns the elements t, t + threads, …; the order within them is the same halving,
+// walked leaf by leaf in bit-reversed order with the open partial sums on a stack. n ≤ threads · 2^levels.
+template <int kLevels, class F>
+SPIKECONV_DEVICE float own_square_sum(F x, int n, int threads, int t) {
   int levels = 0;
   while ((int64_t(threads) << levels) < n) ++levels;
   float stack[kLevels] = {}, sum = 0.0f;
   for (int leaf = 0; leaf < 1 << levels; ++leaf) {
     const int64_t own = levels ? reversed_bits(uint32_t(leaf)) >> (32 - levels) : 0, i = t + own * threads;
-    sum = i < n ? x[i] * x[i] : 0.0f;  // adding +0 to a sum of squares changes nothing
+    const float element = i < n ? x(i) : 0.0f;  // adding +0 to a sum of squares changes nothing
+    sum = element * element;
     bool open = false;
 #pragma unroll
     for (int level = 0; level < kLevels; ++level) {
@@ -43,18 +55,27 @@ SPIKECONV_DEVICE float square_sum(const float* x, int n, float* shared) {
         sum = stack[level] + sum;
     }
   }
+  return sum;
+}
+
+// The halvings from 32 lanes on. Every lane gets the same bits: the order of two summands does not matter.
+SPIKECONV_DEVICE float sum_warp(float sum) {
+  return reduce_warp(sum, [](float a, float b) { return a + b; });
+}
+
+// By a block; `shared` has an entry per thread.
+SPIKECONV_DEVICE float square_sum(const float* x, int n, float* shared) {
+  const int threads = int(blockDim.x), t = int(threadIdx.x);
+  float sum = own_square_sum<16>([&](int64_t i) { return x[i]; }, n, threads, t);
   shared[t] = sum;
   __syncthreads();
   for (int half = threads / 2; half >= kWarp; half /= 2) {
     if (t < half) shared[t] += shared[t + half];
     __syncthreads();
   }
-  sum = shared[t % kWarp];
-  for (int half = kWarp / 2; half > 0; half /= 2) sum += shuffle_down(sum, half);
-  __syncthreads();
-  if (t == 0) shared[0] = sum;
-  __syncthreads();
-  return shared[0];
+  sum = sum_warp(shared[t % kWarp]);
+  __syncthreads();  // the entries may be used again
+  return sum;
 }
 
 }  // namespace spikeconv::cuda

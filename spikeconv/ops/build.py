@@ -106,7 +106,7 @@ def build_cuda(library: Path, architectures: Sequence[str]) -> None:
         raise BuildError("nvcc was not found")
     headers, libraries = _torch_flags()
     folder = sources() / "cuda"
-    files = [str(path) for path in (*sorted(folder.glob("*.cu")), folder / "ops.cpp")]
+    files = [str(path) for path in (*sorted(folder.glob("*.cu")), *sorted(folder.glob("ops*.cpp")))]
     codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
     with _replacing(library) as linked:
         _run([[nvcc, "-shared", *CUDA, *headers, *codes, *files, *libraries, "-o", str(linked)]])

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).parents[2] / "kernels" / "cuda"
-KERNELS = ("encode", "panel", "dense_gemm", "dense_gemv", "events", "arrange")
+KERNELS = ("encode", "panel", "dense_gemm", "dense_gemv", "events", "arrange", "rows", "attend")
 OPCODES = {
+    0x223: "FFMA",
     0x237: "IMMA",
     0x226: "IDP",
     0xA26: "IDP",  # one operand in constant memory
@@ -104,3 +105,14 @@ def test_events_add_atomically_without_waiting(cubins: dict[str, Cubin]) -> None
         assert not code["ATOMG"] and not code["ATOMS"], kernel
     for kernel, code in cubins["encode"].kernels("encode_kernel").items():
         assert code["RED"] >= 2, kernel  # the statistics
+    for kernel, code in cubins["rows"].kernels("encode_rows_kernel").items():
+        assert code["RED"] >= 2, kernel
+
+
+def test_attention_copies_rows_asynchronously_and_fuses_its_products(cubins: dict[str, Cubin]) -> None:
+    kernels = cubins["attend"].kernels("attend_kernel")
+    assert len(kernels) == 5  # words for 1, 4 and 8 queries, inputs, spikes
+    assert all(code["LDGSTS"] for code in kernels.values())
+    # Eight inputs of a key and eight of a value for every query; spikes are added up.
+    fused = sorted(code["FFMA"] for code in kernels.values())
+    assert fused[-3:] == [16, 64, 128] and fused[0] == 0

@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from spikeconv.ops import encoding
+from spikeconv.ops import attention, encoding
 from spikeconv.ops.library import SCHEMAS
+from spikeconv.rotation import Rotation
 
 SOURCES = Path(__file__).parents[2] / "kernels" / "cuda"
-KERNELS = ("encode", "panel", "dense_gemm", "dense_gemv", "events", "arrange")
-OPS = ("rotate", "encode", "arrange", "accumulate", "linears")
+KERNELS = ("encode", "panel", "dense_gemm", "dense_gemv", "events", "arrange", "rows", "attend")
+BINDINGS = ("ops.cpp", "ops_attention.cpp")
+OPS = ("rotate", "encode", "arrange", "accumulate", "linears", "encode_rows", "attend")
 LIBRARY = torch.library.Library("spikeconv_emulated", "DEF")
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
@@ -33,9 +35,9 @@ def ops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch_flags = ["-DTORCH_TARGET_VERSION=0x020a000000000000", f"-I{home}/include"]
     torch_flags.append(f"-I{home}/include/torch/csrc/api/include")
     objects = []
-    for name in (*(f"{kernel}.cu" for kernel in KERNELS), "emulate.cpp", "ops.cpp"):
+    for name in (*(f"{kernel}.cu" for kernel in KERNELS), "emulate.cpp", *BINDINGS):
         objects.append(str(build / f"{name}.o"))
-        flags = torch_flags if name == "ops.cpp" else []
+        flags = torch_flags if name in BINDINGS else []
         command = [*common, *flags, "-x", "c++", "-c", str(SOURCES / name), "-o", objects[-1]]
         subprocess.run(command, check=True, capture_output=True, text=True)
     library = build / "libemulated.so"
@@ -290,3 +292,180 @@ def test_the_longest_inputs(ops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SPIKECONV_EMULATE_SHARED", str(limit))
         x, signs, bases = torch.randn(1, 53248), signs_of(53248), [signs_of(52, 52)]
         assert torch.equal(ops.rotate(x, signs, bases, 1024), encoding.rotate(x, signs, bases, 1024))
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+CODES = pytest.mark.parametrize("symmetric", [True, False], ids=["signed", "unsigned"])
+BITS = pytest.mark.parametrize("bits", range(2, 9))
+RATIOS = [1.0, 0.95, 0.9, 0.7]
+
+
+def any_order(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPIKECONV_EMULATE_ORDER", str((0, 1, 7)[number % 3]))
+
+
+@BITS
+@CODES
+@pytest.mark.parametrize(
+    ("head_dim", "group"), [(7, 7), (15, 5), (20, 20), (36, 12), (64, 8), (80, 80), (128, 128), (256, 64), (512, 512)]
+)
+def test_encode_rows(
+    ops: Any, bits: int, symmetric: bool, head_dim: int, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    any_order(bits, monkeypatch)
+    x = torch.randn(2, 3, 3, head_dim) * torch.logspace(-3, 3, 9).view(3, 3, 1)
+    x[0, 0, 0], x[0, 0, 1, 1], x[0, 1, 1, 0] = 0, torch.nan, torch.inf
+    x[1, 2, 2] *= 1e30  # errors are infinite, and so none is less than the first
+    arguments = (*Rotation(head_dim, 2).on(x.device), bits, group, symmetric, RATIOS, True)
+    rows, statistics = ops.encode_rows(x, *arguments)
+    expected, expected_statistics = attention.encode_rows(x, *arguments)
+    number = torch.ones(2, 3, 3, dtype=torch.bool)
+    number[0, 0, 1] = number[0, 1, 1] = False  # of others only that they are none is promised
+    assert torch.equal(rows[number], expected[number]) and torch.equal(statistics, expected_statistics)
+    found, wanted = (unpack(r[~number], head_dim, bits, group, symmetric)[1] for r in (rows, expected))
+    assert torch.equal(found.isfinite(), wanted.isfinite())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("head_dim", "group"), [(20, 4), (128, 128)])
+def test_encode_rows_in_any_order(ops: Any, order: int, dtype: torch.dtype, head_dim: int, group: int) -> None:
+    x = torch.randn(3, 7, head_dim, 2).to(dtype).mT  # not contiguous
+    for ratios in ([1.0], RATIOS):
+        arguments = (*Rotation(head_dim, 2).on(x.device), 4, group, True, ratios, False)
+        for ours, wanted in zip(ops.encode_rows(x, *arguments), attention.encode_rows(x, *arguments), strict=True):
+            assert torch.equal(ours, wanted)
+
+
+def unpack(rows: Tensor, head_dim: int, bits: int, group: int, symmetric: bool) -> list[Tensor]:
+    """Counts, scales and zero points, those of signed counts being 0."""
+    counts, scale, zero = attention.unpack_rows(rows, head_dim, bits, group, symmetric)
+    return [counts, scale, torch.zeros_like(scale) if zero is None else zero]
+
+
+def random_rows(
+    heads: int, length: int, head_dim: int, bits: int, group: int, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """Rows of keys and of values of a batch of two."""
+    arguments = (*Rotation(head_dim, 2).on(torch.device("cpu")), bits, group, symmetric, [1.0, 0.9], False)
+    keys, values = (attention.encode_rows(torch.randn(2, heads, length, head_dim), *arguments)[0] for _ in range(2))
+    return keys, values
+
+
+def exact_attention(query: Tensor, rows: Any, mask: Tensor | None, scaling: float, *code: Any) -> Tensor:
+    keys, values = (
+        ((counts.double() - zero) * scale.double()).flatten(-2).repeat_interleave(query.shape[1] // r.shape[1], 1)
+        for r in rows
+        for counts, scale, zero in [unpack(r, query.shape[-1], *code)]
+    )
+    scores = query.double() @ keys.mT * scaling
+    return (scores if mask is None else scores + mask.double()).softmax(-1) @ values
+
+
+def assert_attends(ops: Any, query: Tensor, rows: Any, mask: Tensor | None, *code: Any, executions: Any) -> None:
+    expected = exact_attention(query, rows, mask, 0.2, *code)
+    bound = 2e-5 * expected.nan_to_num(0).abs().max().item()
+    for execution in executions:
+        y = ops.attend(query, *rows, mask, 0.2, *code, execution)
+        assert y.dtype == torch.float32 and y.shape == query.shape
+        torch.testing.assert_close(y.double(), expected, rtol=0, atol=bound, equal_nan=True)
+
+
+@BITS
+@CODES
+@pytest.mark.parametrize(("head_dim", "group"), [(7, 7), (15, 5), (20, 20), (64, 16), (128, 128)])
+def test_attend_to_any_code(
+    ops: Any, bits: int, symmetric: bool, head_dim: int, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    any_order(bits, monkeypatch)
+    code = (bits, group, symmetric)
+    rows = random_rows(2, 37, head_dim, *code)
+    assert_attends(ops, torch.randn(2, 4, 3, head_dim), rows, None, *code, executions=("dense", "unfold"))
+
+
+def mask_of(kind: str, heads: int, tokens: int, length: int) -> Tensor | None:
+    least = torch.finfo(torch.float32).min
+    mask = torch.randn(2, heads, tokens, length)
+    if kind == "none":
+        return None
+    if kind == "of-positions":
+        return mask[0, 0, 0]
+    if kind == "of-sequences":
+        return mask[:, :1, :1]
+    if kind == "infinite":  # the first tile of all queries, and all of one query
+        mask[..., : min(130, length - 1)] = -torch.inf
+        mask[0, 0, -1] = -torch.inf
+    if kind == "least":
+        mask[..., : min(130, length - 1)] = least
+        mask[1, :, 0] = least
+    return mask
+
+
+@pytest.mark.parametrize("kind", ["none", "of-positions", "of-sequences", "infinite", "least"])
+@pytest.mark.parametrize(
+    ("tokens", "repeats", "length"), [(1, 1, 300), (1, 4, 300), (3, 3, 140), (40, 2, 150), (3, 1, 1)]
+)
+def test_attend(ops: Any, kind: str, tokens: int, repeats: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    any_order(len(kind), monkeypatch)  # all three occur
+    code = (4, 20, True)
+    query, rows = torch.randn(2, 2 * repeats, tokens, 20), random_rows(2, length, 20, *code)
+    mask = mask_of(kind, 2 * repeats, tokens, length)
+    assert_attends(ops, query, rows, mask, *code, executions=("auto", "unfold") if tokens == 3 else ("auto",))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mask_dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_attend_in_any_dtype(ops: Any, dtype: torch.dtype, mask_dtype: torch.dtype) -> None:
+    query = torch.randn(2, 3, 4, 24).to(dtype).transpose(1, 2)  # not contiguous
+    mask = torch.randn(4, 3, 50).mT.to(mask_dtype).mT
+    assert_attends(ops, query, random_rows(2, 50, 24, 8, 8, False), mask, 8, 8, False, executions=["dense"])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])  # rows of whole words, and at odd addresses
+def test_attend_to_a_part_of_a_cache(ops: Any, symmetric: bool) -> None:
+    code = (4, 32, symmetric)
+    rows = random_rows(3, 60, 32, *code)
+    cached = []
+    for part in rows:
+        cache = torch.full((2, 80, 4, part.shape[-1]), 0xFF, dtype=torch.uint8)
+        cache[:, 7:67, 1:] = part.transpose(1, 2)
+        cached.append(cache[:, 7:67, 1:].transpose(1, 2))
+    query = torch.randn(2, 3, 2, 32)
+    assert torch.equal(
+        ops.attend(query, *cached, None, 0.2, *code, "dense"), ops.attend(query, *rows, None, 0.2, *code, "dense")
+    )
+    assert_attends(ops, query, cached, None, *code, executions=["dense"])
+
+
+def test_attend_to_a_long_past(ops: Any) -> None:
+    """More positions than 64 splits of two tiles."""
+    rows = [part[:1].repeat(1, 1, 30, 1) for part in random_rows(1, 550, 8, 4, 8, True)]
+    assert_attends(ops, torch.randn(1, 1, 1, 8), rows, None, 4, 8, True, executions=["dense"])
+
+
+def test_attend_to_rows_of_many_scales(ops: Any) -> None:
+    """A tile of 128 of these would not fit into shared memory."""
+    assert_attends(
+        ops, torch.randn(2, 1, 2, 512), random_rows(1, 21, 512, 8, 2, False), None, 8, 2, False, executions=["dense"]
+    )
+
+
+def test_no_number_spreads_as_in_the_reference(ops: Any) -> None:
+    rows = random_rows(2, 9, 16, 4, 16, True)
+    rows[0][0, 1, 3, -4:] = rows[1][1, 0, 5, -4:] = 255  # NaN as a key's and as a value's scale
+    query = torch.randn(2, 4, 3, 16)
+    y, expected = (f(query, *rows, None, 0.2, 4, 16, True, "dense") for f in (ops.attend, attention.attend))
+    assert torch.equal(y.isnan(), expected.isnan()) and 0 < y.isnan().sum() < y.numel()
+
+
+def test_attend_to_nothing_and_to_other_rows(ops: Any) -> None:
+    keys, values = random_rows(2, 5, 16, 4, 16, True)
+    query = torch.randn(2, 4, 3, 16)
+    assert not ops.attend(query, keys[:, :, :0], values[:, :, :0], None, 0.2, 4, 16, True, "dense").any()
+    assert ops.attend(query[:, :, :0], keys, values, None, 0.2, 4, 16, True, "dense").shape == (2, 4, 0, 16)
+    with pytest.raises(RuntimeError, match="expected rows"):
+        ops.attend(query, keys, values, None, 0.2, 5, 16, True, "dense")
+    with pytest.raises(RuntimeError, match="do not divide"):
+        ops.attend(query, keys, values, None, 0.2, 4, 12, True, "dense")
+    with pytest.raises(RuntimeError, match="a mask of 4"):
+        ops.attend(query, keys, values, torch.zeros(4), 0.2, 4, 16, True, "dense")
