@@ -54,8 +54,13 @@ def finetune(
         int, typer.Option(help="Seed of the random signs and of the order of the text.", rich_help_panel=CLIPPING)
     ] = 2,
     refit_tokens: Annotated[
-        int, typer.Option(help="Tokens on which clipped linears are refitted first; 0: no.", rich_help_panel=TRAINING)
-    ] = 8192,
+        int | None,
+        typer.Option(
+            help="Tokens on which clipped linears are refitted first; 0: no.",
+            rich_help_panel=TRAINING,
+            show_default="16 for each input, at least 8192",
+        ),
+    ] = None,
     steps: Annotated[
         int, typer.Option(min=0, help="Optimizer steps in all; 0 only refits.", rich_help_panel=TRAINING)
     ] = 300,
@@ -100,6 +105,7 @@ def finetune(
     from spikeconv.families import find_family
     from spikeconv.finetune.clips import RECORD
     from spikeconv.finetune.clips import clip_roles as with_roles
+    from spikeconv.finetune.refit import enough_to_refit
     from spikeconv.finetune.run import FinetuneSettings
     from spikeconv.finetune.train import finetune as run
     from spikeconv.finetune.train import make_accelerator
@@ -108,6 +114,10 @@ def finetune(
     target = output or Path(f"{Path(name).stem if Path(name).is_file() else Path(name).name}-clipped")
     check_target(target, force or resume, RECORD)
     content, label = training_text(text, dataset)
+    opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
+    config = SpikeConfig.parse({"rotation": rotation, "seed": seed})
+    family = find_family(opened.config)
+    plan = make_plan(opened, with_roles(config, family, clip_mode, clip_quantile, split(clip_roles)))
     settings = FinetuneSettings.parse(
         {
             "source": name,
@@ -121,7 +131,7 @@ def finetune(
             "seed": seed,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
-            "refit_tokens": refit_tokens,
+            "refit_tokens": enough_to_refit(plan) if refit_tokens is None else refit_tokens,
             "batch_size": batch_size,
             "accumulate": accumulate,
             "window": window,
@@ -131,10 +141,6 @@ def finetune(
     )
     accelerator = make_accelerator(settings, find_device(device).type == "cpu")
     settings = settings.model_copy(update={"processes": accelerator.num_processes})
-    opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
-    config = SpikeConfig.parse({"rotation": rotation, "seed": seed})
-    family = find_family(opened.config)
-    plan = make_plan(opened, with_roles(config, family, clip_mode, clip_quantile, settings.clip_roles))
     loaded = load_float(opened.path, device="cpu", dtype="float32", trust_remote_code=trust_remote_code)
     windows = token_windows(loaded, content, window)
     quiet = quiet or not accelerator.is_main_process

@@ -13,14 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeconv.convert.plan import Plan
 from spikeconv.finetune.clips import MOMENTUM
 from spikeconv.nn.clip import MembraneClip
 from spikeconv.progress import Track, silent
 
-__all__ = ["refit"]
+__all__ = ["enough_to_refit", "refit"]
 
 RIDGE = 1e-3
 """λ, relative to the mean of the diagonal."""
+
+
+def enough_to_refit(plan: Plan) -> int:
+    """Tokens that determine M well: 16 for each of a clipped linear's inputs, and not less than 8,192."""
+    return max(8192, *(16 * job.in_features for job in plan.jobs if job.scheme.clip_mode != "none"))
 
 
 class _Moments:

@@ -45,7 +45,9 @@ def test_no_other_weight_is_nearer(mode: str) -> None:
     best = torch.linalg.lstsq(clipped.double(), inputs.double()).solution  # x ≈ x' Mᵀ
 
     def error(weight: torch.Tensor) -> float:
-        return float((clipped.double() @ weight.detach().double().mT - inputs.double() @ original.double().mT).square().sum())
+        return float(
+            (clipped.double() @ weight.detach().double().mT - inputs.double() @ original.double().mT).square().sum()
+        )
 
     least = error((best @ original.double().mT).mT)
     assert error(original) > 2 * least
