@@ -45,7 +45,7 @@ class _Moments:
         """M [n, n] float64."""
         assert isinstance(self.cross, Tensor) and isinstance(self.gram, Tensor)
         gram = self.gram.double()
-        gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+        gram.diagonal().add_(RIDGE * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)  # all may be silent
         best: Tensor = torch.linalg.solve(gram, self.cross.double(), left=False)
         return best
 

@@ -189,7 +189,10 @@ class _Run:
         """Go on with what the folder holds."""
         self._in_turn(lambda: self.folder.check(self.settings))
         self._prepare()
-        self.accelerator.load_state(str(self.folder.state))
+        try:
+            self.accelerator.load_state(str(self.folder.state))
+        except Exception as error:  # every file in it has a reader of its own
+            raise SpikeconvError(f"{self.folder.state} cannot be read ({error}); --force starts anew.") from None
         if self.step > steps:
             raise SpikeconvError(f"{self.folder.path} has {self.step} steps already, more than --steps {steps}.")
         self._in_turn(lambda: self.folder.forget_after(self.step))

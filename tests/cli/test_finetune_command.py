@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -192,6 +193,26 @@ def test_nan_stops_and_keeps_the_last_state(tune: Fixture, tmp_path: Path) -> No
     assert {path.name: path.read_bytes() for path in state.iterdir()} == kept
     after = weights(tmp_path / "out")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("file", ["state/model.safetensors", "state/optimizer.bin", "settings.json"])
+def test_a_damaged_state_is_a_sentence(tune: Fixture, tmp_path: Path, file: str) -> None:
+    tune("--steps", 1)
+    path = tmp_path / "out.training" / file
+    path.write_bytes(path.read_bytes()[:-40])
+    refused(tune("--steps", 2, "--resume"), path.parent.name if "/" in file else path.name, "--force")
+
+
+def test_a_broken_model_is_a_sentence(spikeconv: Fixture, tiny_checkpoint: Fixture, text: Path, tmp_path: Path) -> None:
+    source = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint("llama"), source)
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    refused(spikeconv("finetune", source, "--text", text, "-o", tmp_path / "out", *QUICK, "-q"), "nan", "stopped")
+    refused(spikeconv("convert", source, "--clip-quantile", 0.5, "--clip-text", text, "--clip-tokens", 64,
+                      "-o", tmp_path / "made", "-q"), "nan", "q_proj")  # fmt: skip
+    assert not (tmp_path / "out").exists() and not (tmp_path / "made").exists()
 
 
 def test_an_interrupted_run_goes_on(tiny_checkpoint: Fixture, text: Path, tmp_path: Path, tune: Fixture) -> None:
