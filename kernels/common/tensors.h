@@ -26,12 +26,14 @@ T* data(const Tensor& t) {
 // Contiguous, so that rows lie one behind the other.
 inline Tensor rows_of(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
-// The same, of a type that the kernels load: float32, bfloat16 or float16.
-inline Tensor floats(const Tensor& t) {
+// Whether the kernels load that type: float32, bfloat16 or float16.
+inline bool is_float(const Tensor& t) {
   const auto type = t.scalar_type();
-  const bool known = type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
-  return rows_of(known ? t : torch::stable::to(t, ScalarType::Float));
+  return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
 }
+
+// Contiguous, and of a type that the kernels load.
+inline Tensor floats(const Tensor& t) { return rows_of(is_float(t) ? t : torch::stable::to(t, ScalarType::Float)); }
 
 // A contiguous companion of `x`: of that type, and on the same device.
 inline Tensor beside(const Tensor& x, const Tensor& t, ScalarType type) {
