@@ -40,11 +40,6 @@ SPIKECONV_HD int row_zero(const uint8_t* row, const RowLayout& l, int64_t group)
   return l.symmetric ? 0 : row[row_count_bytes(l) + row_groups(l) * int64_t(sizeof(float)) + group];
 }
 
-// What comes off a stored count.
-SPIKECONV_HD int row_offset(const uint8_t* row, const RowLayout& l, int64_t group) {
-  return l.symmetric ? weight_offset(l.bits) : row_zero(row, l, group);
-}
-
 // The spike count of input i: signed, or from 0.
 SPIKECONV_HD int row_count(const uint8_t* row, const RowLayout& l, int64_t i) {
   const int stored = int(stored_weight(row + i / kWordInputs * l.bits, l.bits, int(i % kWordInputs)));

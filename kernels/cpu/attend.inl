@@ -60,10 +60,11 @@ void load_mask(const AttendJob& job, const AttendPart& part, int64_t query, int6
 // Scales, times a factor, and offsets of one group of some rows; zeros up to a whole vector.
 void load_scales(const uint8_t* rows, int64_t stride, int64_t n, const RowLayout& layout, int64_t group, float factor,
                  float* scale, float* offset) {
-  for (int64_t i = 0; i < n; ++i) {
-    scale[i] = row_scale(rows + i * stride, layout, group) * factor;
-    offset[i] = float(row_offset(rows + i * stride, layout, group));
-  }
+  for (int64_t i = 0; i < n; ++i) scale[i] = row_scale(rows + i * stride, layout, group) * factor;
+  if (layout.symmetric)
+    for (int64_t i = 0; i < n; ++i) offset[i] = float(weight_offset(layout.bits));
+  else
+    for (int64_t i = 0; i < n; ++i) offset[i] = float(row_zero(rows + i * stride, layout, group));
   for (int64_t i = n; i % kLanes; ++i) scale[i] = offset[i] = 0;
 }
 
@@ -143,7 +144,7 @@ void few_scores(const AttendJob& job, const AttendPart& part, float* scores, int
       float sum = 0;
       for (int64_t i = 0; i < layout.group; ++i) {
         const float x = query[g * layout.group + i];
-        q.at(g, r)[position_of(words, i)] = x / reader.unit(field_of(words, i));
+        q.at(g, r)[position_of(words, i)] = x / reader.unit[field_of(words, i)];
         sum += x;
       }
       sums[g * queries + r] = sum;

@@ -10,6 +10,19 @@
 
 typedef uint32_t Unsigned __attribute__((vector_size(4 * kLanes)));
 
+// A word's bytes as a number; two loads of whole registers, where a copy would go through memory.
+template <int bytes>
+SPIKECONV_HD uint64_t word_of(const uint8_t* p) {
+  if constexpr (bytes == 8)
+    return load<uint64_t>(p);
+  else if constexpr (bytes >= 4)
+    return load<uint32_t>(p) | uint64_t(load<uint32_t>(p + bytes - 4)) >> 8 * (8 - bytes) << 32;
+  else if constexpr (bytes == 3)
+    return load<uint16_t>(p) | uint64_t(p[2]) << 16;
+  else
+    return load<uint16_t>(p);
+}
+
 template <int bits>
 struct Words {
   static constexpr int kBytes = bits;                // of a word
@@ -42,8 +55,7 @@ struct Words {
   SPIKECONV_HD Words gather(const uint8_t* p, int64_t lanes) {
     int32_t lane[kParts][kLanes] = {};
     for (int64_t i = 0; i < lanes; ++i) {
-      uint64_t word = 0;
-      __builtin_memcpy(&word, p + i * bits, bits);
+      const uint64_t word = word_of<bits>(p + i * bits);
       for (int h = 0; h < kParts; ++h) lane[h][i] = int32_t(uint32_t(word >> h * kFields * bits));
     }
     Words words;
@@ -51,12 +63,25 @@ struct Words {
     return words;
   }
 
+  // What is kept of a lane for each field. Opaque: the compiler would make the constants anew for every row.
+  struct Masks {
+    Ints field[kFields];
+  };
+  SPIKECONV_HD Masks masks() {
+    Masks masks;
+    SPIKECONV_UNROLL for (int j = 0; j < kFields; ++j) {
+      uint32_t mask = ((1u << bits) - 1) << bits * j;
+      asm("" : "+r"(mask));
+      masks.field[j] = splat_bits(mask);
+    }
+    return masks;
+  }
+
   // Stored counts j of the words, times the field's unit.
-  SPIKECONV_HD Floats field(const Words& words, int j) {
-    const int shift = bits * (j % kFields);
+  SPIKECONV_HD Floats field(const Words& words, int j, const Masks& masks) {
     const Ints v = words.part[j / kFields];
-    if (is_top(j)) return to_floats((Ints)((Unsigned)v >> shift));  // masked, it could be a negative integer
-    return to_floats(v & splat_bits(((1u << bits) - 1) << shift));
+    if (is_top(j)) return to_floats((Ints)((Unsigned)v >> (32 - bits)));  // masked, it could be a negative integer
+    return to_floats(v & masks.field[j % kFields]);
   }
 };
 
@@ -66,9 +91,11 @@ struct Decoded {
   const float* data;
   int64_t lanes;
 
+  struct Masks {};
+  SPIKECONV_HD Masks masks() { return {}; }
   static constexpr float unit(int) { return 1; }
   SPIKECONV_HD Decoded of(const uint8_t* p, int64_t lanes) { return {reinterpret_cast<const float*>(p), lanes}; }
-  SPIKECONV_HD Floats field(const Decoded& words, int j) {
+  SPIKECONV_HD Floats field(const Decoded& words, int j, Masks) {
     const float* at = words.data + j * words.lanes;
     return words.lanes == kLanes ? load<Floats>(at) : (Floats)load_first(at, words.lanes);
   }
@@ -100,7 +127,7 @@ SPIKECONV_HD void for_blocks(int64_t words, Step step) {
   if (word < words) step(word, words - word);
 }
 
-constexpr int64_t kAhead = 1024;  // bytes ahead of which rows are asked for: another head's may follow, or nothing
+constexpr int64_t kAhead = 4096;  // how many bytes on memory is asked for rows: about those of the next tile
 
 // Some keys or values of one head, from the first word of a group on; strides in bytes.
 struct RowSpan {
@@ -112,6 +139,7 @@ struct RowSpan {
 // followed by a vector of anything finite.
 template <class W, int queries>
 void dots(const RowSpan& rows, const float* q, int64_t q_stride, float* dots, int64_t dots_stride) {
+  const auto masks = W::masks();
   for (int64_t row = 0; row < rows.count; ++row) {
     const uint8_t* data = rows.data + row * rows.stride;
     __builtin_prefetch(data + kAhead);
@@ -120,7 +148,7 @@ void dots(const RowSpan& rows, const float* q, int64_t q_stride, float* dots, in
       const W words = W::of(data + word * W::kBytes, lanes);
       const float* at = q + word * kWordInputs;
       SPIKECONV_UNROLL for (int j = 0; j < kWordInputs; ++j) {
-        const Floats counts = W::field(words, j);
+        const Floats counts = W::field(words, j, masks);
         SPIKECONV_UNROLL for (int r = 0; r < queries; ++r)
           sum[r][j % 2] = multiply_add(load<Floats>(at + r * q_stride + j * lanes), counts, sum[r][j % 2]);
       }
@@ -133,6 +161,7 @@ void dots(const RowSpan& rows, const float* q, int64_t q_stride, float* dots, in
 // there is room for a vector.
 template <class W, int queries>
 void weigh(const RowSpan& rows, const float* weights, int64_t weights_stride, float* sums, int64_t sums_stride) {
+  const auto masks = W::masks();
   // As many fields at a time as there are registers for sums.
   constexpr int kFields = queries * 8 <= kSumRegisters ? 8 : queries * 4 <= kSumRegisters ? 4 : 2;
   for_blocks(rows.words, [&](int64_t word, auto lanes) __attribute__((always_inline)) {
@@ -143,7 +172,7 @@ void weigh(const RowSpan& rows, const float* weights, int64_t weights_stride, fl
         __builtin_prefetch(data + kAhead);
         const W words = W::of(data, lanes);
         SPIKECONV_UNROLL for (int j = 0; j < kFields; ++j) {
-          const Floats counts = W::field(words, first + j);
+          const Floats counts = W::field(words, first + j, masks);
           SPIKECONV_UNROLL for (int r = 0; r < queries; ++r)
             sum[r][j] = multiply_add(splat(weights[r * weights_stride + row]), counts, sum[r][j]);
         }
@@ -162,13 +191,14 @@ void weigh(const RowSpan& rows, const float* weights, int64_t weights_stride, fl
 // vector.
 template <int bits>
 void decode(const RowSpan& rows, const float* offset, float* tile, int64_t tile_stride) {
+  const auto masks = Words<bits>::masks();
   for (int64_t row = 0; row < rows.count; ++row) {
     const Floats less = splat(-offset[row]);
     for_blocks(rows.words, [&](int64_t word, auto lanes) __attribute__((always_inline)) {
       const auto words = Words<bits>::of(rows.data + row * rows.stride + word * bits, lanes);
       float* at = tile + row * tile_stride + word * kWordInputs;
       SPIKECONV_UNROLL for (int j = 0; j < kWordInputs; ++j)
-        store(at + j * lanes, multiply_add(Words<bits>::field(words, j), splat(1 / Words<bits>::unit(j)), less));
+        store(at + j * lanes, multiply_add(Words<bits>::field(words, j, masks), splat(1 / Words<bits>::unit(j)), less));
     });
   }
 }
@@ -178,7 +208,7 @@ constexpr int kQueries = 4;  // that a row is read for at a time
 // What reads rows of one width.
 struct Reader {
   bool direct;  // whether the products below take rows as they are, or decoded ones
-  float (*unit)(int field);
+  float unit[kWordInputs];  // of the fields
   void (*dots[kQueries])(const RowSpan&, const float*, int64_t, float*, int64_t);
   void (*weigh[kQueries])(const RowSpan&, const float*, int64_t, float*, int64_t);
   void (*decode)(const RowSpan&, const float*, float*, int64_t);
@@ -189,7 +219,7 @@ constexpr bool kDirect = bits == 4;
 
 template <int bits, class W = std::conditional_t<kDirect<bits>, Words<bits>, Decoded>>
 constexpr Reader kReader = {kDirect<bits>,
-                            W::unit,
+                            {W::unit(0), W::unit(1), W::unit(2), W::unit(3), W::unit(4), W::unit(5), W::unit(6), W::unit(7)},
                             {dots<W, 1>, dots<W, 2>, dots<W, 3>, dots<W, 4>},
                             {weigh<W, 1>, weigh<W, 2>, weigh<W, 3>, weigh<W, 4>},
                             decode<bits>};

@@ -175,7 +175,7 @@ constexpr int64_t kDenseScratch = kStepBlock * kStepBytes * 2 + kPanelTokens * k
 constexpr int64_t kFewQueries = 8;      // up to here rows are unpacked in registers, above into tiles
 constexpr int64_t kMostQueries = 128;   // of a part
 constexpr int64_t kTileKeys = 48;       // keys at a time; decoded, they should leave room in the L1 cache
-constexpr int64_t kMostFewKeys = 10 * kTileKeys;  // of a part with few queries
+constexpr int64_t kMostFewKeys = 20 * kTileKeys;  // of a part with few queries
 constexpr int64_t kRecordExtra = 2;     // numbers of a record beside Σ p v
 
 inline int64_t encode_scratch(int64_t size) { return 3 * size + 64; }

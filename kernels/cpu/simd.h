@@ -33,7 +33,8 @@ SPIKECONV_HD void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-SPIKECONV_HD Floats splat(float x) { return Floats{} + x; }
+// x - 0 is x, and costs nothing; 0 + x would turn -0 into 0, and be computed.
+SPIKECONV_HD Floats splat(float x) { return x - Floats{}; }
 
 SPIKECONV_HD Ints splat_bits(uint32_t x) { return Ints{} + int32_t(x); }
 
