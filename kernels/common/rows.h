@@ -4,8 +4,8 @@
 //   [groups] float32          scales, not aligned
 //   [groups] bytes            zero points, unless counts are signed
 //
-// Stored counts (offset-binary) are from 0 in both cases, so that what an input is worth is s · (stored - offset), where
-// the offset is the group's zero point or, of signed counts, 2^(bits-1).
+// Stored counts (offset-binary) are from 0 in both cases, so that an input is worth s · (stored - offset), where the
+// offset is the group's zero point or, of signed counts, 2^(bits-1).
 #pragma once
 
 #include <string.h>

@@ -219,7 +219,8 @@ constexpr bool kDirect = bits == 4;
 
 template <int bits, class W = std::conditional_t<kDirect<bits>, Words<bits>, Decoded>>
 constexpr Reader kReader = {kDirect<bits>,
-                            {W::unit(0), W::unit(1), W::unit(2), W::unit(3), W::unit(4), W::unit(5), W::unit(6), W::unit(7)},
+                            {W::unit(0), W::unit(1), W::unit(2), W::unit(3),  //
+                             W::unit(4), W::unit(5), W::unit(6), W::unit(7)},
                             {dots<W, 1>, dots<W, 2>, dots<W, 3>, dots<W, 4>},
                             {weigh<W, 1>, weigh<W, 2>, weigh<W, 3>, weigh<W, 4>},
                             decode<bits>};

@@ -181,7 +181,8 @@ constexpr int64_t kRecordExtra = 2;     // numbers of a record beside Σ p v
 inline int64_t encode_scratch(int64_t size) { return 3 * size + 64; }
 inline int64_t rows_scratch(int64_t head_dim) { return 4 * head_dim + 64; }
 
-// Bound of what `attend` takes of its scratch: queries and sums of all groups in whole words and a vector, scores, a tile.
+// Bound of what `attend` takes of its scratch: queries and sums of all groups, in whole words and a vector more, scores
+// and a tile.
 inline int64_t attend_scratch(const RowLayout& layout, int64_t queries) {
   constexpr int64_t kVector = 32;
   const int64_t held = ceil_div(queries, kVector) * kVector;

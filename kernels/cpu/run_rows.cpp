@@ -11,7 +11,7 @@
 namespace spikeconv {
 namespace {
 
-constexpr int64_t kSplitQueries = 64;  // of a key head: up to here keys are shared out too, or there is too little to do
+constexpr int64_t kSplitQueries = 64;  // of a key head: up to here keys are shared out too
 
 // What attention is cut into. It depends on shapes alone, so that the bits do not depend on the number of threads.
 struct Cut {
