@@ -84,7 +84,7 @@ Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values, con
               int64_t bits, int64_t group, bool symmetric, const std::string& execution) {
   const bool unfolds = execution == "unfold";
   STD_TORCH_CHECK(query.dim() == 4 && keys.dim() == 4 && keys.size(1) > 0 && query.size(1) % keys.size(1) == 0,
-                  "spikeconv: attend expects a query [batch, heads, tokens, head_dim], its heads a multiple of key heads");
+                  "spikeconv: a query must be [batch, heads, tokens, head_dim], its heads a multiple of key heads");
   const Tensor in = unfolds ? rows_of(torch::stable::to(query, ScalarType::Float)) : floats(query);
   AttendJob job{};
   job.layout = row_layout(in.size(3), bits, group, symmetric);
