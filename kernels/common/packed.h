@@ -13,4 +13,13 @@ SPIKECONV_HD uint32_t stored_weight(const uint8_t* word, int bits, int lane) {
   return ((pair >> first % 8) & ((1u << bits) - 1)) ^ (1u << (bits - 1));
 }
 
+// Eight bytes → their low `bits` bits side by side.
+SPIKECONV_HD uint64_t pack_word(uint64_t word, int bits) {
+  const int spare = 8 - bits;
+  word &= 0x0101010101010101u * ((1u << bits) - 1);
+  word = (word & 0x00FF00FF00FF00FFu) | (word & 0xFF00FF00FF00FF00u) >> spare;
+  word = (word & 0x0000FFFF0000FFFFu) | (word & 0xFFFF0000FFFF0000u) >> 2 * spare;
+  return (word & 0x00000000FFFFFFFFu) | (word & 0xFFFFFFFF00000000u) >> 4 * spare;
+}
+
 }  // namespace spikeconv

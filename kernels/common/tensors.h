@@ -10,6 +10,7 @@
 
 #include "counts.h"
 #include "layout.h"
+#include "rows.h"
 
 namespace spikeconv {
 
@@ -26,12 +27,14 @@ T* data(const Tensor& t) {
 // Contiguous, so that rows lie one behind the other.
 inline Tensor rows_of(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
-// The same, of a type that the kernels load: float32, bfloat16 or float16.
-inline Tensor floats(const Tensor& t) {
+// Whether the kernels load that type: float32, bfloat16 or float16.
+inline bool is_float(const Tensor& t) {
   const auto type = t.scalar_type();
-  const bool known = type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
-  return rows_of(known ? t : torch::stable::to(t, ScalarType::Float));
+  return type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half;
 }
+
+// Contiguous, and of a type that the kernels load.
+inline Tensor floats(const Tensor& t) { return rows_of(is_float(t) ? t : torch::stable::to(t, ScalarType::Float)); }
 
 // A contiguous companion of `x`: of that type, and on the same device.
 inline Tensor beside(const Tensor& x, const Tensor& t, ScalarType type) {
@@ -75,6 +78,14 @@ inline int64_t block_order(int64_t size, const Tensor& signs, const Tensors& bas
   STD_TORCH_CHECK(signs.numel() == size && size % order == 0,
                   "spikeconv: the rotation's block must divide the input size");
   return order;
+}
+
+// Checks how keys and values lie in rows.
+inline RowShape row_shape(int64_t head_dim, int64_t bits, int64_t group, bool symmetric) {
+  STD_TORCH_CHECK(bits >= 2 && bits <= 8, "spikeconv: keys and values are counts of 2 to 8 bits, not ", bits);
+  STD_TORCH_CHECK(head_dim >= 1 && group >= 1 && head_dim % group == 0, "spikeconv: groups of ", group,
+                  " do not divide a head_dim of ", head_dim);
+  return {int(head_dim), int(bits), int(group), symmetric};
 }
 
 // Shape of a weight in tiles.

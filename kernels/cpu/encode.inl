@@ -140,11 +140,20 @@ float* transform(const Transform& t, float* x, float* other) {
   return x;
 }
 
-// Scale of a token; the potential is scaled by the transform's factor and clipped on the way.
-TokenScale finish_potential(const EncodeJob& job, float* u) {
-  const int64_t n = job.transform.size;
-  const float factor = job.transform.factor, threshold = job.range.threshold;
-  const Clip clip = job.range.clip;
+// Smallest and largest potential; NaN if one of them is.
+struct Extremes {
+  float low, high;
+};
+
+SPIKECONV_HD TokenScale scale_of(Extremes e, const CountRange& range) {
+  return token_scale(e.low, e.high, most(-e.low, e.high), range);
+}
+
+// The zero point as an integer; 0 where it is not a number.
+SPIKECONV_HD int32_t whole_zero(TokenScale s) { return s.zero != s.zero ? 0 : int32_t(s.zero); }
+
+// The potential is scaled by the transform's factor and clipped on the way.
+Extremes finish_potential(float* u, int64_t n, float factor, Clip clip, float threshold) {
   Floats low = splat(__builtin_inff()), high = -low;
   Ints nan{};
   int64_t i = 0;
@@ -169,7 +178,7 @@ TokenScale finish_potential(const EncodeJob& job, float* u) {
     broken |= u[i] != u[i];
   }
   if (broken) smallest = largest = __builtin_nanf("");
-  return token_scale(smallest, largest, most(-smallest, largest), job.range);
+  return {smallest, largest};
 }
 
 template <class Count>
@@ -209,9 +218,10 @@ void encode(const EncodeJob& job, int64_t token_begin, int64_t token_end, float*
       for (int64_t i = 0; i < n; ++i) out[i] = u[i] * job.transform.factor;
       continue;
     }
-    const TokenScale s = finish_potential(job, u);
+    const Extremes extremes = finish_potential(u, n, job.transform.factor, job.range.clip, job.range.threshold);
+    const TokenScale s = scale_of(extremes, job.range);
     job.scale[token] = s.scale;
-    job.zero[token] = s.zero != s.zero ? 0 : int32_t(s.zero);
+    job.zero[token] = whole_zero(s);
     if (job.wide) {
       int16_t* counts = static_cast<int16_t*>(job.counts) + token * n;
       write_counts(u, n, s, job.range, counts);

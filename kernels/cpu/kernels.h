@@ -4,8 +4,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <type_traits>
+
 #include "../common/counts.h"
 #include "../common/layout.h"
+#include "../common/rows.h"
 
 namespace spikeconv {
 
@@ -86,6 +89,51 @@ struct RtnJob {
   double* error;        // [rows] Σ (ŵ - w)²
 };
 
+// Keys or values to be written as rows of counts.
+struct RowsJob {
+  const void* x;  // [rows, head_dim]
+  Dtype dtype;
+  Transform transform;
+  RowShape shape;
+  CountRange range;      // of the counts; its clip ratio is not used
+  const float* ratios;   // [ratio_count] shares of a group's range to try
+  int64_t ratio_count;
+  uint8_t* rows;         // [rows, row_bytes]
+  int64_t* statistics;   // as of EncodeJob
+};
+
+// Rows [batch, key heads, length] of a cache or of a slice of it; strides in bytes.
+struct RowCache {
+  const uint8_t* data;
+  int64_t batch_stride, head_stride, stride;
+};
+
+// What is added to the scores [batch, heads, tokens, length]: strides in numbers, 0 where it is the same for all. Null
+// data: nothing.
+struct Mask {
+  const void* data;
+  Dtype dtype;
+  int64_t batch_stride, head_stride, token_stride;
+};
+
+struct AttendJob {
+  const void* query;  // [batch, key heads, repeats · tokens, head_dim]
+  Dtype dtype;
+  RowCache keys, values;
+  Mask mask;
+  RowShape shape;
+  float scaling;
+  int64_t batch, key_heads, repeats, tokens, length;
+  int64_t queries() const { return repeats * tokens; }  // that use one key
+};
+
+// Some queries of one key head, and some of its keys.
+struct AttendPart {
+  int64_t batch, key_head, query_begin, query_end, key_begin, key_end;
+  int64_t queries() const { return query_end - query_begin; }
+  int64_t keys() const { return key_end - key_begin; }
+};
+
 struct Kernels {
   const char* name;
   int panel_rows;  // tokens of a full tile of a panel
@@ -101,6 +149,13 @@ struct Kernels {
   void (*events)(const Weight&, const int32_t* index, const int16_t* count, int64_t fired, int32_t count_sum,
                  const Output&, int64_t token, int64_t begin, int64_t end, int32_t* acc, void* sums);
   void (*rtn)(const RtnJob&, int64_t row_begin, int64_t row_end, float* scratch);
+  // Scratch of `rows_scratch(head_dim)` floats.
+  void (*encode_rows)(const RowsJob&, int64_t row_begin, int64_t row_end, float* scratch);
+  // Records [queries][head_dim + 2] of a part: Σ p v with p = e^(score - peak), the peak, Σ p. Scratch of
+  // `attend_scratch(…)` floats.
+  void (*attend)(const AttendJob&, const AttendPart&, float* records, float* scratch);
+  // One query's output [head_dim] from its records, `stride` numbers apart.
+  void (*merge)(const float* records, int64_t stride, int64_t count, int64_t head_dim, float* output);
   // The machine's limits, for benchmarks.
   int64_t (*peak)(int64_t rounds);
   void (*read)(const uint8_t*, int64_t bytes);
@@ -117,7 +172,25 @@ constexpr int64_t kStepBlock = 128;                     // steps unpacked at a t
 constexpr int64_t kDenseScratch = kStepBlock * kStepBytes * 2 + kPanelTokens * kTileOutputs * kColumnTiles * 4 +
                                   kColumnTiles * kStepBytes * kStepBlock / 4;
 
+constexpr int64_t kFewQueries = 8;      // up to here rows are unpacked in registers, above into tiles
+constexpr int64_t kMostQueries = 128;   // of a part
+constexpr int64_t kTileKeys = 48;       // keys at a time; decoded, they should leave room in the L1 cache
+constexpr int64_t kMostFewKeys = 20 * kTileKeys;  // of a part with few queries
+constexpr int64_t kRecordExtra = 2;     // numbers of a record beside Σ p v
+
 inline int64_t encode_scratch(int64_t size) { return 3 * size + 64; }
+inline int64_t rows_scratch(int64_t head_dim) { return 4 * head_dim + 64; }
+
+// Bound of what `attend` takes of its scratch: queries and sums of all groups, in whole words and a vector more, scores
+// and a tile.
+inline int64_t attend_scratch(const RowShape& shape, int64_t queries) {
+  constexpr int64_t kVector = 32;
+  const int64_t held = ceil_div(queries, kVector) * kVector;
+  const int64_t group = (ceil_div(shape.group, kWordInputs) + 1) * kWordInputs + kVector;
+  const int64_t scores = queries <= kFewQueries ? kMostFewKeys : 2 * kTileKeys;
+  return held * (2 * row_groups(shape) * (group + 1) + scores + 4) + kTileKeys * (group + 4 * kVector) +
+         shape.head_dim + 4096;
+}
 inline int64_t panel_bytes(int64_t tokens, int64_t in_features, int planes) {
   return planes * tokens * ceil_div(in_features, kWordInputs) * kWordInputs;
 }

@@ -31,27 +31,6 @@ namespace {
 
 // ---- encode -------------------------------------------------------------------------------------------------------
 
-// The rotation of inputs of a size; `keep` holds on to the tensors behind it.
-Transform transform_of(int64_t size, const OptionalTensor& signs, const Tensors& matrices, int64_t power,
-                       Tensors& keep) {
-  Transform t{};
-  t.size = size;
-  t.factor = 1.0f;
-  if (!signs) return t;
-  STD_TORCH_CHECK(matrices.size() <= kMaxBases, "spikeconv: at most ", kMaxBases, " base matrices");
-  t.order = block_order(size, *signs, matrices, power);
-  t.power = power;
-  t.factor = float(1.0 / std::sqrt(double(t.order)));
-  for (const Tensor& matrix : matrices) {
-    keep.push_back(beside(*signs, matrix, ScalarType::Float));
-    t.bases[t.base_count] = data<const float>(keep.back());
-    t.base_orders[t.base_count++] = matrix.size(0);
-  }
-  keep.push_back(beside(*signs, *signs, ScalarType::Float));
-  t.signs = data<const float>(keep.back());
-  return t;
-}
-
 // What an encoder knows before its input comes.
 EncodeJob encoder(int64_t size, const OptionalTensor& signs, const Tensors& bases, int64_t power,
                   const OptionalTensor& norm_weight, double norm_epsilon, int64_t count_min, int64_t count_max,

@@ -60,10 +60,13 @@ struct ColumnSum {
 #include "events.inl"
 #include "limits.inl"
 #include "rtn.inl"
+#include "rows.inl"
+#include "fields.inl"
+#include "attend.inl"
 
 }  // namespace
 
 extern const Kernels kPortable = {"portable", Product::kRows, encode, make_panel,
-                                  dense, events, rtn, peak, read};
+                                  dense, events, rtn, encode_rows, attend, merge, peak, read};
 
 }  // namespace spikeconv

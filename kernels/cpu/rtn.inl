@@ -11,17 +11,6 @@ constexpr float kLarge = 3;           // weights above this multiple of mean |w|
 typedef double Doubles __attribute__((vector_size(8 * kLanes)));
 typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 
-// a · b + c for bounds, which may round either way.
-SPIKECONV_HD Floats multiply_add(Floats a, Floats b, Floats c) {
-#if defined(__AVX512F__)
-  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
-  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
-  return a * b + c;
-#endif
-}
-
 // Integers [-top - 1, top] as floats above a constant that leaves no bits for a fraction, so that their bits can be
 // clamped and read as integers.
 struct Rounding {
@@ -139,15 +128,6 @@ int64_t order_units(const float* weight, int64_t n, float factor, float threshol
     back -= !large;
   }
   return ceil_div(front, kSums) * kSums;
-}
-
-// Eight bytes → their low `bits` bits side by side.
-SPIKECONV_HD uint64_t pack_word(uint64_t word, int bits) {
-  const int spare = 8 - bits;
-  word &= 0x0101010101010101u * ((1u << bits) - 1);
-  word = (word & 0x00FF00FF00FF00FFu) | (word & 0xFF00FF00FF00FF00u) >> spare;
-  word = (word & 0x0000FFFF0000FFFFu) | (word & 0xFFFF0000FFFF0000u) >> 2 * spare;
-  return (word & 0x00000000FFFFFFFFu) | (word & 0xFFFFFFFF00000000u) >> 4 * spare;
 }
 
 // Integers of a padded row, their sum and Σ (q s - w)².

@@ -45,4 +45,12 @@ void run_products(const Counts& counts, int64_t largest, std::span<const Member>
 // The accumulators [tokens, out] in `largest` steps of ternary spikes, each a product of its own.
 void run_unfold(const Counts& counts, int64_t largest, const Weight& weight, int32_t* acc);
 
+void run_encode_rows(const RowsJob& job, int64_t rows);
+
+// output: [batch, key heads, repeats · tokens, head_dim]. The same bits for any number of threads.
+void run_attend(const AttendJob& job, float* output);
+
+// The same by additions and subtractions alone, one query or weight for each spike of a key or value.
+void run_attend_unfold(const AttendJob& job, float* output);
+
 }  // namespace spikeconv

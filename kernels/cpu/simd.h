@@ -9,6 +9,11 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
+#if defined(__AVX512F__)
+constexpr int kSumRegisters = 24;  // what of the registers a loop may use for sums
+#else
+constexpr int kSumRegisters = 12;
+#endif
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
@@ -28,12 +33,61 @@ SPIKECONV_HD void store(T* p, V v) {
   __builtin_memcpy(p, &v, sizeof v);
 }
 
-SPIKECONV_HD Floats splat(float x) { return Floats{} + x; }
+// x - 0 is x, and costs nothing; 0 + x would turn -0 into 0, and be computed.
+SPIKECONV_HD Floats splat(float x) { return x - Floats{}; }
+
+SPIKECONV_HD Ints splat_bits(uint32_t x) { return Ints{} + int32_t(x); }
 
 SPIKECONV_HD Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
 
+// All bits of the first n lanes.
+SPIKECONV_HD Ints first_lanes(int64_t n) {
+  Ints lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  return lane < splat_bits(uint32_t(n));
+}
+
+// The first n lanes from memory that may end there, the others zero.
+SPIKECONV_HD Ints load_first(const void* p, int64_t n) {
+#if defined(__AVX512F__)
+  return (Ints)_mm512_maskz_loadu_epi32(__mmask16((1u << n) - 1), p);
+#elif defined(__AVX2__)
+  return (Ints)_mm256_maskload_epi32(static_cast<const int*>(p), (__m256i)first_lanes(n));
+#else
+  Ints v{};
+  __builtin_memcpy(&v, p, size_t(n) * sizeof(int32_t));
+  return v;
+#endif
+}
+
+// Σ of the lanes, in an order of the instruction set's own.
+SPIKECONV_HD float lane_sum(Floats v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#elif defined(__AVX2__)
+  const __m128 half = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)));
+#else
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += v[i];
+  return sum;
+#endif
+}
+
 // a · b + c where a is ±1: the product is exact, so it may be fused.
 SPIKECONV_HD Floats add_signed(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+// a · b + c where the sum need not be the same bits everywhere: fused where that is one instruction.
+SPIKECONV_HD Floats multiply_add(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)

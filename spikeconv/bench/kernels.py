@@ -70,6 +70,7 @@ SHAPES = {
     "smollm2-135m": _model("smollm2-135m", 576, 9, 3, 1536),
     "llama3.2-1b": _model("llama3.2-1b", 2048, 32, 8, 8192),
     "llama2-7b": _model("llama2-7b", 4096, 32, 32, 11008),
+    "llama3.1-8b": _model("llama3.1-8b", 4096, 32, 8, 14336),
     "llama2-13b": _model("llama2-13b", 5120, 40, 40, 13824),
     "rwkv6-1b6": _rwkv6("rwkv6-1b6", 2048, 7168),
 }
@@ -80,13 +81,15 @@ class KernelRow:
     """One measurement.
 
     Attributes:
-        op: "dense", "events", "encode", "rtn" (rotation, rounding, packing) or "rtn search" (with clip search).
-        shape: `model group in→out`.
-        tokens: tokens in one call (rows, for weights).
+        op: "dense", "events", "encode", "rtn" (rotation, rounding, packing) or "rtn search" (with clip search);
+            "append" (keys and values become rows) or "attend" (one token, over a cache of rows).
+        shape: `model group in→out`, or a cache's label.
+        tokens: tokens in one call (rows, for weights; tokens in the cache, for attend).
         nonzero: share of non-zero counts.
         seconds: median.
-        rate: a second, in products of one weight and one count (dense, events), inputs (encode) or weights (rtn).
-        limit: what `fraction` is a share of: macs, dram (bytes that must be read), or the dense product's time.
+        rate: a second, in products with a count (dense, events, attend), inputs (encode, append) or weights (rtn).
+        limit: what `fraction` is a share of: macs, dram (bytes that must be read, and written by append), or the
+            dense product's time.
         fraction: share of the limit that was reached; for encode, its time over the product's.
         ratios: peers' time over ours.
     """

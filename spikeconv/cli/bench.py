@@ -22,6 +22,7 @@ def bench(
     nonzero: Annotated[
         str, typer.Option(help="Shares of non-zero counts for events, comma-separated.")
     ] = "0.8,0.3,0.1",
+    cached: Annotated[str, typer.Option(help="Tokens in a cache of keys and values, comma-separated.")] = "512,2048",
     kernels: Annotated[bool, typer.Option(help="Measure the kernels.")] = True,
     model: Annotated[bool, typer.Option(help="Measure the checkpoint against its float source.")] = False,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long each candidate is measured.")] = 0.3,
@@ -33,14 +34,16 @@ def bench(
 
     Example: [cyan]spikeconv bench --shapes llama2-7b --tokens 1,256[/]
     """
-    from spikeconv.bench import SHAPES, bench_kernels, bench_model, measure_limits
+    from spikeconv.bench import CACHES, SHAPES, bench_attention, bench_kernels, bench_model, measure_limits
     from spikeconv.evaluate.models import find_device, resolve_checkpoint
 
     unknown = [name for name in shapes.split(",") if name not in SHAPES]
     if unknown:
         raise SpikeconvError(f"Unknown shapes {', '.join(unknown)}; choose from {', '.join(SHAPES)}.")
+    caches = [CACHES[name] for name in shapes.split(",") if name in CACHES]
     layers = [layer for name in shapes.split(",") for layer in SHAPES[name]]
     counts, shares = _numbers("--tokens", tokens, int), _numbers("--nonzero", nonzero, float)
+    lengths = [int(n) for n in _numbers("--cached", cached, int)]
     path = resolve_checkpoint(checkpoint) if model else None
     where = str(find_device(device))
     limits = measure_limits(seconds, where)
@@ -48,6 +51,7 @@ def bench(
     if kernels:
         for layer in tracker(quiet)(layers, "measuring", len(layers)):
             rows += bench_kernels([layer], limits, [int(n) for n in counts], shares, seconds)
+        rows += bench_attention(caches, limits, lengths, seconds)
     if path is not None and not quiet:
         err.print(f"[note]checkpoint {path}[/]")
     models = bench_model(path, seconds=seconds, device=where) if path is not None else []

@@ -147,6 +147,8 @@ def attend(
     key_heads = keys.shape[1]
     k, v = (unpack_rows(rows, head_dim, bits, group, symmetric) for rows in (keys, values))
     multiply = _dense if execution != "unfold" else _unfold(1 << bits - 1 if symmetric else (1 << bits) - 1)
+    if mask is not None:
+        mask = mask.expand(*mask.shape[:-2], tokens, mask.shape[-1])
     outputs = []
     for start in range(0, tokens, QUERIES):
         q = query[:, :, start : start + QUERIES].float().view(batch, key_heads, heads // key_heads, -1, head_dim)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spikeconv.bench import SHAPES, bench_kernels, bench_model, measure_limits
+from spikeconv.bench import CACHES, SHAPES, bench_attention, bench_kernels, bench_model, measure_limits
+from spikeconv.bench.attention import CacheShape
 from spikeconv.bench.kernels import Shape
 from spikeconv.bench.peers import PEERS
 from spikeconv.bench.timing import median_seconds
@@ -40,6 +41,24 @@ def test_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[0].limit == "dram" and rows[2].limit == "macs"
     assert rows[2].fraction == pytest.approx(9 * SMALL.weights / rows[2].seconds / limits.macs)
     assert "fp32 linear" in rows[0].ratios and rows[4].ratios.keys() == {"our dense"}
+
+
+def test_rows_of_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = measure_limits(0.01)
+    monkeypatch.setattr("spikeconv.bench.attention.DRAM_BYTES", 1 << 16)
+    rows = list(bench_attention([CacheShape("tiny", 4, 2, 16)], limits, [5, 40], 0.001))
+    assert [(row.op, row.tokens) for row in rows] == [
+        ("append", 1), ("append", 5), ("append", 40), ("attend", 5), ("attend", 40)
+    ]  # fmt: skip
+    assert rows[0].ratios.keys() == {"bf16 copy"} and rows[4].ratios.keys() == {"bf16 sdpa", "fp32 sdpa"}
+    row_bytes = 16 // 2 + 4
+    assert rows[4].fraction == pytest.approx(2 * 2 * 40 * row_bytes / rows[4].seconds / limits.dram)
+
+
+def test_caches_are_those_of_the_models() -> None:
+    for name, cache in CACHES.items():
+        hidden, group = SHAPES[name][0].inputs, SHAPES[name][0].outputs
+        assert group == (hidden, *[cache.key_heads * cache.head_dim] * 2) and hidden == cache.heads * cache.head_dim
 
 
 @pytest.mark.parametrize("name", ["fp32 linear", "bf16 linear", "_int_mm"])

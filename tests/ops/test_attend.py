@@ -11,23 +11,66 @@ from spikeconv.ops import attention
 from spikeconv.rotation import Rotation
 
 CODES = pytest.mark.parametrize(
-    ("bits", "symmetric"), [(2, True), (3, False), (4, True), (4, False), (5, True), (6, False), (8, True), (8, False)]
+    ("bits", "symmetric", "head_dim", "group"),
+    [
+        (2, True, 64, 64),
+        (3, False, 36, 12),
+        (4, True, 64, 16),
+        (4, True, 160, 160),
+        (4, False, 20, 20),
+        (4, False, 128, 64),
+        (5, True, 7, 7),
+        (6, False, 15, 5),
+        (7, True, 64, 64),
+        (8, True, 36, 12),
+        (8, False, 96, 96),
+    ],
 )
-SIZES = pytest.mark.parametrize(("head_dim", "group"), [(64, 64), (64, 16), (20, 20), (36, 12)])
+FEW_CODES = pytest.mark.parametrize(
+    ("bits", "symmetric", "head_dim", "group"), [(4, True, 64, 64), (4, False, 15, 5), (6, False, 36, 36)]
+)
+EXECUTIONS = ("dense", "unfold", "auto")
 BATCH, KEY_HEADS, REPEATS, LENGTH = 2, 3, 2, 7
+LOWEST = torch.finfo(torch.float32).min
 
 
-def encoded(head_dim: int, group: int, bits: int, symmetric: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def encoded(
+    head_dim: int, group: int, bits: int, symmetric: bool, length: int = LENGTH
+) -> tuple[Tensor, Tensor, Tensor | None]:
     low, high = (-(1 << bits - 1), 1 << bits - 1) if symmetric else (0, 1 << bits)
-    shape = (BATCH, KEY_HEADS, LENGTH, head_dim // group)
+    shape = (BATCH, KEY_HEADS, length, head_dim // group)
     counts = torch.randint(low, high, (*shape, group), dtype=torch.int16)
     counts[0, 0, 0, 0, :2] = torch.tensor([low, high - 1], dtype=torch.int16)  # the ends are there
     zero = None if symmetric else torch.randint(0, high, (*shape, 1), dtype=torch.int32)
-    return counts, torch.rand(*shape, 1) + 0.1, zero
+    return counts, (torch.rand(*shape, 1) + 0.1) / high * 8, zero
+
+
+def decoded(counts: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+    """What the states are worth, in float64 and for every query head [batch, heads, length, head_dim]."""
+    return ((counts if zero is None else counts - zero) * scale.double()).flatten(-2)
+
+
+def oracle(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    repeats = query.shape[1] // keys.shape[1]
+    scores = query.double() @ keys.repeat_interleave(repeats, 1).mT * scaling
+    return (scores if mask is None else scores + mask.double()).softmax(-1) @ values.repeat_interleave(repeats, 1)
+
+
+def attend(kernels: Any, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *rest: Any) -> Tensor:
+    where = kernels.device
+    y = kernels.attend(
+        query.to(where), keys.to(where), values.to(where), None if mask is None else mask.to(where), *rest
+    )
+    assert y.dtype == torch.float32 and y.shape == query.shape
+    return y.cpu()  # type: ignore[no-any-return]
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    """Within the bound that is promised."""
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
 
 
 @CODES
-@SIZES
 def test_rows_give_back_what_was_packed(bits: int, symmetric: bool, head_dim: int, group: int) -> None:
     counts, scale, zero = encoded(head_dim, group, bits, symmetric)
     rows = ops.pack_rows(counts, scale, zero, bits)
@@ -44,36 +87,149 @@ def test_four_bits_take_a_quarter_of_bfloat16() -> None:
 
 
 @CODES
-@SIZES
 @pytest.mark.parametrize("tokens", [1, 5])
-def test_executions_compute_the_formula(bits: int, symmetric: bool, head_dim: int, group: int, tokens: int) -> None:
+def test_executions_compute_the_formula(
+    bits: int, symmetric: bool, head_dim: int, group: int, tokens: int, kernels: Any
+) -> None:
     k, v = (encoded(head_dim, group, bits, symmetric) for _ in range(2))
-    keys, values = (
-        (((n if z is None else n - z) * s).flatten(-2)).double().repeat_interleave(REPEATS, 1) for n, s, z in (k, v)
-    )
     query = torch.randn(BATCH, KEY_HEADS * REPEATS, tokens, head_dim)
     mask = torch.zeros(BATCH, 1, tokens, LENGTH)
-    mask[0, :, :, :2] = torch.finfo(torch.float32).min  # padding on the left
-    scores = query.double() @ keys.mT * 0.1 + mask.double()
-    expected = scores.softmax(-1) @ values
+    mask[0, :, :, :2] = LOWEST  # padding on the left
     rows = [ops.pack_rows(*states, bits) for states in (k, v)]
-    for execution in ("dense", "unfold", "auto"):
-        y = ops.attend(query, *rows, mask, 0.1, bits, group, symmetric, execution)
-        assert y.dtype == torch.float32 and y.shape == query.shape
-        torch.testing.assert_close(y.double(), expected, rtol=0, atol=2e-5 * expected.abs().max().item())
+    expected = oracle(query, decoded(*k), decoded(*v), mask, 0.1)
+    for execution in EXECUTIONS:
+        assert_near(attend(kernels, query, *rows, mask, 0.1, bits, group, symmetric, execution), expected)
 
 
-def test_long_prompts_go_in_pieces() -> None:
-    states = encoded(20, 20, 4, True)
-    rows = ops.pack_rows(*states, 4)
+@FEW_CODES
+@pytest.mark.parametrize(("repeats", "tokens"), [(1, 1), (3, 1), (8, 1), (2, 3), (1, 40), (4, 40)])
+def test_many_keys(
+    bits: int, symmetric: bool, head_dim: int, group: int, repeats: int, tokens: int, kernels: Any
+) -> None:
+    """Queries few and many, keys in several parts, under every kind of mask."""
+    length = 1100 if tokens == 1 else 777
+    k, v = (encoded(head_dim, group, bits, symmetric, length) for _ in range(2))
+    query = torch.randn(BATCH, KEY_HEADS * repeats, tokens, head_dim)
+    causal = torch.ones(tokens, length, dtype=torch.bool).triu(length - tokens + 1)
+    padded = torch.zeros(BATCH, 1, 1, length).masked_fill_(torch.arange(length) < length // 2, -float("inf"))
+    masks = [
+        None,
+        torch.zeros(tokens, length).masked_fill_(causal, -float("inf")),
+        torch.zeros(BATCH, 1, tokens, length).masked_fill_(causal, LOWEST),
+        padded,
+        torch.randn(1, KEY_HEADS * repeats, tokens, length),
+    ]
+    rows = [ops.pack_rows(*states, bits) for states in (k, v)]
+    for mask in masks:
+        expected = oracle(query, decoded(*k), decoded(*v), mask, 0.3)
+        assert_near(attend(kernels, query, *rows, mask, 0.3, bits, group, symmetric, "auto"), expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 30])
+def test_a_prompt_before_most_keys(tokens: int, kernels: Any) -> None:
+    """Whole tiles of keys are in a query's future, or in everyone's past out of a window."""
+    k, v = (encoded(64, 64, 4, True, 400) for _ in range(2))
+    rows = [ops.pack_rows(*states, 4) for states in (k, v)]
+    query = torch.randn(BATCH, KEY_HEADS, tokens, 64)
+    position, key = torch.arange(tokens)[:, None] * 10, torch.arange(400)
+    for seen in (key <= position, (key <= position) & (key > position - 50), key > position + 60):
+        mask = torch.zeros(tokens, 400).masked_fill_(~seen, LOWEST)
+        expected = oracle(query, decoded(*k), decoded(*v), mask, 0.1)
+        assert_near(attend(kernels, query, *rows, mask, 0.1, 4, 64, True, "dense"), expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_a_query_that_sees_nothing(tokens: int, kernels: Any) -> None:
+    """The lowest number leaves all keys alike; minus infinity leaves none, and no number."""
+    k, v = (encoded(20, 20, 4, False, 100) for _ in range(2))
+    rows = [ops.pack_rows(*states, 4) for states in (k, v)]
+    query = torch.randn(BATCH, KEY_HEADS, tokens, 20)
+    mask = torch.zeros(BATCH, 1, tokens, 100)
+    mask[1] = LOWEST
+    for execution in EXECUTIONS:
+        y = attend(kernels, query, *rows, mask, 0.1, 4, 20, False, execution)
+        assert_near(y[1], decoded(*v)[1].mean(1, keepdim=True).expand(-1, tokens, -1))
+        nothing = attend(kernels, query, *rows, mask.clamp(min=-1) * float("inf"), 0.1, 4, 20, False, execution)
+        assert nothing[1].isnan().all()
+
+
+@pytest.mark.parametrize("tokens", [1, 9])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_powers_of_two_are_exact(tokens: int, symmetric: bool, kernels: Any) -> None:
+    """Where nothing is rounded, all executions give the same: one key that counts, or two that count alike."""
+    counts, _, zero = encoded(64, 32, 4, symmetric)
+    scale = 2.0 ** torch.randint(-3, 3, (*counts.shape[:-1], 1))
+    keys, values = ops.pack_rows(counts, scale, zero, 4), ops.pack_rows(counts.flip(2), scale, zero, 4)
+    query = torch.randint(-4, 5, (BATCH, KEY_HEADS * REPEATS, tokens, 64)).float()
+    worth = decoded(counts.flip(2), scale, zero).repeat_interleave(REPEATS, 1)
+    alone = torch.full((1, LENGTH), -float("inf"))
+    alone[0, 3] = 0
+    for execution in EXECUTIONS:
+        y = attend(kernels, query, keys, values, alone, 0.25, 4, 32, symmetric, execution)
+        assert torch.equal(y.double(), worth[:, :, 3:4].expand(-1, -1, tokens, -1))
+        y = attend(kernels, 0 * query, keys[:, :, :2], values[:, :, :2], None, 0.25, 4, 32, symmetric, execution)
+        assert torch.equal(y.double(), worth[:, :, :2].mean(2, keepdim=True).expand(-1, -1, tokens, -1))
+
+
+@pytest.mark.parametrize("tokens", [1, 12])
+def test_slices_of_a_cache(tokens: int, kernels: Any) -> None:
+    """Rows may be parts of a larger cache, keys and values of different ones, with any order of axes."""
+    k, v = (encoded(20, 20, 4, True) for _ in range(2))
+    keys, values = (ops.pack_rows(*states, 4) for states in (k, v))
+    query = torch.randn(BATCH, KEY_HEADS * REPEATS, tokens, 20)
+    expected = attend(kernels, query, keys, values, None, 0.1, 4, 20, True, "auto")
+    cache = torch.full((BATCH + 1, LENGTH + 5, KEY_HEADS + 2, 2 * keys.shape[-1]), 255, dtype=torch.uint8)
+    behind = cache[1:, 2 : 2 + LENGTH, 1:-1, : keys.shape[-1]].transpose(1, 2)
+    behind.copy_(keys)
+    scattered = cache[1:, 2 : 2 + LENGTH, 1:-1, 1::2].transpose(1, 2)
+    for execution in EXECUTIONS:
+        sliced = attend(kernels, query, behind, values, None, 0.1, 4, 20, True, execution)
+        torch.testing.assert_close(sliced, expected, rtol=0, atol=1e-5)
+    scattered.copy_(values)
+    sliced = attend(kernels, query, keys, scattered, None, 0.1, 4, 20, True, "auto")
+    assert torch.equal(sliced, expected)
+    wide = torch.randn(tokens, 2 * LENGTH)
+    masked = [
+        attend(kernels, query, keys, values, m, 0.1, 4, 20, True, "auto") for m in (wide[:, ::2].clone(), wide[:, ::2])
+    ]
+    assert torch.equal(*masked)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tokens", [1, 12])
+def test_queries_of_few_bits_are_taken_as_they_are(tokens: int, dtype: torch.dtype, kernels: Any) -> None:
+    k, v = (encoded(20, 20, 4, True) for _ in range(2))
+    rows = [ops.pack_rows(*states, 4) for states in (k, v)]
+    query = torch.randn(BATCH, KEY_HEADS * REPEATS, tokens, 20).to(dtype)
+    mask = torch.zeros(BATCH, 1, tokens, LENGTH, dtype=dtype)
+    mask[0, :, :, :2] = torch.finfo(dtype).min
+    expected = oracle(query, decoded(*k), decoded(*v), mask, 0.1)
+    for execution in EXECUTIONS:
+        assert_near(attend(kernels, query, *rows, mask, 0.1, 4, 20, True, execution), expected)
+
+
+def test_long_prompts_go_in_pieces(kernels: Any) -> None:
+    rows = ops.pack_rows(*encoded(20, 20, 4, True), 4)
     query = torch.randn(BATCH, KEY_HEADS, 600, 20)
     mask = torch.randn(600, LENGTH)
-    whole = ops.attend(query, rows, rows, mask, 1.0, 4, 20, True, "dense")
-    for token in (0, 255, 256, 599):
-        alone = ops.attend(
-            query[:, :, token : token + 1], rows, rows, mask[token : token + 1], 1.0, 4, 20, True, "dense"
-        )
-        torch.testing.assert_close(alone[:, :, 0], whole[:, :, token], rtol=0, atol=1e-5)
+    whole = attend(kernels, query, rows, rows, mask, 1.0, 4, 20, True, "dense")
+    for token in (0, 127, 128, 255, 256, 599):
+        one = slice(token, token + 1)
+        alone = attend(kernels, query[:, :, one], rows, rows, mask[one], 1.0, 4, 20, True, "dense")
+        assert_near(alone[:, :, 0], whole[:, :, token].double())
+
+
+def test_any_number_of_threads_gives_the_same_bits(threads: int) -> None:
+    rotation, x = Rotation(64, 2).on(torch.device("cpu")), torch.randn(BATCH, KEY_HEADS, 1100, 64)
+    arguments = (4, 64, True, [1.0, 0.9, 0.7], True)
+    rows, statistics = ops.encode_rows(x, *rotation, *arguments)
+    queries = [torch.randn(BATCH, KEY_HEADS * REPEATS, tokens, 64) for tokens in (1, 7, 150)]
+    outputs = [ops.attend(q, rows, rows, None, 0.1, 4, 64, True, "auto") for q in queries]
+    torch.set_num_threads(1)
+    again, counted = ops.encode_rows(x, *rotation, *arguments)
+    assert torch.equal(rows, again) and torch.equal(statistics, counted)
+    for query, output in zip(queries, outputs, strict=True):
+        assert torch.equal(ops.attend(query, rows, rows, None, 0.1, 4, 64, True, "auto"), output)
 
 
 def test_shapes_without_running() -> None:
@@ -83,14 +239,11 @@ def test_shapes_without_running() -> None:
 
 
 @CODES
-@SIZES
-@pytest.mark.parametrize("seed", range(3))
 def test_rows_have_the_least_error_of_all_ranges(
-    bits: int, symmetric: bool, head_dim: int, group: int, seed: int, kernels: Any
+    bits: int, symmetric: bool, head_dim: int, group: int, kernels: Any
 ) -> None:
     """By the definition, in float64; where two errors are within rounding, either range may have been taken."""
-    torch.manual_seed(seed)
-    x = torch.randn(3, 4, head_dim) * torch.rand(3, 4, 1) * 10
+    x = torch.randn(9, 4, head_dim) * torch.rand(9, 4, 1) * 10
     rotation, ratios = Rotation(head_dim, 2), [1.0, 0.9, 0.7]
     rows, statistics = kernels.encode_rows(
         x.to(kernels.device), *rotation.on(kernels.device), bits, group, symmetric, ratios, True
@@ -114,24 +267,23 @@ def test_rows_have_the_least_error_of_all_ranges(
 
 
 @CODES
-@SIZES
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rows_are_the_bits_of_the_reference(
-    bits: int, symmetric: bool, head_dim: int, group: int, dtype: torch.dtype, kernels: Any
+    bits: int, symmetric: bool, head_dim: int, group: int, kernels: Any
 ) -> None:
-    x = (torch.randn(2, 3, 5, head_dim) * torch.logspace(-3, 3, 5)[:, None]).to(dtype)
-    x[0, 0, 0] = 0
-    x[0, 0, 1, 0] = float("inf")
-    x[0, 0, 2, 0] = float("nan")
-    arguments = (bits, group, symmetric, [1.0, 0.95, 0.9, 0.7], True)
     rotation = Rotation(head_dim, 2)
-    expected = attention.encode_rows(x, *rotation.on(x.device), *arguments)
-    found = kernels.encode_rows(x.to(kernels.device), *rotation.on(kernels.device), *arguments)
-    finite = torch.ones(2, 3, 5, dtype=torch.bool)
-    finite[0, 0, 1:3] = False  # of a token that is no number only that it stays none is promised
-    assert torch.equal(found[0].cpu()[finite], expected[0][finite])
-    for rows in (found[0].cpu(), expected[0]):
-        _, scale, _ = ops.unpack_rows(rows[0, 0, 1:3], head_dim, bits, group, symmetric)
-        assert not scale.isfinite().all(-2).any()
-    finite_rows = kernels.encode_rows(x[1].to(kernels.device), *rotation.on(kernels.device), *arguments)
-    assert torch.equal(finite_rows[1].cpu(), attention.encode_rows(x[1], *rotation.on(x.device), *arguments)[1])
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        x = (torch.randn(2, 3, 5, head_dim) * torch.logspace(-3, 3, 5)[:, None]).to(dtype)
+        x[0, 0, 0] = 0
+        x[0, 0, 1, 0] = float("inf")
+        x[0, 0, 2, 0] = float("nan")
+        arguments = (bits, group, symmetric, [1.0, 0.95, 0.9, 0.7], True)
+        expected = attention.encode_rows(x, *rotation.on(x.device), *arguments)
+        found = kernels.encode_rows(x.to(kernels.device), *rotation.on(kernels.device), *arguments)
+        finite = torch.ones(2, 3, 5, dtype=torch.bool)
+        finite[0, 0, 1:3] = False  # of a token that is no number only that it stays none is promised
+        assert torch.equal(found[0].cpu()[finite], expected[0][finite])
+        for rows in (found[0].cpu(), expected[0]):
+            _, scale, _ = ops.unpack_rows(rows[0, 0, 1:3], head_dim, bits, group, symmetric)
+            assert not scale.isfinite().all(-2).any()
+        alone = kernels.encode_rows(x[1].to(kernels.device), *rotation.on(kernels.device), *arguments)
+        assert torch.equal(alone[1].cpu(), attention.encode_rows(x[1], *rotation.on(x.device), *arguments)[1])

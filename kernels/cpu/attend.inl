@@ -1,0 +1,114 @@
+// Attention over rows of counts: scores = s · (q · k - z Σ q), y = Σ p s (v - z), for some queries and some keys.
+
+constexpr float kInfinity = __builtin_inff();
+
+// Cuts a thread's scratch into pieces that begin at a cache line.
+struct Arena {
+  float* next;
+  float* take(int64_t floats) {
+    float* piece = next;
+    next += ceil_div(floats, 16) * 16;
+    return piece;
+  }
+};
+
+// e^x for x <= 0, within 2e-7 of itself; 0 below -87. NaN stays.
+SPIKECONV_HD Floats exp_negative(Floats x) {
+  const Floats lowest = splat(-87.0f), magic = splat(12582912.0f);  // 1.5 · 2^23: see round_even
+  const Floats inside = x < lowest ? lowest : x;
+  const Floats shifted = multiply_add(inside, splat(1.44269504f), magic), n = shifted - magic;
+  Floats r = multiply_add(n, splat(-0.693359375f), inside);  // ln 2 in two parts
+  r = multiply_add(n, splat(2.12194440e-4f), r);
+  Floats p = multiply_add(r, splat(1.9875691500e-4f), splat(1.3981999507e-3f));
+  p = multiply_add(p, r, splat(8.3334519073e-3f));
+  p = multiply_add(p, r, splat(4.1665795894e-2f));
+  p = multiply_add(p, r, splat(1.6666665459e-1f));
+  p = multiply_add(p, r, splat(5.0000001201e-1f));
+  p = multiply_add(p, r * r, r) + splat(1.0f);
+  const Floats power = (Floats)(((Ints)shifted - (Ints)magic + 127) << 23);
+  return x < lowest ? Floats{} : p * power;
+}
+
+// What scores are taken relative to: the peak, or 0 where all are -∞.
+SPIKECONV_HD Floats reference_of(Floats peak) { return peak == splat(-kInfinity) ? Floats{} : peak; }
+
+const uint8_t* rows_of(const RowCache& cache, const AttendPart& part) {
+  return cache.data + part.batch * cache.batch_stride + part.key_head * cache.head_stride;
+}
+
+void load_query(const AttendJob& job, const AttendPart& part, int64_t query, float* out) {
+  const int64_t n = job.shape.head_dim;
+  const int64_t row = (part.batch * job.key_heads + part.key_head) * job.queries() + part.query_begin + query;
+  load_row(job.query, job.dtype, row * n, n, out);
+}
+
+// A query's scores before anything is added to them: the mask of keys [key, key + n).
+void load_mask(const AttendJob& job, const AttendPart& part, int64_t query, int64_t key, int64_t n, float* out) {
+  if (!job.mask.data) {
+    __builtin_memset(out, 0, size_t(n) * sizeof(float));
+    return;
+  }
+  const int64_t row = part.query_begin + query, head = part.key_head * job.repeats + row / job.tokens;
+  const int64_t at = part.batch * job.mask.batch_stride + head * job.mask.head_stride +
+                     row % job.tokens * job.mask.token_stride + key;
+  load_row(job.mask.data, job.mask.dtype, at, n, out);
+}
+
+// Scales, times a factor, and offsets of one group of some rows; zeros up to a whole vector.
+void load_scales(const uint8_t* rows, int64_t stride, int64_t n, const RowShape& shape, int64_t group, float factor,
+                 float* scale, float* offset) {
+  for (int64_t i = 0; i < n; ++i) scale[i] = scale_at(rows + i * stride, shape, group) * factor;
+  if (shape.symmetric)
+    for (int64_t i = 0; i < n; ++i) offset[i] = float(weight_offset(shape.bits));
+  else
+    for (int64_t i = 0; i < n; ++i) offset[i] = float(zero_at(rows + i * stride, shape, group));
+  for (int64_t i = n; i % kLanes; ++i) scale[i] = offset[i] = 0;
+}
+
+// Room for the positions of any group, and a vector behind them.
+int64_t positions_stride(const RowShape& shape) {
+  int64_t words = 0;
+  for (int64_t g = 0; g < row_groups(shape); ++g) words = most(words, group_words(shape, g).count);
+  return words * kWordInputs + kLanes;
+}
+
+// One group of some rows: scales, offsets, and room for the counts less their offsets.
+struct Tile {
+  float *scale, *offset, *data;
+  int64_t stride;
+};
+
+Tile take_tile(const RowShape& shape, Arena& arena) {
+  const int64_t stride = positions_stride(shape);
+  return {arena.take(kTileKeys), arena.take(kTileKeys), arena.take(kTileKeys * stride), stride};
+}
+
+// Rows [begin, begin + n) of a group; their scales, times a factor, and offsets go into the tile.
+RowSpan open_rows(const AttendJob& job, const AttendPart& part, const RowCache& cache, int64_t begin, int64_t n,
+                  int64_t group, float factor, const Tile& tile) {
+  const GroupWords words = group_words(job.shape, group);
+  const uint8_t* rows = rows_of(cache, part) + begin * cache.stride;
+  load_scales(rows, cache.stride, n, job.shape, group, factor, tile.scale, tile.offset);
+  return {rows + words.first * job.shape.bits, cache.stride, n, words.count};
+}
+
+#include "attend_few.inl"
+#include "attend_many.inl"
+
+void attend(const AttendJob& job, const AttendPart& part, float* records, float* scratch) {
+  (part.queries() <= kFewQueries ? attend_few : attend_many)(job, part, records, {scratch});
+}
+
+// y = Σ e^(peak - highest peak) · (Σ p v) / Σ e^(peak - highest peak) · (Σ p)
+void merge(const float* records, int64_t stride, int64_t count, int64_t head_dim, float* output) {
+  float highest = -kInfinity, sum = 0;
+  for (int64_t i = 0; i < count; ++i) highest = most(highest, records[i * stride + head_dim]);
+  const Floats reference = reference_of(splat(highest));
+  for (int64_t i = 0; i < count; ++i) {
+    const float* record = records + i * stride;
+    const float factor = exp_negative(splat(record[head_dim]) - reference)[0];
+    sum += factor * record[head_dim + 1];
+    for (int64_t d = 0; d < head_dim; ++d) output[d] = (i ? output[d] : 0) + factor * record[d];
+  }
+  for (int64_t d = 0; d < head_dim; ++d) output[d] /= sum;
+}
