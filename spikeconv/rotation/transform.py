@@ -58,9 +58,8 @@ class Rotation:
 
     def inverse(self, u: Tensor) -> Tensor:
         """x of u = rotation(x), [..., size] float32: the transposed matrices, then the signs."""
-        signs, bases, power = self.on(u.device)
-        x: Tensor = ops.rotate(u, torch.ones_like(signs), [base.mT for base in bases], power)
-        return x * signs
+        x: Tensor = ops.rotate(u, *_transposed(self, u.device))
+        return x * self.on(u.device).signs
 
     def on(self, device: torch.device) -> Factors:
         """Its constants on a device; they are cached and shared."""
@@ -88,3 +87,11 @@ def _tensors(rotation: Rotation, device: torch.device) -> Factors:
         signs = random_signs(rotation.size, rotation.seed).to(device)
         bases = [hadamard_matrix(m).to(device, torch.float32) for m in orders if m & (m - 1)]
     return Factors(signs, bases, power)
+
+
+@lru_cache(maxsize=256)
+def _transposed(rotation: Rotation, device: torch.device) -> Factors:
+    """Those of the transposed matrix without the signs, which come last there."""
+    signs, bases, power = _tensors(rotation, device)
+    with torch.inference_mode(False):
+        return Factors(torch.ones_like(signs), [base.mT.contiguous() for base in bases], power)

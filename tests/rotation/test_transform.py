@@ -56,6 +56,13 @@ def test_orthogonal(size: int, device: torch.device) -> None:
     assert ((rotated - plain).abs() <= bound).all()
 
 
+@pytest.mark.parametrize("size", [1, 12, 48, 72, 90, 128, 172, 344, 576, 4864])
+def test_inverse(size: int, device: torch.device) -> None:
+    rotation, x = Rotation(size, 5), torch.randn(3, 2, size, device=device)
+    torch.testing.assert_close(rotation.inverse(rotation(x)), x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(rotation(rotation.inverse(x)), x, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [12, 48, 72, 90, 128, 172, 576, 960, 1536, *BLOCKS])
 def test_is_its_matrix(size: int, device: torch.device) -> None:
     rotation = Rotation(size, 2)
