@@ -5,16 +5,18 @@ ternary spikes (log2 3 = 1.58 bits) unfolded over T' = 8 virtual steps (SDLLM, s
 """
 
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["FLOAT_BITS", "LinearScheme", "Override", "SpikeConfig", "parse_bits", "sentence_of"]
+__all__ = ["FLOAT_BITS", "LinearScheme", "Override", "SpikeConfig", "parse_bits", "parse_settings"]
 
 FLOAT_BITS = 16
 """Marks a side (weights or activations) that stays in floating point."""
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 SPIKE_NAMES = {"ternary": "1.58", "binary": "1"}
 
@@ -183,7 +185,7 @@ class SpikeConfig(LinearScheme):
             try:
                 scheme = self._with(override)
             except ValueError as error:
-                raise ValueError(f"override {override.pattern}: {sentence_of(error)}") from None
+                raise ValueError(f"override {override.pattern}: {_sentence(error)}") from None
             if "quarot" in (scheme.rotation, self.rotation) and scheme.rotation != self.rotation:
                 raise ValueError(
                     f"override {override.pattern}: rotation=quarot changes the norms, so it is all layers or none"
@@ -209,13 +211,22 @@ class SpikeConfig(LinearScheme):
         Raises:
             SpikeconvError: one sentence that names the field.
         """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise SpikeconvError(sentence_of(error)) from None
+        return parse_settings(cls, values)
 
 
-def sentence_of(error: ValueError) -> str:
+def parse_settings(settings: type[Settings], values: dict[str, Any]) -> Settings:
+    """Settings of a kind from untrusted values.
+
+    Raises:
+        SpikeconvError: one sentence that names the field.
+    """
+    try:
+        return settings.model_validate(values)
+    except ValidationError as error:
+        raise SpikeconvError(_sentence(error)) from None
+
+
+def _sentence(error: ValueError) -> str:
     """What is wrong first, in one line: `field: message`."""
     if not isinstance(error, ValidationError):
         return str(error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
-from spikeconv.cli.options import AsJson, Quiet, TrustRemoteCode
+from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, split
 from spikeconv.config import FLOAT_BITS
 from spikeconv.errors import SpikeconvError
@@ -22,16 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["convert"]
 
 SETTINGS = "Scheme"
-CLIPPING = "Membrane clipping"
 
 
 def convert(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            help=f"Preset, hub id, directory, GGUF or RWKV .pth file; {DEFAULT_MODEL} if omitted.", show_default=False
-        ),
-    ] = None,
+    source: Source = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to create.", show_default="MODEL-BITS")
     ] = None,
@@ -115,10 +109,7 @@ def convert(
             show_default="relu",
         ),
     ] = None,
-    clip_roles: Annotated[
-        str | None,
-        typer.Option(help="Roles to clip, as in q,k,v,gate,up.", rich_help_panel=CLIPPING, show_default="q,k,v"),
-    ] = None,
+    clip_roles: ClipRoles = None,
     clip_text: Annotated[
         Path | None,
         typer.Option(help="Text that τ is calibrated on.", rich_help_panel=CLIPPING, show_default="BoolQ's passages"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
-from spikeconv.cli.options import AsJson, Device, Quiet, TrustRemoteCode
+from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Device, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import split
 from spikeconv.presets import DEFAULT_MODEL
 
@@ -16,16 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["finetune"]
 
-CLIPPING, TRAINING = "Membrane clipping", "Training"
+TRAINING = "Training"
 
 
 def finetune(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            help=f"Preset, hub id, directory, GGUF or RWKV .pth file; {DEFAULT_MODEL} if omitted.", show_default=False
-        ),
-    ] = None,
+    source: Source = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Directory to create.", show_default="MODEL-clipped")
     ] = None,
@@ -40,10 +35,7 @@ def finetune(
         Literal["relu", "shifted", "two-sided"],
         typer.Option(help="u where u > τ; max(u - τ, 0); or both signs towards 0 by τ.", rich_help_panel=CLIPPING),
     ] = "relu",
-    clip_roles: Annotated[
-        str | None,
-        typer.Option(help="Roles to clip, as in q,k,v,gate,up.", rich_help_panel=CLIPPING, show_default="q,k,v"),
-    ] = None,
+    clip_roles: ClipRoles = None,
     clip_momentum: Annotated[
         float, typer.Option(help="Share of the old τ in its moving average.", rich_help_panel=CLIPPING)
     ] = 0.9,
@@ -96,7 +88,7 @@ def finetune(
 
     Example: [cyan]spikeconv finetune --text book.txt -o sparse && spikeconv convert --clip-from sparse[/]
     """
-    from spikeconv.config import SpikeConfig
+    from spikeconv.config import SpikeConfig, parse_settings
     from spikeconv.convert.plan import make_plan
     from spikeconv.convert.resolve import open_source, resolve_source
     from spikeconv.convert.sink import check_target
@@ -118,7 +110,8 @@ def finetune(
     config = SpikeConfig.parse({"rotation": rotation, "seed": seed})
     family = find_family(opened.config)
     plan = make_plan(opened, with_roles(config, family, clip_mode, clip_quantile, split(clip_roles)))
-    settings = FinetuneSettings.parse(
+    settings = parse_settings(
+        FinetuneSettings,
         {
             "source": name,
             "text": label,
@@ -137,7 +130,7 @@ def finetune(
             "window": window,
             "precision": precision,
             "gradient_checkpointing": gradient_checkpointing,
-        }
+        },
     )
     accelerator = make_accelerator(settings, find_device(device).type == "cpu")
     settings = settings.model_copy(update={"processes": accelerator.num_processes})

@@ -5,11 +5,37 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Checkpoint", "Device", "Dtype", "Execution", "Quiet", "TrustRemoteCode"]
+from spikeconv.presets import DEFAULT_MODEL
+
+__all__ = [
+    "CLIPPING",
+    "AsJson",
+    "Checkpoint",
+    "ClipRoles",
+    "Device",
+    "Dtype",
+    "Execution",
+    "Quiet",
+    "Source",
+    "TrustRemoteCode",
+]
+
+CLIPPING = "Membrane clipping"
+"""Heading of its options in the help."""
 
 Checkpoint = Annotated[
     Path | None,
     typer.Argument(help="A converted checkpoint; the last converted one if omitted.", show_default=False),
+]
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        help=f"Preset, hub id, directory, GGUF or RWKV .pth file; {DEFAULT_MODEL} if omitted.", show_default=False
+    ),
+]
+ClipRoles = Annotated[
+    str | None,
+    typer.Option(help="Roles to clip, as in q,k,v,gate,up.", rich_help_panel=CLIPPING, show_default="q,k,v"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]

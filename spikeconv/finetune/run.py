@@ -11,9 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from spikeconv.config import sentence_of
 from spikeconv.errors import SpikeconvError
 
 __all__ = ["FinetuneSettings", "RunFolder"]
@@ -42,18 +41,6 @@ class FinetuneSettings(BaseModel):
     precision: str = Field("float32", pattern="^(float32|bfloat16)$")
     gradient_checkpointing: bool = False
     processes: int = 1
-
-    @classmethod
-    def parse(cls, values: dict[str, Any]) -> "FinetuneSettings":
-        """Build from what the command line gives.
-
-        Raises:
-            SpikeconvError: one sentence that names the field.
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise SpikeconvError(sentence_of(error)) from None
 
     def differences(self, other: "FinetuneSettings") -> list[str]:
         """`field was X, is now Y` for every field in which another run differs."""
