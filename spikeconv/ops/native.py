@@ -37,8 +37,8 @@ class Backend(NamedTuple):
         return self.name == "native"
 
 
-@cache
-def load(device: str = "cpu") -> Backend:
+@cache  # every call names the device: with a default, load() and load("cpu") would be two entries, and two libraries
+def load(device: str) -> Backend:
     """Load the native kernels for "cpu" or "cuda", building them at the first use on a machine with a compiler."""
     if os.environ.get("SPIKECONV_NATIVE", "1") == "0":
         return Backend("reference", "SPIKECONV_NATIVE=0")
@@ -60,7 +60,7 @@ def load(device: str = "cpu") -> Backend:
 
 def cpu_kernels() -> list[str]:
     """Instruction sets that this processor can run, best first; empty without native kernels."""
-    return str(torch.ops.spikeconv.cpu_kernels()).split() if load().is_native else []
+    return str(torch.ops.spikeconv.cpu_kernels()).split() if load("cpu").is_native else []
 
 
 def use_cpu_kernels(name: str) -> str:

@@ -9,7 +9,7 @@ from spikeconv.nn import memory
 from spikeconv.nn.memory import LINE, PAGE, LargePages
 from spikeconv.ops.native import load
 
-pytestmark = pytest.mark.skipif(not load().is_native, reason="asked of the native library")
+pytestmark = pytest.mark.skipif(not load("cpu").is_native, reason="asked of the native library")
 
 
 @pytest.fixture
