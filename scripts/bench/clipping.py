@@ -1,6 +1,6 @@
 """Reproduces docs/benchmarks/clipping.md: rates and perplexities of membrane clipping, before and after fine-tuning.
 
-Usage: python scripts/bench/clipping.py [--steps 300] [--max-tokens 4096] [--work FOLDER] [--only TEXT]
+Usage: python scripts/bench/clipping.py [--steps 200] [--max-tokens 4096] [--work FOLDER] [--only TEXT]
 
 Every number comes from the commands that a user runs; they are shown on stderr as they are run. A fine-tune that is
 there already is used. `--only` runs the rows whose name contains TEXT. Training reads BoolQ's passages from character
@@ -21,7 +21,7 @@ QUANTILES = ("0.5", "0.6")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", default="300")
+    parser.add_argument("--steps", default="200")
     parser.add_argument("--max-tokens", default="4096")
     parser.add_argument("--work", type=Path, default=Path("demo-output/clipping"))
     parser.add_argument("--only", default="")
@@ -66,6 +66,8 @@ def rows(work: Path, train: Path, steps: str) -> dict:
         result[f"relu, q = {q}, refitted"] = lambda q=q: tuned(q, "relu", "0")
         result[f"relu, q = {q}, {steps} steps"] = lambda q=q: tuned(q, "relu", steps)
         result[f"two-sided, q = {q}, refitted"] = lambda q=q: tuned(q, "two-sided", "0")
+    half = str(int(steps) // 2)
+    result[f"shifted, q = 0.6, {half} steps"] = lambda: tuned("0.6", "shifted", half)
     return result
 
 
