@@ -65,9 +65,9 @@ def rows(work: Path, train: Path, steps: str) -> dict:
         result[f"relu, q = {q}, post hoc"] = lambda clip=clip: ["smollm2-135m", *clip]
         result[f"relu, q = {q}, refitted"] = lambda q=q: tuned(q, "relu", "0")
         result[f"relu, q = {q}, {steps} steps"] = lambda q=q: tuned(q, "relu", steps)
-        result[f"two-sided, q = {q}, refitted"] = lambda q=q: tuned(q, "two-sided", "0")
-    half = str(int(steps) // 2)
-    result[f"shifted, q = 0.6, {half} steps"] = lambda: tuned("0.6", "shifted", half)
+        for mode in ("shifted", "two-sided"):
+            result[f"{mode}, q = {q}, refitted"] = lambda q=q, mode=mode: tuned(q, mode, "0")
+    result[f"shifted, q = 0.6, {steps} steps"] = lambda: tuned("0.6", "shifted", steps)
     return result
 
 

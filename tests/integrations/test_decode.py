@@ -14,7 +14,7 @@ from spikeconv.nn import Recorder
 from spikeconv.ops.native import load as load_kernels
 
 Converted = Callable[..., Path]
-NATIVE = load_kernels().is_native
+NATIVE = load_kernels("cpu").is_native
 
 
 def load(path: Path, **arguments: Any) -> Any:
