@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "counts.h"
 #include "packed.h"
 
 namespace spikeconv {
@@ -22,6 +23,16 @@ SPIKECONV_HD int row_bytes(const RowShape& r) { return zero_offset(r, r.symmetri
 
 // Least count: stored (offset-binary) values start from 0.
 SPIKECONV_HD int least_count(const RowShape& r) { return r.symmetric ? -weight_offset(r.bits) : 0; }
+
+// Signed counts reach further below zero than above it, and a scale may be negative: the end that is further takes the
+// largest input.
+SPIKECONV_HD TokenScale row_scale(float low, float high, float peak, CountRange range) {
+  if (!range.symmetric) return token_scale(low, high, peak, range);
+  range.max = -range.min;
+  TokenScale result = token_scale(low, high, peak, range);
+  if (high > -low) result.scale = -result.scale;
+  return result;
+}
 
 SPIKECONV_HD int count_at(const uint8_t* row, const RowShape& r, int input) {
   const uint8_t* word = row + input / kWordInputs * r.bits;

@@ -44,7 +44,7 @@ SPIKECONV_DEVICE TokenScale best_scale(const RowsJob& job, const float* u) {
   float least_error = 0.0f;
   for (int r = 0; r < job.ratio_count; ++r) {
     const CountRange range = range_of(job.shape, job.clip_ratios[r]);
-    const TokenScale s = token_scale(low, high, most(-low, high), range);
+    const TokenScale s = row_scale(low, high, most(-low, high), range);
     const float error = square_error(u, group, s, range);
     if (r > 0 && !(error < least_error)) continue;
     best = s;

@@ -15,9 +15,13 @@ FLOAT = ["--bits", "16-16", "--rotation", "none"]
 KV4 = ["--kv-bits", "4"]
 ATTENTION_LEFT = ["--skip", "gate", "--skip", "up", "--skip", "down"]
 QKV_LEFT = ["--skip", "o", *ATTENTION_LEFT]
+ASYMMETRIC = ["--kv-range", "asymmetric"]
+SEEDS = ("0", "1", "3")  # 2 is the default
 SETTINGS = {
     "alone, 4 bits": [*FLOAT, *KV4],
-    "alone, 4 bits, asymmetric": [*FLOAT, *KV4, "--kv-range", "asymmetric"],
+    **{f"alone, 4 bits, seed {seed}": [*FLOAT, *KV4, "--seed", seed] for seed in SEEDS},
+    "alone, 4 bits, asymmetric": [*FLOAT, *KV4, *ASYMMETRIC],
+    **{f"alone, 4 bits, asymmetric, seed {seed}": [*FLOAT, *KV4, *ASYMMETRIC, "--seed", seed] for seed in SEEDS},
     "alone, 5 bits": [*FLOAT, "--kv-bits", "5"],
     "alone, 6 bits": [*FLOAT, "--kv-bits", "6"],
     "alone, 8 bits": [*FLOAT, "--kv-bits", "8"],

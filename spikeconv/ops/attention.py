@@ -52,7 +52,8 @@ def encode_rows(
         signs, bases, power: the rotation, as in `rotate`.
         bits: bits of a count, 2 to 8.
         group: inputs that share a scale.
-        symmetric: counts in [-2^(b-1), 2^(b-1)-1], or from 0 to 2^b-1 with a zero point.
+        symmetric: counts in [-2^(b-1), 2^(b-1)-1], or from 0 to 2^b-1 with a zero point. A scale of signed counts
+            has the sign that gives the largest input, clipped, the count -2^(b-1).
         clip_ratios: shares of a group's range to try. Errors Σ (s (k - z) - u)² are float32 sums in the order of
             RMSNorm's; between equal ones the first ratio stays.
         with_statistics: whether to count spikes.
@@ -61,7 +62,10 @@ def encode_rows(
         uint8 [..., row_bytes] and, as in `encode`, statistics int64 [2] or [0].
     """
     u = rotate(x, signs, bases, power).unflatten(-1, (-1, group))
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if symmetric else (0, (1 << bits) - 1)
+    low, high = (1 - (1 << bits - 1), 1 << bits - 1) if symmetric else (0, (1 << bits) - 1)
+    if symmetric:  # encoded with its largest input positive, in a range turned over
+        turn = torch.where(u.amax(-1, keepdim=True) > -u.amin(-1, keepdim=True), -1.0, 1.0)
+        u = -turn * u
     best: list[Tensor] = []
     least = torch.empty(0)
     for ratio in clip_ratios:
@@ -74,6 +78,8 @@ def encode_rows(
             error = torch.where(better, error, least)
         best, least = encoded, error
     counts, scale, zero = best
+    if symmetric:
+        counts, scale = -counts, turn * scale
     statistics = scale.new_zeros(0, dtype=torch.int64)
     if with_statistics:
         statistics = torch.stack((counts.short().abs().sum(), counts.numel() - counts.count_nonzero()))

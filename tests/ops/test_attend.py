@@ -256,7 +256,9 @@ def test_rows_have_the_least_error_of_all_ranges(
     errors = []
     for ratio in ratios:
         if symmetric:
-            low, s, z = torch.zeros(()), ratio * u.abs().amax(-1, keepdim=True) / top, torch.zeros(())
+            # Any sign of the scale would do: the largest input lies at the end that is further from zero.
+            largest = u.gather(-1, u.abs().argmax(-1, keepdim=True))
+            s, z = ratio * largest / -(top + 1), torch.zeros(())
         else:
             low, high = (ratio * end for end in (u.amin(-1, keepdim=True).clamp_max(0), u.amax(-1, keepdim=True)))
             s = (high.clamp_min(0) - low) / top
