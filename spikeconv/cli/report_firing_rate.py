@@ -9,7 +9,7 @@ from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, TrustRemoteCode
 
 if TYPE_CHECKING:
-    from spikeconv.report.firing_rate import FiringReport
+    from spikeconv.report.firing_rate import FiringReport, TotalFiring
 
 __all__ = ["report_firing_rate"]
 
@@ -86,7 +86,7 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
             f"{layer.zero_share:.1%}",
             f"{layer.spikes_per_token:.0f}",
         )
-    if layers:
+    if layers and report.layers:
         out.print(rows)
     rows = table("\nPer role (weighted by multiply-accumulates)", "role", *columns)
     for role, means in report.by_role().items():
@@ -98,20 +98,11 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
             f"{means['zero_share']:.1%}",
             f"{means['spikes_per_token']:.0f}",
         )
-    out.print(rows)
-    total = report.total
-    stays_float = ", ".join(f"{name} {macs / 1e9:.2f}" for name, macs in total.float_macs.items())
-    out.print(
-        f"\n[title]Total[/] of {total.linears} linears over {total.tokens} tokens: firing rate "
-        f"[number]{_rate(total.firing_rate)}[/], "
-        f"{total.mean_count:.2f} spikes per input, {total.zero_share:.1%} zero counts\n"
-        f"  {total.macs / 1e9:.2f} G multiply-accumulates become {total.accumulations / 1e9:.2f} G signed additions "
-        f"(+ {total.rotation_additions / 1e9:.2f} G additions of the Hadamard transforms)\n"
-        f"  weighted as in SDLLM: {total.flops / 1e9:.2f} GFLOPs spiking, {total.dense_flops / 1e9:.2f} GFLOPs "
-        f"as dense integers of equal width, {total.macs / 1e9:.2f} G in float\n"
-        f"  stays in floating point: {stays_float} G multiply-accumulates; "
-        f"packed weights {total.weight_bytes / 1e6:.1f} MB"
-    )
+    if report.layers:
+        out.print(rows)
+        show_total(report.total)
+    stays_float = ", ".join(f"{name} {macs / 1e9:.2f}" for name, macs in report.total.float_macs.items())
+    out.print(f"  stays in floating point: {stays_float} G multiply-accumulates")
     for kind, firing in report.cache.items():
         out.print(
             f"  {'keys' if kind == 'k' else 'values'}: firing rate [number]{firing.firing_rate:.3f}[/] "
@@ -120,6 +111,20 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
             f"attention become {firing.accumulations / 1e9:.2f} G signed additions "
             f"(+ {firing.scalings / 1e9:.2f} G multiplications by scales)"
         )
+
+
+def show_total(total: "TotalFiring") -> None:
+    """All spiking linears together."""
+    out.print(
+        f"\n[title]Total[/] of {total.linears} linears over {total.tokens} tokens: firing rate "
+        f"[number]{_rate(total.firing_rate)}[/], "
+        f"{total.mean_count:.2f} spikes per input, {total.zero_share:.1%} zero counts\n"
+        f"  {total.macs / 1e9:.2f} G multiply-accumulates become {total.accumulations / 1e9:.2f} G signed additions "
+        f"(+ {total.rotation_additions / 1e9:.2f} G additions of the Hadamard transforms)\n"
+        f"  weighted as in SDLLM: {total.flops / 1e9:.2f} GFLOPs spiking, {total.dense_flops / 1e9:.2f} GFLOPs "
+        f"as dense integers of equal width, {total.macs / 1e9:.2f} G in float\n"
+        f"  packed weights {total.weight_bytes / 1e6:.1f} MB"
+    )
 
 
 def _rate(rate: float | None) -> str:

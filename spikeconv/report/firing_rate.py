@@ -62,7 +62,8 @@ class LayerFiring:
 class TotalFiring:
     """All converted linears together; means are weighted by multiply-accumulates, so q, k, v each count.
 
-    `float_macs` are the multiply-accumulates that stay in floating point, by what they are for.
+    `float_macs` are the multiply-accumulates that stay in floating point, by what they are for; `linears` are those of
+    linears without spikes.
     """
 
     tokens: int
@@ -149,7 +150,7 @@ def firing_report(
         track: progress display.
 
     Raises:
-        SpikeconvError: the text is empty, or the model has no spiking activations.
+        SpikeconvError: the text is empty, or neither activations nor keys and values are spikes.
     """
     ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0, :tokens]
     if not len(ids):
@@ -175,16 +176,24 @@ def firing_report(
                 rotation_additions=rotation.additions() * counted.tokens if rotation and first else 0,
             )
         )
-    if not layers:
+    if not layers and not recorder.cache:
         raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
     config = model.config.get_text_config()
     family = family_of(model)
     stays_float: Counter[str] = Counter()
     for window in windows:
         stays_float.update(family.float_macs(config, len(window)))
+    if linears := _float_linears(model, {layer.name for layer in layers}):
+        stays_float["linears"] = sum(linear_macs(len(ids), each.in_features, each.out_features) for each in linears)
     spiking_attention = stays_float.pop("attention", 0) if recorder.cache else 0
     cache = {kind: _cache(counted, model, len(ids), spiking_attention // 2) for kind, counted in recorder.cache.items()}
     return FiringReport(tuple(layers), _total(layers, len(ids), dict(stays_float)), cache)
+
+
+def _float_linears(model: Any, spiking: set[str]) -> list[Any]:
+    family = family_of(model)
+    layout = family.layout(len(model.get_submodule(family.layers)))
+    return [model.get_submodule(linear.name) for linear in layout if linear.name not in spiking]
 
 
 def _cache(counted: SpikeStatistics, model: Any, tokens: int, macs: int) -> CacheFiring:
@@ -238,7 +247,7 @@ def _layer(
 
 
 def _means(layers: list[LayerFiring]) -> dict[str, float | None]:
-    macs = sum(layer.macs for layer in layers)
+    macs = sum(layer.macs for layer in layers) or 1
 
     def mean(values: list[float]) -> float:
         return sum(value * layer.macs for value, layer in zip(values, layers, strict=True)) / macs
@@ -247,7 +256,7 @@ def _means(layers: list[LayerFiring]) -> dict[str, float | None]:
     return {
         "virtual_steps": mean([layer.virtual_steps for layer in layers]),
         "mean_count": mean([layer.mean_count for layer in layers]),
-        "firing_rate": mean(rates) if len(rates) == len(layers) else None,
+        "firing_rate": mean(rates) if rates and len(rates) == len(layers) else None,
         "events": mean([layer.events for layer in layers]),
         "zero_share": mean([layer.zero_share for layer in layers]),
         "spikes_per_token": mean([layer.spikes_per_token for layer in layers]),

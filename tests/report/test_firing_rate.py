@@ -67,6 +67,21 @@ def test_float_activations_have_no_spikes(converted: Callable[..., Path]) -> Non
         report_of(converted("llama", bits="4-16"))
 
 
+def test_linears_without_spikes_stay_in_floating_point(converted: Callable[..., Path]) -> None:
+    report = report_of(converted("llama", skip=("q",)), tokens=7)
+    assert {layer.role for layer in report.layers} == {"k", "v", "o", "gate", "up", "down"}
+    linears = load_checkpoint(converted("llama", skip=("q",)), device="cpu").model.model.layers
+    assert report.total.float_macs["linears"] == sum(7 * layer.self_attn.q_proj.weight.numel() for layer in linears)
+    assert "linears" not in report_of(converted("llama"), tokens=7).total.float_macs
+
+
+def test_spikes_in_the_cache_alone(converted: Callable[..., Path]) -> None:
+    report = report_of(converted("llama", bits="16-16", rotation="none", kv_bits=4), tokens=7)
+    assert not report.layers and report.by_role() == {}
+    assert report.total.linears == report.total.macs == 0 and report.total.firing_rate is None
+    assert 0 < report.cache["k"].firing_rate < 1
+
+
 def test_empty_text(converted: Callable[..., Path]) -> None:
     with pytest.raises(SpikeconvError, match="empty"):
         report_of(converted("llama"), text="")
