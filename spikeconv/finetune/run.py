@@ -56,6 +56,7 @@ class RunFolder:
         self.state = self.path / "state"
         self.scratch = self.path / "state.incomplete"
         self.log_file = self.path / "log.jsonl"
+        self._old_state = self.path / "state.old"
         self._settings = self.path / "settings.json"
 
     def begin(self, settings: FinetuneSettings, *, force: bool) -> None:
@@ -76,6 +77,8 @@ class RunFolder:
         Raises:
             SpikeconvError: there is nothing to resume, or it is damaged, or it has other settings.
         """
+        if self._old_state.is_dir() and not self.state.is_dir():  # a crash between the renames of `keep_state`
+            self._old_state.rename(self.state)
         if not self._settings.is_file() or not self.state.is_dir():
             raise SpikeconvError(f"There is nothing to resume in {self.path}; leave out --resume to start.")
         try:
@@ -91,12 +94,11 @@ class RunFolder:
 
     def keep_state(self) -> None:
         """What is in `scratch` becomes the state; a crash leaves this one or the one before."""
-        old = self.path / "state.old"
-        shutil.rmtree(old, ignore_errors=True)
         if self.state.exists():
-            self.state.rename(old)
+            shutil.rmtree(self._old_state, ignore_errors=True)
+            self.state.rename(self._old_state)
         self.scratch.rename(self.state)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self._old_state, ignore_errors=True)
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append a line to the log."""

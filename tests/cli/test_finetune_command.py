@@ -237,6 +237,15 @@ def test_an_interrupted_run_goes_on(tiny_checkpoint: Fixture, text: Path, tmp_pa
     assert [entry["step"] for entry in log_of(tmp_path / "out")] == list(range(done + 2))
 
 
+def test_a_crash_while_states_change_places_loses_none(tune: Fixture, tmp_path: Path) -> None:
+    tune("--steps", 2)
+    folder = tmp_path / "out.training"
+    (folder / "state").rename(folder / "state.old")
+    assert tune("--steps", 3, "--resume").code == 0
+    assert [entry["step"] for entry in log_of(tmp_path / "out")] == [0, 1, 2, 3]
+    assert not (folder / "state.old").exists()
+
+
 def test_a_finished_run_is_written_again(tune: Fixture, tmp_path: Path) -> None:
     """As after an interruption between the last step and the model."""
     first = tune("--steps", 3, "--json").json
