@@ -105,7 +105,7 @@ def test_parents_are_made(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_pa
         ("file", True, "is a file"),
         ("checkpoint", False, "not empty.*--force"),
         ("foreign", False, "not empty"),
-        ("foreign", True, "not a converted checkpoint"),
+        ("foreign", True, f"holds no {RECORD}"),
     ],
 )
 def test_nothing_else_is_overwritten(
