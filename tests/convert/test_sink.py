@@ -21,8 +21,11 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(params=[KeyboardInterrupt, RuntimeError, MemoryError])
-def interrupted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[BaseException]:
+def interrupted(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, converted: Fixture
+) -> type[BaseException]:
     """The source fails in the middle."""
+    converted()  # tests share this one; it must not be the one that fails
     load, calls = HfSource.load, []
 
     def failing(self: HfSource, name: str) -> torch.Tensor:
