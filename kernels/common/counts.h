@@ -37,14 +37,15 @@ SPIKECONV_HD F clip_potential(F u, Clip clip, F threshold) {
   }
 }
 
-// Scale and zero point of a token whose potential lies in [low, high]; `peak` is max |u|.
+// Scale and zero point of a token whose potential lies in [low, high].
 struct TokenScale {
   float scale, zero;
 };
 
-SPIKECONV_HD TokenScale token_scale(float low, float high, float peak, const CountRange& range) {
+SPIKECONV_HD TokenScale token_scale(float low, float high, const CountRange& range) {
   TokenScale result{0.0f, 0.0f};
   if (range.symmetric) {
+    const float peak = high > -low ? high : -low;
     result.scale = range.clip_ratio * peak / range.max;
   } else {
     low = range.clip_ratio * low;
@@ -57,6 +58,9 @@ SPIKECONV_HD TokenScale token_scale(float low, float high, float peak, const Cou
   if (!range.symmetric) result.zero = round_even(-low / result.scale);
   return result;
 }
+
+// The zero point as it is stored; 0 where it is not a number.
+SPIKECONV_HD int32_t whole_zero(TokenScale s) { return s.zero != s.zero ? 0 : int32_t(s.zero); }
 
 // The count of potential u as a whole float; 0 where u / s is not a number.
 template <class F>

@@ -26,10 +26,10 @@ SPIKECONV_HD int least_count(const RowShape& r) { return r.symmetric ? -weight_o
 
 // Signed counts reach further below zero than above it, and a scale may be negative: the end that is further takes the
 // largest input.
-SPIKECONV_HD TokenScale row_scale(float low, float high, float peak, CountRange range) {
-  if (!range.symmetric) return token_scale(low, high, peak, range);
+SPIKECONV_HD TokenScale row_scale(float low, float high, CountRange range) {
+  if (!range.symmetric) return token_scale(low, high, range);
   range.max = -range.min;
-  TokenScale result = token_scale(low, high, peak, range);
+  TokenScale result = token_scale(low, high, range);
   if (high > -low) result.scale = -result.scale;
   return result;
 }

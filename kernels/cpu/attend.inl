@@ -32,14 +32,9 @@ SPIKECONV_HD Floats exp_negative(Floats x) {
 // What scores are taken relative to: the peak, or 0 where all are -∞.
 SPIKECONV_HD Floats reference_of(Floats peak) { return peak == splat(-kInfinity) ? Floats{} : peak; }
 
-const uint8_t* rows_of(const RowCache& cache, const AttendPart& part) {
-  return cache.data + part.batch * cache.batch_stride + part.key_head * cache.head_stride;
-}
-
 void load_query(const AttendJob& job, const AttendPart& part, int64_t query, float* out) {
-  const int64_t n = job.shape.head_dim;
-  const int64_t row = (part.batch * job.key_heads + part.key_head) * job.queries() + part.query_begin + query;
-  load_row(job.query, job.dtype, row * n, n, out);
+  load_row(job.query, job.dtype, job.query_at(part.batch, part.key_head, part.query_begin + query), job.shape.head_dim,
+           out);
 }
 
 // A query's scores before anything is added to them: the mask of keys [key, key + n).
@@ -48,10 +43,8 @@ void load_mask(const AttendJob& job, const AttendPart& part, int64_t query, int6
     __builtin_memset(out, 0, size_t(n) * sizeof(float));
     return;
   }
-  const int64_t row = part.query_begin + query, head = part.key_head * job.repeats + row / job.tokens;
-  const int64_t at = part.batch * job.mask.batch_stride + head * job.mask.head_stride +
-                     row % job.tokens * job.mask.token_stride + key;
-  load_row(job.mask.data, job.mask.dtype, at, n, out);
+  const int64_t at = job.mask_at(part.batch, part.key_head, part.query_begin + query);
+  load_row(job.mask.data, job.mask.dtype, at + key, n, out);
 }
 
 // Scales, times a factor, and offsets of one group of some rows; zeros up to a whole vector.
@@ -87,7 +80,7 @@ Tile take_tile(const RowShape& shape, Arena& arena) {
 RowSpan open_rows(const AttendJob& job, const AttendPart& part, const RowCache& cache, int64_t begin, int64_t n,
                   int64_t group, float factor, const Tile& tile) {
   const GroupWords words = group_words(job.shape, group);
-  const uint8_t* rows = rows_of(cache, part) + begin * cache.stride;
+  const uint8_t* rows = cache.head(part.batch, part.key_head) + begin * cache.stride;
   load_scales(rows, cache.stride, n, job.shape, group, factor, tile.scale, tile.offset);
   return {rows + words.first * job.shape.bits, cache.stride, n, words.count};
 }

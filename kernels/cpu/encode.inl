@@ -145,13 +145,6 @@ struct Extremes {
   float low, high;
 };
 
-SPIKECONV_HD TokenScale scale_of(Extremes e, const CountRange& range) {
-  return token_scale(e.low, e.high, most(-e.low, e.high), range);
-}
-
-// The zero point as an integer; 0 where it is not a number.
-SPIKECONV_HD int32_t whole_zero(TokenScale s) { return s.zero != s.zero ? 0 : int32_t(s.zero); }
-
 // The potential is scaled by the transform's factor and clipped on the way.
 Extremes finish_potential(float* u, int64_t n, float factor, Clip clip, float threshold) {
   Floats low = splat(__builtin_inff()), high = -low;
@@ -219,7 +212,7 @@ void encode(const EncodeJob& job, int64_t token_begin, int64_t token_end, float*
       continue;
     }
     const Extremes extremes = finish_potential(u, n, job.transform.factor, job.range.clip, job.range.threshold);
-    const TokenScale s = scale_of(extremes, job.range);
+    const TokenScale s = token_scale(extremes.low, extremes.high, job.range);
     job.scale[token] = s.scale;
     job.zero[token] = whole_zero(s);
     if (job.wide) {

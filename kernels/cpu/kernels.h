@@ -106,6 +106,9 @@ struct RowsJob {
 struct RowCache {
   const uint8_t* data;
   int64_t batch_stride, head_stride, stride;
+  const uint8_t* head(int64_t batch, int64_t key_head) const {
+    return data + batch * batch_stride + key_head * head_stride;
+  }
 };
 
 // What is added to the scores [batch, heads, tokens, length]: strides in numbers, 0 where it is the same for all. Null
@@ -125,6 +128,14 @@ struct AttendJob {
   float scaling;
   int64_t batch, key_heads, repeats, tokens, length;
   int64_t queries() const { return repeats * tokens; }  // that use one key
+  // Where a query of a key head begins, in numbers, and its mask, if there is one.
+  int64_t query_at(int64_t batch, int64_t key_head, int64_t query) const {
+    return ((batch * key_heads + key_head) * queries() + query) * shape.head_dim;
+  }
+  int64_t mask_at(int64_t batch, int64_t key_head, int64_t query) const {
+    const int64_t head = key_head * repeats + query / tokens;
+    return batch * mask.batch_stride + head * mask.head_stride + query % tokens * mask.token_stride;
+  }
 };
 
 // Some queries of one key head, and some of its keys.

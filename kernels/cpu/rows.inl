@@ -20,7 +20,7 @@ TokenScale best_scale(const RowsJob& job, Extremes extremes, const float* u, flo
   float least_error = 0;
   for (int64_t r = 0; r < job.ratio_count; ++r) {
     range.clip_ratio = job.ratios[r];
-    const TokenScale s = row_scale(extremes.low, extremes.high, most(-extremes.low, extremes.high), range);
+    const TokenScale s = row_scale(extremes.low, extremes.high, range);
     if (job.ratio_count == 1) return s;
     const float error = count_error(u, n, s, range, scratch);
     if (r == 0 || error < least_error) {

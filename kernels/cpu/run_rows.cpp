@@ -41,11 +41,6 @@ int64_t attend_grain(const AttendJob& job, const Cut& cut) {
   return std::max<int64_t>(1, kWorkPerThread / std::max<int64_t>(1, work));
 }
 
-// Where the rows of a head begin.
-const uint8_t* head_rows(const RowCache& cache, int64_t batch, int64_t key_head) {
-  return cache.data + batch * cache.batch_stride + key_head * cache.head_stride;
-}
-
 // x, as often as there are spikes, with their sign: k · x without a product.
 double add_spikes(double x, int count) {
   double sum = 0;
@@ -77,18 +72,16 @@ void add_unfolded_value(double p, const uint8_t* value, const RowShape& shape, d
 
 // One query's output. Sums are float64, so that nothing is lost to their number.
 void unfold_query(const AttendJob& job, int64_t batch, int64_t key_head, int64_t query, float* output) {
-  const int64_t n = job.shape.head_dim, row = (batch * job.key_heads + key_head) * job.queries() + query;
-  const int64_t head = key_head * job.repeats + query / job.tokens;
+  const int64_t n = job.shape.head_dim;
+  const float* q = static_cast<const float*>(job.query) + job.query_at(batch, key_head, query);
   const float* mask = static_cast<const float*>(job.mask.data);
-  if (mask)
-    mask += batch * job.mask.batch_stride + head * job.mask.head_stride + query % job.tokens * job.mask.token_stride;
+  if (mask) mask += job.mask_at(batch, key_head, query);
   std::vector<double> scores(static_cast<size_t>(job.length)), sums(static_cast<size_t>(n));
   double sum = 0;
-  const uint8_t *keys = head_rows(job.keys, batch, key_head), *values = head_rows(job.values, batch, key_head);
+  const uint8_t *keys = job.keys.head(batch, key_head), *values = job.values.head(batch, key_head);
   for (int64_t l = 0; l < job.length; ++l) {
     // Rounded to float32 where the mask is added: beside its lowest number every score is the same.
-    const double score =
-        unfolded_score(static_cast<const float*>(job.query) + row * n, keys + l * job.keys.stride, job.shape);
+    const double score = unfolded_score(q, keys + l * job.keys.stride, job.shape);
     scores[size_t(l)] = float(score * job.scaling) + (mask ? mask[l] : 0.0f);
   }
   const double peak = *std::max_element(scores.begin(), scores.end());

@@ -75,17 +75,6 @@ SPIKECONV_HD float lane_sum(Floats v) {
 #endif
 }
 
-// a · b + c where a is ±1: the product is exact, so it may be fused.
-SPIKECONV_HD Floats add_signed(Floats a, Floats b, Floats c) {
-#if defined(__AVX512F__)
-  return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
-  return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
-  return a * b + c;
-#endif
-}
-
 // a · b + c where the sum need not be the same bits everywhere: fused where that is one instruction.
 SPIKECONV_HD Floats multiply_add(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__)
@@ -96,6 +85,9 @@ SPIKECONV_HD Floats multiply_add(Floats a, Floats b, Floats c) {
   return a * b + c;
 #endif
 }
+
+// a · b + c where a is ±1: the product is exact, so fusing changes no bit.
+SPIKECONV_HD Floats add_signed(Floats a, Floats b, Floats c) { return multiply_add(a, b, c); }
 
 template <class T>
 SPIKECONV_HD T least(T a, T b) {

@@ -19,7 +19,7 @@ SPIKECONV_DEVICE TokenScale finish_potential(const EncodeJob& job, float* u, flo
   }
   low = reduce_block(low, [](float a, float b) { return least(a, b); }, shared);
   high = reduce_block(high, [](float a, float b) { return most(a, b); }, shared);
-  return token_scale(low, high, most(-low, high), range);
+  return token_scale(low, high, range);
 }
 
 // Each thread counts four neighbours, so that it can write them at once where the row is aligned.
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) encode_kernel(SPIKECONV_PARAME
       const TokenScale s = finish_potential(job, u, shared);
       if (threadIdx.x == 0) {
         job.scale[token] = s.scale;
-        job.zero[token] = s.zero != s.zero ? 0 : int32_t(s.zero);
+        job.zero[token] = whole_zero(s);
       }
       if (job.wide)
         write_counts(job, u, s, static_cast<int16_t*>(job.counts) + token * n, shared);

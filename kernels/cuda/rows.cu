@@ -17,9 +17,6 @@ SPIKECONV_DEVICE CountRange range_of(const RowShape& shape, float clip_ratio) {
   return {float(low), float(high), shape.symmetric, clip_ratio, Clip::none, 0.0f};
 }
 
-// As it is stored: NaN becomes 0.
-SPIKECONV_DEVICE int whole_zero(TokenScale s) { return s.zero != s.zero ? 0 : int(s.zero); }
-
 // Σ (s (k - z) - u)² of a group, by a warp.
 SPIKECONV_DEVICE float square_error(const float* u, int group, TokenScale s, const CountRange& range) {
   const float zero = float(whole_zero(s));
@@ -44,7 +41,7 @@ SPIKECONV_DEVICE TokenScale best_scale(const RowsJob& job, const float* u) {
   float least_error = 0.0f;
   for (int r = 0; r < job.ratio_count; ++r) {
     const CountRange range = range_of(job.shape, job.clip_ratios[r]);
-    const TokenScale s = row_scale(low, high, most(-low, high), range);
+    const TokenScale s = row_scale(low, high, range);
     const float error = square_error(u, group, s, range);
     if (r > 0 && !(error < least_error)) continue;
     best = s;

@@ -9,7 +9,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
-from spikeconv.cli.settings import build_config, split
+from spikeconv.cli.settings import build_config, model_name, split
 from spikeconv.config import FLOAT_BITS
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
@@ -190,8 +190,7 @@ def convert(
     from spikeconv.finetune import clips
 
     name = source or DEFAULT_MODEL
-    model = Path(name).stem if name.endswith((".gguf", ".pth")) else Path(name).name
-    target = output or Path(f"{model}-{config.bits}")
+    target = output or Path(f"{model_name(name)}-{config.bits}")
     float_dtype = parse_dtype(dtype)
     if not dry_run:
         check_target(target, force)

@@ -8,7 +8,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Device, Quiet, Source, TrustRemoteCode
-from spikeconv.cli.settings import split
+from spikeconv.cli.settings import model_name, split
 from spikeconv.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def finetune(
     from spikeconv.finetune.train import make_accelerator
 
     name = source or DEFAULT_MODEL
-    target = output or Path(f"{Path(name).stem if Path(name).is_file() else Path(name).name}-clipped")
+    target = output or Path(f"{model_name(name)}-clipped")
     check_target(target, force or resume, RECORD)
     content, label = training_text(text, dataset)
     opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)

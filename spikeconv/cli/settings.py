@@ -1,5 +1,6 @@
 """Turns the options of `convert` into one `SpikeConfig`: scheme file, then options, then `--set`."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -8,7 +9,7 @@ from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.presets import load_scheme
 
-__all__ = ["build_config", "split"]
+__all__ = ["build_config", "model_name", "split"]
 
 
 def build_config(
@@ -39,6 +40,11 @@ def build_config(
     values["skip"] = [*values.get("skip", []), *skip]
     values["overrides"] = [*values.get("overrides", []), *(_override(text) for text in overrides)]
     return SpikeConfig.parse(values)
+
+
+def model_name(source: str) -> str:
+    """What outputs are called after: the last part of a preset, hub id or path, without the suffix of a model file."""
+    return Path(source).stem if source.endswith((".gguf", ".pth")) else Path(source).name
 
 
 def split(names: str | None) -> tuple[str, ...]:

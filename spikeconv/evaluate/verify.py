@@ -150,6 +150,8 @@ def _compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tr
 
 def _compare_attention(model: Any, ids: Tensor, result: VerifyResult) -> None:
     codes = attention_codes(model)
+    if not codes:
+        return
     for name, code in codes.items():
         model.get_submodule(name).kv = _CheckedCode(code, name, result)
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from spikeconv.config import Override, SpikeConfig
@@ -75,7 +75,7 @@ class ClipRecord(BaseModel):
             raise SpikeconvError(
                 f"{folder} holds no {RECORD}; --clip-from takes what `spikeconv finetune` made."
             ) from None
-        except (OSError, ValueError, ValidationError) as error:
+        except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
             reason = str(error).strip().splitlines()[0]
             raise SpikeconvError(f"{folder / RECORD} is damaged: {reason}") from None
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import family_of
+from spikeconv.families import Family, family_of
 from spikeconv.nn import Recorder, SpikeLinear, SpikeStatistics, attention_codes, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.report.operations import dense_flops, linear_macs, spiking_flops
@@ -183,15 +183,14 @@ def firing_report(
     stays_float: Counter[str] = Counter()
     for window in windows:
         stays_float.update(family.float_macs(config, len(window)))
-    if linears := _float_linears(model, {layer.name for layer in layers}):
+    if linears := _float_linears(model, family, {layer.name for layer in layers}):
         stays_float["linears"] = sum(linear_macs(len(ids), each.in_features, each.out_features) for each in linears)
     spiking_attention = stays_float.pop("attention", 0) if recorder.cache else 0
     cache = {kind: _cache(counted, model, len(ids), spiking_attention // 2) for kind, counted in recorder.cache.items()}
     return FiringReport(tuple(layers), _total(layers, len(ids), dict(stays_float)), cache)
 
 
-def _float_linears(model: Any, spiking: set[str]) -> list[Any]:
-    family = family_of(model)
+def _float_linears(model: Any, family: Family, spiking: set[str]) -> list[Any]:
     layout = family.layout(len(model.get_submodule(family.layers)))
     return [model.get_submodule(linear.name) for linear in layout if linear.name not in spiking]
 
