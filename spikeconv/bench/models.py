@@ -11,7 +11,7 @@ import torch
 
 from spikeconv.bench.timing import median_seconds
 from spikeconv.evaluate.models import load_checkpoint, load_source, read_record
-from spikeconv.families import family_of
+from spikeconv.integrations.memory import memory_keyword, memory_of
 
 __all__ = ["ModelRow", "bench_model"]
 
@@ -83,10 +83,10 @@ def _prefill(model: Any, ids: torch.Tensor) -> Callable[[], object]:
 def _decode(model: Any) -> Callable[[], Callable[[], object]]:
     """Reads a prompt and returns what adds a token to it."""
 
-    memory = family_of(model).memory
+    memory = memory_keyword(model)
 
     def start() -> Callable[[], object]:
-        seen = getattr(model(torch.tensor([PROMPT], device=model.device), use_cache=True), memory)
+        seen = memory_of(model, model(torch.tensor([PROMPT], device=model.device), use_cache=True))
         token = torch.tensor([[7]], device=model.device)
         return lambda: model(token, **{memory: seen}, use_cache=True).logits[0, -1, 0].item()
 

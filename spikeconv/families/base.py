@@ -66,9 +66,8 @@ class Family:
         skipped: module paths that stay as they are, with the reason shown to the user.
         float_macs: multiply-accumulates that stay in floating point for one sequence, by what they are for, from the
             model's config and the number of tokens. Elementwise work is not counted.
-        memory: the keyword by which a forward takes what it remembers of earlier tokens, and the output's attribute.
-        recurrent: whether that has one size however much was read; then there is no longest text, and padding on the
-            left would be read.
+        recurrent: whether what it remembers of earlier tokens has one size however much was read; then there is no
+            longest text, and padding on the left would be read.
         gguf: the architecture's name in GGUF files, or None if such files are not read.
         role_settings: settings of some roles, unless the user says otherwise.
         fixed: entries that `config.json` must have.
@@ -88,7 +87,6 @@ class Family:
             "lm_head": "the output head stays in floating point, as in the paper",
         }
     )
-    memory: str = "past_key_values"
     recurrent: bool = False
     gguf: str | None = None
     role_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

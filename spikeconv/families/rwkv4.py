@@ -45,7 +45,6 @@ FAMILY = Family(
         "rwkv.blocks.*.attention.time_*": "vectors that multiply channel by channel, and the WKV recurrence",
         "head": "the output head stays in floating point, as in the paper",
     },
-    memory="state",
     recurrent=True,
     role_settings={"ffn.value": UNSIGNED},
     fixed={"rescale_every": 0},  # halving weights in place, for float16, would be lost on integers

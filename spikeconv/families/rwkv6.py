@@ -41,7 +41,6 @@ FAMILY = Family(
         "products, whose errors would add up in the state",
         "head": "the output head stays in floating point, as in the paper",
     },
-    memory="state",
     recurrent=True,
     role_settings={"ffn.value": UNSIGNED},
     no_quarot=NO_QUAROT,

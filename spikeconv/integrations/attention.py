@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
+from spikeconv.integrations.memory import cache_among, memory_keyword
 from spikeconv.nn import KvCode
 from spikeconv.ops.native import load as load_kernels
 
@@ -68,13 +69,14 @@ class _CacheOf:
         self.codes = codes
 
     def __call__(self, model: Any, arguments: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        cache = options.get("past_key_values")
+        cache = cache_among((*arguments, *options.values()))
         uses_cache = options.get("use_cache")
         if cache is None and (model.config.use_cache if uses_cache is None else uses_cache):
             cache = DynamicCache(config=model.config)
+            options = {**options, memory_keyword(model): cache}
         if cache is not None:
             self._convert(cache)
-        return arguments, {**options, "past_key_values": cache}
+        return arguments, options
 
     def _convert(self, cache: Cache) -> None:
         for index, code in enumerate(self.codes):

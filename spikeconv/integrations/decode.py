@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikeconv.integrations.memory import cache_among
 from spikeconv.nn import FoldedNorm, SpikeLinear
 from spikeconv.ops.native import decode_layer
 
@@ -56,15 +57,15 @@ class ShortWay:
 
     def _cache(self, hidden_states: Tensor, arguments: dict[str, Any]) -> Any:
         """The layer's part of the cache, if this is a token that can go the short way."""
-        caches = arguments.get("past_key_values")
+        if hidden_states.shape[1] != 1 or torch.compiler.is_compiling():
+            return None
+        caches = cache_among(arguments.values())
         if (
-            hidden_states.shape[1] != 1
-            or caches is None
+            caches is None
             or arguments.get("attention_mask") is not None
             or hidden_states.dtype != torch.float32
             or not hidden_states.is_cpu
             or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
             or getattr(caches, "offloading", True)
         ):
             return None

@@ -262,6 +262,13 @@ class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
         """The head."""
         return self.head
 
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *arguments: Any, **options: Any
+    ) -> dict[str, Any]:
+        """transformers carries on what it knows by name; the state of a recurrent model is the model's own affair."""
+        kept: dict[str, Any] = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *arguments, **options)
+        return {**kept, "state": outputs.state}
+
     def forward(
         self,
         input_ids: Tensor,

@@ -18,6 +18,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint, read_record
 from spikeconv.evaluate.verify import verify
 from spikeconv.integrations.attention import NAME
+from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import attention_codes
 from spikeconv.report.firing_rate import firing_report
 
@@ -44,8 +45,8 @@ def test_reading_in_pieces(transformer: str, settings: dict[str, Any], converted
     expected, cache, logits = whole(model, tokens), None, []
     with torch.no_grad():
         for piece in tokens.split([4, 1, 1, 3, 1, 1], 1):
-            output = model(piece, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
+            output = model(piece, **{memory_keyword(model): cache}, use_cache=True)
+            cache = memory_of(model, output)
             logits.append(output.logits)
     torch.testing.assert_close(torch.cat(logits, 1), expected, rtol=0, atol=BOUND)
     assert all(layer.keys.dtype == layer.values.dtype == torch.uint8 for layer in cache.layers)
@@ -107,17 +108,17 @@ def test_a_conversation_goes_on_and_is_taken_back(converted: Fixture, tokens: Te
     model = load(converted("llama", **EXACT, kv_bits=4))
     expected = whole(model, tokens)
     with torch.no_grad():
-        cache = model(tokens[:, :6], use_cache=True).past_key_values
-        model(tokens[:, :3], past_key_values=cache)  # three tokens that are then taken back
+        cache = memory_of(model, model(tokens[:, :6], use_cache=True))
+        model(tokens[:, :3], **{memory_keyword(model): cache})  # three tokens that are then taken back
         cache.crop(-3)
-        logits = model(tokens[:, 6:], past_key_values=cache).logits
+        logits = model(tokens[:, 6:], **{memory_keyword(model): cache}).logits
     torch.testing.assert_close(logits, expected[:, 6:], rtol=0, atol=BOUND)
 
 
 def test_bytes_of_a_cached_token(converted: Fixture, tokens: Tensor) -> None:
     model = load(converted("llama", **EXACT, kv_bits=4))
     with torch.no_grad():
-        cache = model(tokens, use_cache=True).past_key_values
+        cache = memory_of(model, model(tokens, use_cache=True))
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     heads, head_dim = model.config.num_key_value_heads, 8
     assert held == tokens.numel() * 2 * 2 * heads * (head_dim // 2 + 4)
@@ -180,16 +181,16 @@ def test_verify_looks_at_the_cache(transformer: str, converted: Fixture, monkeyp
 def test_another_model_s_cache_is_refused(other: dict[str, Any], converted: Fixture, tokens: Tensor) -> None:
     model, stranger = load(converted("llama", **EXACT, kv_bits=4)), load(converted("llama", **EXACT, **other))
     with torch.no_grad():
-        cache = stranger(tokens, use_cache=True).past_key_values
+        cache = memory_of(stranger, stranger(tokens, use_cache=True))
         with pytest.raises(SpikeconvError, match="The cache holds"):
-            model(tokens, past_key_values=cache)
+            model(tokens, **{memory_keyword(model): cache})
 
 
 def test_an_empty_cache_of_any_making_is_taken(converted: Fixture, tokens: Tensor) -> None:
     model = load(converted("llama", **EXACT, kv_bits=4))
     for cache in (DynamicCache(), DynamicCache(config=model.config)):
         with torch.no_grad():
-            logits = model(tokens, past_key_values=cache).logits
+            logits = model(tokens, **{memory_keyword(model): cache}).logits
         torch.testing.assert_close(logits, whole(model, tokens), rtol=0, atol=BOUND)
         assert cache.get_seq_length() == tokens.shape[1]
 

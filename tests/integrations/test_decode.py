@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spikeconv.integrations import decode
+from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import Recorder
 from spikeconv.ops.native import load as load_kernels
 
@@ -40,7 +41,7 @@ def decoded(model: Any, ids: torch.Tensor, steps: int, **arguments: Any) -> list
                 mask = torch.cat((mask, torch.ones_like(mask[:, :1])), 1)
                 arguments = {"attention_mask": mask}
             token = torch.full_like(ids[:, :1], step + 3)
-            out = model(token, past_key_values=out.past_key_values, use_cache=True, **arguments)
+            out = model(token, **{memory_keyword(model): memory_of(model, out)}, use_cache=True, **arguments)
             logits.append(out.logits)
     return logits
 
@@ -147,18 +148,18 @@ def test_the_cache_stays_transformers_own(converted: Converted, taken: list[int]
     results = []
     for each in (model, long_way(model)):
         with torch.no_grad():
-            cache = each(ids, use_cache=True).past_key_values
+            cache = memory_of(each, each(ids, use_cache=True))
             for _ in range(3):
-                each(ids[:, :1], past_key_values=cache, use_cache=True)
+                each(ids[:, :1], **{memory_keyword(each): cache}, use_cache=True)
             assert cache.get_seq_length() == 9
             cache.crop(-2)
             cache.reorder_cache(torch.tensor([1, 0]))
-            results.append(each(ids[:, :3], past_key_values=cache, use_cache=True).logits)
+            results.append(each(ids[:, :3], **{memory_keyword(each): cache}, use_cache=True).logits)
     assert torch.equal(*results) and bool(taken) == NATIVE
 
 
 def test_gradients_take_the_long_way(converted: Converted, taken: list[int]) -> None:
     model = load(converted("llama"))
-    cache = model(torch.tensor([[1, 2]]), use_cache=True).past_key_values
-    model(torch.tensor([[3]]), past_key_values=cache, use_cache=True)
+    cache = memory_of(model, model(torch.tensor([[1, 2]]), use_cache=True))
+    model(torch.tensor([[3]]), **{memory_keyword(model): cache}, use_cache=True)
     assert not taken

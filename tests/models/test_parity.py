@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from spikeconv.convert.pth_source import PthSource
+from spikeconv.integrations.memory import memory_keyword, memory_of
 
 ASSETS = Path(__file__).parents[1] / "assets"
 TOKENS, FIRST = 50, 20
 BOUND = 1e-4
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.jit")
-STATES = {"4": "state", "6": "state", "7": "past_key_values"}
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def in_pieces(model: Any, version: str, ids: Tensor) -> Tensor:
     """Logits [tokens, vocabulary] of ids [tokens] read in two pieces, and the second one token at a time."""
     state, read = None, []
     for piece in (ids[:FIRST], *ids[FIRST:].split(1)):
-        output = model(piece[None], **{STATES[version]: state}, use_cache=True)
-        state = getattr(output, STATES[version])
+        output = model(piece[None], **{memory_keyword(model): state}, use_cache=True)
+        state = memory_of(model, output)
         read.append(output.logits[0])
     return torch.cat(read)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import FAMILIES
+from spikeconv.integrations.memory import memory_keyword, memory_of
 
 Fixture = Callable[..., Any]
 
@@ -26,7 +26,7 @@ def step_by_step(model: Any, ids: Tensor, memory: str, sizes: list[int]) -> tupl
     with torch.no_grad():
         for piece in ids.split(sizes, 1):
             output = model(piece, use_cache=True, **{memory: seen})
-            seen = getattr(output, memory)
+            seen = memory_of(model, output)
             logits.append(output.logits)
     return torch.cat(logits, 1), seen
 
@@ -39,7 +39,7 @@ def test_a_batch_read_in_pieces(
     model = load(converted(recurrent, bits="4-16") if spiking else tiny_checkpoint(recurrent))
     with torch.no_grad():
         whole = model(tokens, use_cache=False).logits
-    pieces, _ = step_by_step(model, tokens, FAMILIES[recurrent].memory, sizes)
+    pieces, _ = step_by_step(model, tokens, memory_keyword(model), sizes)
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-4)
 
 
@@ -51,7 +51,8 @@ def sizes_of(seen: Any) -> list[Any]:
 
 
 def test_memory_does_not_grow(recurrent: str, converted: Fixture) -> None:
-    model, memory = load(converted(recurrent)), FAMILIES[recurrent].memory
+    model = load(converted(recurrent))
+    memory = memory_keyword(model)
     ids = torch.randint(0, 256, (1, 10_000))
     _, after_ten = step_by_step(model, ids[:, :10], memory, [10])
     _, after_all = step_by_step(model, ids, memory, [2_500] * 4)
