@@ -19,12 +19,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from spikeconv.config import SpikeConfig
-from spikeconv.convert.linear import convert_linear
-from spikeconv.convert.pipeline import ConvertSummary, convert
-from spikeconv.convert.plan import make_plan
-from spikeconv.convert.source import HfSource
+from spikeconv.conversion.linear import convert_linear
+from spikeconv.conversion.pipeline import ConvertSummary, convert
+from spikeconv.conversion.plan import make_plan
 from spikeconv.nn import SpikeGroup, SpikeLinear
 from spikeconv.ops.native import load
+from spikeconv.sources.hf import HfSource
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {

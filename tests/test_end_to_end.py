@@ -17,17 +17,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from spikeconv.config import FLOAT_BITS, SpikeConfig
-from spikeconv.convert.pipeline import convert
-from spikeconv.convert.plan import make_plan
-from spikeconv.convert.resolve import open_source, resolve_source
+from spikeconv.conversion.pipeline import convert
+from spikeconv.conversion.plan import make_plan
+from spikeconv.data.offline import boolq_passages
+from spikeconv.data.sample import sample_text
 from spikeconv.evaluate.models import LoadedModel, load_checkpoint, load_float, read_record
-from spikeconv.evaluate.offline import boolq_passages
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
-from spikeconv.evaluate.verify import verify
 from spikeconv.nn import spike_linears
 from spikeconv.report.firing_rate import firing_report
-from spikeconv.report.sample import sample_text
+from spikeconv.sources.resolve import open_source, resolve_source
+from spikeconv.verification.run import verify
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ from spikeconv.evaluate.generate import generate_text
 from spikeconv.evaluate.models import LoadedModel, load_checkpoint, load_float, read_record
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
-from spikeconv.evaluate.verify import verify
 from spikeconv.families import FAMILIES
 from spikeconv.integrations.lm_eval import HarnessModel
 from spikeconv.progress import silent
 from spikeconv.report.firing_rate import FiringReport, firing_report
+from spikeconv.verification.run import verify
 
 ASSETS = Path(__file__).parent / "assets"
 HELD_OUT = (ASSETS / "brown-held-out.txt").read_text(encoding="ascii")

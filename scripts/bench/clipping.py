@@ -12,7 +12,7 @@ from pathlib import Path
 
 from commands import python_documentation, run
 
-from spikeconv.evaluate.offline import boolq_passages
+from spikeconv.data.offline import boolq_passages
 
 HELD_OUT = 300_000
 TRAINING = ["--window", "256", "--batch-size", "2", "--learning-rate", "1e-4", "--refit-tokens", "8192"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from spikeconv.evaluate.models import load_checkpoint
-from spikeconv.nn import Recorder
+from spikeconv.record import Recorder
 
 
 def main() -> None:

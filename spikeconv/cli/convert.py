@@ -13,11 +13,11 @@ from spikeconv.cli.settings import build_config, model_name, split
 from spikeconv.config import FLOAT_BITS
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
-from spikeconv.presets import DEFAULT_MODEL
+from spikeconv.sources.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from spikeconv.convert.pipeline import ConvertSummary, LayerResult
-    from spikeconv.convert.plan import Plan
+    from spikeconv.conversion.pipeline import ConvertSummary, LayerResult
+    from spikeconv.conversion.plan import Plan
 
 __all__ = ["convert"]
 
@@ -181,13 +181,13 @@ def convert(
     if source is None:
         say(f"[note]No SOURCE given; converting the embedded model {DEFAULT_MODEL}.[/]")
 
-    from spikeconv.convert.pipeline import convert as run
-    from spikeconv.convert.plan import make_plan
-    from spikeconv.convert.resolve import open_source, resolve_source
-    from spikeconv.convert.sink import check_target
+    from spikeconv.checkpoint.writer import check_target
+    from spikeconv.conversion.pipeline import convert as run
+    from spikeconv.conversion.plan import make_plan
+    from spikeconv.data.texts import read_text
     from spikeconv.evaluate.models import parse_dtype, remember
-    from spikeconv.evaluate.texts import read_text
     from spikeconv.finetune import clips
+    from spikeconv.sources.resolve import open_source, resolve_source
 
     name = source or DEFAULT_MODEL
     target = output or Path(f"{model_name(name)}-{config.bits}")

@@ -9,7 +9,7 @@ import typer
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Device, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import model_name, split
-from spikeconv.presets import DEFAULT_MODEL
+from spikeconv.sources.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from spikeconv.finetune.train import StepResult
@@ -88,12 +88,11 @@ def finetune(
 
     Example: [cyan]spikeconv finetune --text book.txt -o sparse && spikeconv convert --clip-from sparse[/]
     """
+    from spikeconv.checkpoint.writer import check_target
     from spikeconv.config import SpikeConfig, parse_settings
-    from spikeconv.convert.plan import make_plan
-    from spikeconv.convert.resolve import open_source, resolve_source
-    from spikeconv.convert.sink import check_target
+    from spikeconv.conversion.plan import make_plan
+    from spikeconv.data.texts import token_windows, training_text
     from spikeconv.evaluate.models import find_device, load_float
-    from spikeconv.evaluate.texts import token_windows, training_text
     from spikeconv.families import find_family
     from spikeconv.finetune.clips import RECORD
     from spikeconv.finetune.clips import clip_roles as with_roles
@@ -101,6 +100,7 @@ def finetune(
     from spikeconv.finetune.run import FinetuneSettings
     from spikeconv.finetune.train import finetune as run
     from spikeconv.finetune.train import make_accelerator
+    from spikeconv.sources.resolve import open_source, resolve_source
 
     name = source or DEFAULT_MODEL
     target = output or Path(f"{model_name(name)}-clipped")

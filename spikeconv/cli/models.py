@@ -3,7 +3,7 @@
 from spikeconv.cli.console import out, print_json, table
 from spikeconv.cli.options import AsJson, Quiet
 from spikeconv.families import FAMILIES
-from spikeconv.presets import model_presets, scheme_names
+from spikeconv.sources.presets import model_presets, scheme_names
 
 __all__ = ["models"]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from spikeconv.presets import DEFAULT_MODEL
+from spikeconv.sources.presets import DEFAULT_MODEL
 
 __all__ = [
     "CLIPPING",

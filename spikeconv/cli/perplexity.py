@@ -7,9 +7,9 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
+from spikeconv.data.texts import read_text
 from spikeconv.evaluate import perplexity as measurement
 from spikeconv.evaluate.compare import compare
-from spikeconv.evaluate.texts import read_text
 
 __all__ = ["perplexity"]
 

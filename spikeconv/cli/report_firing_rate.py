@@ -38,11 +38,11 @@ def report_firing_rate(
 
     Example: [cyan]spikeconv report-firing-rate --tokens 2048[/]
     """
+    from spikeconv.data.sample import sample_text
+    from spikeconv.data.texts import read_text
     from spikeconv.evaluate.models import load_checkpoint, read_record, resolve_checkpoint, save_zero_shares
-    from spikeconv.evaluate.texts import read_text
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
-    from spikeconv.report.sample import sample_text
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:

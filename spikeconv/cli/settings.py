@@ -7,7 +7,7 @@ import yaml
 
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.presets import load_scheme
+from spikeconv.sources.presets import load_scheme
 
 __all__ = ["build_config", "model_name", "split"]
 

@@ -9,7 +9,7 @@ from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, TrustRemoteCode
 
 if TYPE_CHECKING:
-    from spikeconv.evaluate.verify import VerifyResult
+    from spikeconv.verification.run import VerifyResult
 
 __all__ = ["verify"]
 
@@ -33,10 +33,10 @@ def verify(
 
     Example: [cyan]spikeconv verify[/]
     """
+    from spikeconv.data.sample import sample_text
+    from spikeconv.data.texts import read_text
     from spikeconv.evaluate.models import load_checkpoint, resolve_checkpoint
-    from spikeconv.evaluate.texts import read_text
-    from spikeconv.evaluate.verify import verify as run
-    from spikeconv.report.sample import sample_text
+    from spikeconv.verification.run import verify as run
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
@@ -51,7 +51,7 @@ def verify(
 
 def show_result(result: "VerifyResult") -> None:
     """One line per check."""
-    from spikeconv.evaluate.verify import ATTENTION_TOLERANCE, ROTATION_TOLERANCE
+    from spikeconv.verification.run import ATTENTION_TOLERANCE, ROTATION_TOLERANCE
 
     def line(good: bool, text: str) -> None:
         out.print(f"[good]ok[/]        {text}" if good else f"[bad]DIFFERENT[/] {text}")

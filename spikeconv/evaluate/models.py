@@ -9,14 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spikeconv.cache import cache_dir
-from spikeconv.convert.plan import hf_config
-from spikeconv.convert.resolve import open_source
-from spikeconv.convert.sink import RECORD, write_json
-from spikeconv.convert.source import HfSource, read_json
+from spikeconv.checkpoint.writer import RECORD, write_json
+from spikeconv.conversion.plan import hf_config
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
 from spikeconv.nn import set_execution
 from spikeconv.quiet import quiet_transformers
+from spikeconv.sources.hf import HfSource, read_json
+from spikeconv.sources.resolve import open_source
 
 __all__ = [
     "LoadedModel",

@@ -7,8 +7,8 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from spikeconv.data.offline import OFFLINE_TASKS
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.offline import OFFLINE_TASKS
 
 __all__ = ["ALIASES", "SUITES", "resolve_tasks"]
 

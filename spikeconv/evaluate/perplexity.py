@@ -11,8 +11,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from spikeconv.data.texts import token_windows
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.texts import token_windows
 from spikeconv.progress import Track, silent
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from spikeconv.data.hub import hub_disabled, hub_reachable
+from spikeconv.data.offline import OFFLINE_TASKS
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.hub import hub_disabled, hub_reachable
 from spikeconv.evaluate.names import resolve_tasks
-from spikeconv.evaluate.offline import OFFLINE_TASKS
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
 from spikeconv.progress import Track, silent
 

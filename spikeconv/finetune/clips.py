@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from spikeconv.config import Override, SpikeConfig
-from spikeconv.convert.plan import Plan, make_plan
-from spikeconv.convert.source import Source
+from spikeconv.conversion.plan import Plan, make_plan
+from spikeconv.data.texts import longest_window, token_windows
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_float
-from spikeconv.evaluate.texts import longest_window, token_windows
 from spikeconv.families import Family, family_of
 from spikeconv.nn.clip import MembraneClip
 from spikeconv.progress import Track, silent
+from spikeconv.sources.hf import Source
 
 __all__ = [
     "RECORD",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeconv.convert.plan import Plan
+from spikeconv.conversion.plan import Plan
 from spikeconv.finetune.clips import MOMENTUM
 from spikeconv.nn.clip import MembraneClip
 from spikeconv.progress import Track, silent

@@ -16,8 +16,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from spikeconv.checkpoint.writer import Scratch
 from spikeconv.config import SpikeConfig
-from spikeconv.convert.sink import Scratch
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel
 from spikeconv.finetune.clips import RECORD, ClipRecord, clip_inputs, thresholds_of

@@ -4,17 +4,14 @@ from spikeconv.nn.group import SpikeGroup
 from spikeconv.nn.guard import guard_first_forward
 from spikeconv.nn.layout import arrange_weights, prefers_events, set_execution
 from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, spike_linears
-from spikeconv.nn.recorder import Recorder, SpikeStatistics
 
 __all__ = [
     "EXECUTIONS",
     "Encoder",
     "FoldedNorm",
     "KvCode",
-    "Recorder",
     "SpikeGroup",
     "SpikeLinear",
-    "SpikeStatistics",
     "arrange_weights",
     "attention_codes",
     "buffer_shapes",

@@ -8,8 +8,9 @@ import torch
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, family_of
-from spikeconv.nn import Recorder, SpikeLinear, SpikeStatistics, attention_codes, spike_linears
+from spikeconv.nn import SpikeLinear, attention_codes, spike_linears
 from spikeconv.progress import Track, silent
+from spikeconv.record import Recorder, SpikeStatistics
 from spikeconv.report.operations import dense_flops, linear_macs, spiking_flops
 
 __all__ = ["CacheFiring", "FiringReport", "LayerFiring", "TotalFiring", "firing_report"]

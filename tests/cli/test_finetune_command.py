@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from spikeconv.data.sample import sample_text
 from spikeconv.nn import spike_linears
-from spikeconv.report.sample import sample_text
 
 Fixture = Callable[..., Any]
 QUICK = ["--window", 32, "--batch-size", 4, "--log-every", 1, "--learning-rate", 1e-3, "--device", "cpu"]

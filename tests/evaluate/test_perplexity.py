@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from spikeconv.data import texts
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate import texts
 from spikeconv.evaluate.models import LoadedModel
 from spikeconv.evaluate.perplexity import CHUNK, perplexity
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from spikeconv.data import hub
+from spikeconv.data.offline import OFFLINE_TASKS, ROWS
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate import hub, tasks
+from spikeconv.evaluate import tasks
 from spikeconv.evaluate.models import LoadedModel
-from spikeconv.evaluate.offline import OFFLINE_TASKS, ROWS
 from spikeconv.evaluate.results import EvaluationResult, TaskResult, result_path, save_results
 from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
 from spikeconv.progress import silent

@@ -9,13 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spikeconv.config import SpikeConfig
-from spikeconv.convert.plan import make_plan
-from spikeconv.convert.source import HfSource
+from spikeconv.conversion.plan import make_plan
+from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
 from spikeconv.finetune.clips import calibrate, calibrated, clip_inputs, clip_roles, with_thresholds
-from spikeconv.nn import Recorder, set_execution, spike_linears
-from spikeconv.report.sample import sample_text
+from spikeconv.nn import set_execution, spike_linears
+from spikeconv.record import Recorder
+from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]
 

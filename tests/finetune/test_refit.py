@@ -10,12 +10,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from spikeconv.config import SpikeConfig
-from spikeconv.convert.plan import make_plan
-from spikeconv.convert.source import HfSource
+from spikeconv.conversion.plan import make_plan
 from spikeconv.families import find_family
 from spikeconv.finetune.clips import clip_inputs, clip_roles
 from spikeconv.finetune.refit import RIDGE, refit
 from spikeconv.nn.clip import MembraneClip
+from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]
 SIZE = 24

@@ -12,15 +12,15 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from spikeconv import ops
 from spikeconv.config import SpikeConfig
-from spikeconv.convert.plan import make_plan
-from spikeconv.convert.source import HfSource
+from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint, read_record
-from spikeconv.evaluate.verify import verify
 from spikeconv.integrations.attention import NAME
 from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import attention_codes
 from spikeconv.report.firing_rate import firing_report
+from spikeconv.sources.hf import HfSource
+from spikeconv.verification.run import verify
 
 Fixture = Callable[..., Any]
 EXACT = {"bits": "16-16", "rotation": "none"}

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from spikeconv.checkpoint.writer import write_json
 from spikeconv.config import SpikeConfig
-from spikeconv.convert.linear import convert_linear
-from spikeconv.convert.sink import write_json
+from spikeconv.conversion.linear import convert_linear
 from spikeconv.families import FAMILIES
 from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, spike_linears
 

@@ -15,8 +15,8 @@ from rwkv_files import make_model, write_pth
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from spikeconv.convert.pth_source import PthSource
 from spikeconv.integrations.memory import memory_keyword, memory_of
+from spikeconv.sources.pth import PthSource
 
 ASSETS = Path(__file__).parents[1] / "assets"
 TOKENS, FIRST = 50, 20

@@ -8,7 +8,7 @@ from torch import nn
 
 from spikeconv import ops
 from spikeconv.config import SpikeConfig
-from spikeconv.convert.linear import convert_linear
+from spikeconv.conversion.linear import convert_linear
 from spikeconv.nn import SpikeGroup, SpikeLinear
 
 IN, OUT, TOKENS = 72, 19, 7

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel, load_checkpoint, read_record
 from spikeconv.nn import spike_linears
 from spikeconv.report.firing_rate import FiringReport, firing_report
-from spikeconv.report.sample import sample_text
 
 TEXT = "Four score and seven years ago our fathers brought forth"
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from spikeconv.checkpoint.writer import Sink
 from spikeconv.config import SpikeConfig
-from spikeconv.convert import pipeline
-from spikeconv.convert.pipeline import LayerResult, convert
-from spikeconv.convert.plan import make_plan
-from spikeconv.convert.sink import Sink
-from spikeconv.convert.source import HfSource
+from spikeconv.conversion import pipeline
+from spikeconv.conversion.pipeline import LayerResult, convert
+from spikeconv.conversion.plan import make_plan
+from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]
 

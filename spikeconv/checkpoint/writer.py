@@ -13,8 +13,8 @@ from typing import Any, Self
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spikeconv.convert.source import INDEX
 from spikeconv.errors import SpikeconvError
+from spikeconv.sources.hf import INDEX
 
 __all__ = ["RECORD", "Scratch", "Sink", "check_target", "write_json"]
 

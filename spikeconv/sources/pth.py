@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from spikeconv.convert.pth_layouts import LAYOUTS, find_version
-from spikeconv.convert.pth_tokenizer import find_tokenizer
-from spikeconv.convert.source import Source
-from spikeconv.convert.torch_file import read_tensors
 from spikeconv.errors import SpikeconvError
+from spikeconv.sources.hf import Source
+from spikeconv.sources.pth_layouts import LAYOUTS, find_version
+from spikeconv.sources.pth_tokenizer import find_tokenizer
+from spikeconv.sources.torch_file import read_tensors
 
 __all__ = ["PthSource"]
 

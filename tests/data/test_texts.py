@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from spikeconv.data.texts import hub_text, training_text
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.texts import hub_text, training_text
 
 
 @pytest.fixture

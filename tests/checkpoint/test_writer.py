@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from spikeconv.convert import sink
-from spikeconv.convert.sink import RECORD, Sink, check_target
-from spikeconv.convert.source import HfSource
+from spikeconv.checkpoint import writer as sink
+from spikeconv.checkpoint.writer import RECORD, Sink, check_target
 from spikeconv.errors import SpikeconvError
+from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from spikeconv.config import SpikeConfig
-from spikeconv.convert.gguf_source import GgufSource
-from spikeconv.convert.pipeline import convert
-from spikeconv.convert.plan import make_plan
+from spikeconv.conversion.pipeline import convert
+from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
+from spikeconv.sources.gguf import GgufSource
 
 Fixture = Callable[..., Any]
 SIZES = {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 6, "num_key_value_heads": 2}

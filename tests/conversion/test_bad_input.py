@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spikeconv.convert import sink
+from spikeconv.checkpoint import writer as sink
 from spikeconv.errors import SpikeconvError
 
 Fixture = Callable[..., Any]

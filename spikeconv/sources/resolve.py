@@ -4,10 +4,10 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-from spikeconv.convert.source import HfSource, Source, read_json
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, find_family
-from spikeconv.presets import Preset, model_presets
+from spikeconv.sources.hf import HfSource, Source, read_json
+from spikeconv.sources.presets import Preset, model_presets
 from spikeconv.wheels import SMOLLM2, Wheel
 
 __all__ = ["fetch_from_hub", "open_source", "resolve_source"]
@@ -47,11 +47,11 @@ def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
         SpikeconvError: it is none of these, is damaged, or needs Python code of its own and that was not allowed.
     """
     if path.is_file() and path.suffix == ".gguf":
-        from spikeconv.convert.gguf_source import GgufSource
+        from spikeconv.sources.gguf import GgufSource
 
         return GgufSource(path)
     if path.is_file() and path.suffix == ".pth":
-        from spikeconv.convert.pth_source import PthSource
+        from spikeconv.sources.pth import PthSource
 
         return PthSource(path)
     if not path.is_dir():

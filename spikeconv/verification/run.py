@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.config import FLOAT_BITS, SpikeConfig
-from spikeconv.convert.linear import convert_linear
+from spikeconv.conversion.linear import convert_linear
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel, load_source, read_record
 from spikeconv.families import family_of, folded_norms

@@ -4,9 +4,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spikeconv.data.hub import hub_disabled, hub_reachable
+from spikeconv.data.offline import boolq_passages
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.hub import hub_disabled, hub_reachable
-from spikeconv.evaluate.offline import boolq_passages
 from spikeconv.families import family_of
 
 if TYPE_CHECKING:

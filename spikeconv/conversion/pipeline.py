@@ -10,15 +10,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from spikeconv.convert.card import model_card
-from spikeconv.convert.linear import convert_linear
-from spikeconv.convert.plan import Job, Plan
-from spikeconv.convert.record import make_record
-from spikeconv.convert.sink import RECORD, Sink, write_json
-from spikeconv.convert.source import Source
+from spikeconv.checkpoint.card import model_card
+from spikeconv.checkpoint.record import make_record
+from spikeconv.checkpoint.writer import RECORD, Sink, write_json
+from spikeconv.conversion.linear import convert_linear
+from spikeconv.conversion.plan import Job, Plan
 from spikeconv.errors import SpikeconvError
 from spikeconv.ops.native import load
 from spikeconv.progress import Track, silent
+from spikeconv.sources.hf import Source
 
 __all__ = ["FORMAT", "ConvertSummary", "LayerResult", "convert"]
 

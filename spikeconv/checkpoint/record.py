@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from spikeconv.convert.plan import Plan
-from spikeconv.convert.source import Source
+from spikeconv.conversion.plan import Plan
+from spikeconv.sources.hf import Source
 from spikeconv.wheels import sha256_of
 
 __all__ = ["make_record"]

@@ -14,10 +14,10 @@ from gguf.tensor_mapping import get_tensor_name_map
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from spikeconv.convert.source import Source
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, find_family
 from spikeconv.quiet import quiet_transformers
+from spikeconv.sources.hf import Source
 
 __all__ = ["GgufSource"]
 

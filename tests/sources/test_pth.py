@@ -15,14 +15,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
 from spikeconv.config import SpikeConfig
-from spikeconv.convert import pth_tokenizer
-from spikeconv.convert.pipeline import convert
-from spikeconv.convert.plan import make_plan
-from spikeconv.convert.pth_source import PthSource
-from spikeconv.convert.resolve import open_source, resolve_source
-from spikeconv.convert.source import HfSource
+from spikeconv.conversion.pipeline import convert
+from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
 from spikeconv.models.tokenizers import RwkvWorldTokenizer, byte_tokenizer, register_tokenizers
+from spikeconv.sources import pth_tokenizer
+from spikeconv.sources.hf import HfSource
+from spikeconv.sources.pth import PthSource
+from spikeconv.sources.resolve import open_source, resolve_source
 from spikeconv.wheels import Wheel
 
 SUPPORTED = "supported: RWKV-4, RWKV-6, RWKV-7"

@@ -10,11 +10,11 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from spikeconv.config import LinearScheme, SpikeConfig
-from spikeconv.convert.source import Source
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, ModuleLinear, find_family, folded_norms, head_dim
 from spikeconv.nn import buffer_shapes
 from spikeconv.rotation import Rotation
+from spikeconv.sources.hf import Source
 
 __all__ = ["Job", "Plan", "hf_config", "make_plan"]
 

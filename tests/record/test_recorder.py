@@ -8,7 +8,8 @@ import torch
 
 from spikeconv.codecs import SpikeCounts
 from spikeconv.config import SpikeConfig
-from spikeconv.nn import Encoder, Recorder, SpikeGroup
+from spikeconv.nn import Encoder, SpikeGroup
+from spikeconv.record import Recorder
 
 
 @pytest.mark.parametrize("bits", ["4-1.58", "4-1", "8-8", "8-1"])

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from spikeconv.convert.torch_file import read_tensors
 from spikeconv.errors import SpikeconvError
+from spikeconv.sources.torch_file import read_tensors
 
 __all__ = ["INDEX", "HfSource", "Source"]
 

@@ -1,0 +1,3 @@
+from spikeconv.record.recorder import Recorder, SpikeStatistics
+
+__all__ = ["Recorder", "SpikeStatistics"]
