@@ -1,6 +1,6 @@
-"""The one exception a user is meant to read."""
+"""The one exception that a user is meant to read, and the one category of warnings."""
 
-__all__ = ["SpikeconvError"]
+__all__ = ["SpikeconvError", "SpikeconvWarning"]
 
 
 class SpikeconvError(Exception):
@@ -8,3 +8,7 @@ class SpikeconvError(Exception):
 
     The command line prints the sentence and exits with code 2; nothing else of ours is shown without a traceback.
     """
+
+
+class SpikeconvWarning(UserWarning):
+    """Something runs another way than it should, with the reason: slower, or with a float cache. Never normal use."""
