@@ -37,7 +37,8 @@ def written_out(linear: SpikeLinear, x: Tensor) -> Tensor:
     low, high = torch.zeros_like(u[..., :1]), u.abs().amax(-1, keepdim=True)
     if not scheme.symmetric:
         low, high = u.amin(-1, keepdim=True).clamp_max(0), u.amax(-1, keepdim=True).clamp_min(0)
-    s = (scheme.clip_ratio * high - scheme.clip_ratio * low) / scheme.count_max
+    span = scheme.clip_ratio * high - scheme.clip_ratio * low
+    s = span / torch.full_like(span, scheme.count_max)  # a GPU would multiply by a number's reciprocal
     z = torch.zeros_like(s) if scheme.symmetric else torch.round(-scheme.clip_ratio * low / s)
     k = torch.clamp(torch.round(u / s) + z, scheme.count_min, scheme.count_max)
     weight = ops.unpack(linear.weight, linear.in_features)
