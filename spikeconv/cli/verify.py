@@ -9,7 +9,7 @@ from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, TrustRemoteCode
 
 if TYPE_CHECKING:
-    from spikeconv.verification.run import VerifyResult
+    from spikeconv.verification.result import VerifyResult
 
 __all__ = ["verify"]
 
@@ -28,8 +28,9 @@ def verify(
 ) -> None:
     """Compare all executions bit for bit on real activations; exit code 1 if anything differs.
 
-    Also checks that every converted module is called, that the rotation alone reproduces the source's logits, and
-    that the files are those that were written.
+    Also checks that every converted module is called, that every tensor is the source's (rotated and rounded, where
+    it was converted), that the rotation alone reproduces the source's logits, and that the files are those that were
+    written. The source is read by transformers where it can.
 
     Example: [cyan]spikeconv verify[/]
     """
@@ -51,7 +52,7 @@ def verify(
 
 def show_result(result: "VerifyResult") -> None:
     """One line per check."""
-    from spikeconv.verification.run import ATTENTION_TOLERANCE, ROTATION_TOLERANCE
+    from spikeconv.verification.result import ATTENTION_TOLERANCE, ROTATION_TOLERANCE
 
     def line(good: bool, text: str) -> None:
         out.print(f"[good]ok[/]        {text}" if good else f"[bad]DIFFERENT[/] {text}")
@@ -73,6 +74,19 @@ def show_result(result: "VerifyResult") -> None:
         )
     line(not result.uncalled, "every converted linear was called" + _names(result.uncalled))
     line(not result.changed_files, "files are as written" + _names(result.changed_files))
+    if result.source_reader is not None:
+        line(
+            not result.different_tensors,
+            f"{result.float_tensors} float tensors: the source's, read by {result.source_reader}"
+            + _names(result.different_tensors),
+        )
+        line(
+            not result.different_weights,
+            f"weights: the source's, rotated and rounded, to {result.rounding_error:.3f} of a step"
+            + _names(result.different_weights),
+        )
+    if result.second_weights:
+        line(False, "the source's folder holds other weights too, behind an index" + _names(result.second_weights))
     if result.rotation_error is not None:
         line(
             result.rotation_error <= ROTATION_TOLERANCE,

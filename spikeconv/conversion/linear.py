@@ -12,7 +12,7 @@ from spikeconv.config import FLOAT_BITS, LinearScheme
 from spikeconv.rotation import Rotation
 from spikeconv.weights import quantize_rtn
 
-__all__ = ["ConvertedLinear", "convert_linear"]
+__all__ = ["ConvertedLinear", "convert_linear", "rotated_weight"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ def convert_linear(
     """
     # In float64, so that the order of the sum does not show in the last bit.
     bias = {} if center is None else {"bias": (weight.double() @ center.double()).float()}
-    rotated = weight.float() if gamma is None else weight.float() * gamma.float()
-    if scheme.rotation != "none":
-        rotated = Rotation(weight.shape[1], scheme.seed)(rotated)
+    rotated = rotated_weight(weight, scheme, gamma)
     if scheme.weight_bits == FLOAT_BITS:
         return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **bias}, 0.0)
     quantized = quantize_rtn(rotated, scheme.weight_bits, scheme.weight_clip == "mse")
@@ -46,3 +44,9 @@ def convert_linear(
     if not scheme.symmetric:
         tensors["weight_sum"] = quantized.sum
     return ConvertedLinear(tensors, quantized.relative_error)
+
+
+def rotated_weight(weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = None) -> Tensor:
+    """W D Hᵀ [out, in] float32 before it is rounded, with γ [in] folded in first if there is one."""
+    rotated = weight.float() if gamma is None else weight.float() * gamma.float()
+    return rotated if scheme.rotation == "none" else Rotation(weight.shape[1], scheme.seed)(rotated)

@@ -17,7 +17,9 @@ from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.sources.gguf import GgufSource
+from spikeconv.verification.run import verify
 
 Fixture = Callable[..., Any]
 SIZES = {"hidden_size": 96, "intermediate_size": 160, "num_attention_heads": 6, "num_key_value_heads": 2}
@@ -135,6 +137,8 @@ def test_converts_to_the_same_model(source: Path, run_convert: Fixture, logits_o
     ours, theirs = (load_file(tmp_path / d / "model.safetensors") for d in ("gguf", "hf"))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
     assert torch.equal(logits_of(tmp_path / "gguf"), logits_of(tmp_path / "hf"))
+    result = verify(load_checkpoint(tmp_path / "gguf"), "spikes", tokens=4)
+    assert result.clean and result.source_reader == "transformers", result
     tokenizers = [AutoTokenizer.from_pretrained(tmp_path / d) for d in ("gguf", "hf")]
     assert tokenizers[0]("spikes")["input_ids"][-6:] == tokenizers[1]("spikes")["input_ids"]
 

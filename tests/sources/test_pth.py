@@ -18,11 +18,13 @@ from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.models.tokenizers import RwkvWorldTokenizer, byte_tokenizer, register_tokenizers
 from spikeconv.sources import pth_tokenizer
 from spikeconv.sources.hf import HfSource
 from spikeconv.sources.pth import PthSource
 from spikeconv.sources.resolve import open_source, resolve_source
+from spikeconv.verification.run import verify
 from spikeconv.wheels import Wheel
 
 SUPPORTED = "supported: RWKV-4, RWKV-6, RWKV-7"
@@ -115,6 +117,8 @@ def test_converts_to_the_same_model(version: str, tmp_path: Path) -> None:
         else:
             assert torch.equal(ours[name], tensor), name
     assert AutoTokenizer.from_pretrained(tmp_path / "pth")("é").input_ids == [195, 169]
+    result = verify(load_checkpoint(tmp_path / "pth"), "spikes", tokens=4)
+    assert result.clean and result.source_reader == "spikeconv" and "model.pth" in result.notes[0], result
     assert AutoConfig.from_pretrained(tmp_path / "pth").model_type == model.config.model_type
 
 

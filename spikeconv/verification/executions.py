@@ -1,0 +1,56 @@
+"""Whether all executions of the converted linears give the same bits, and whether the model calls each linear."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeconv import ops
+from spikeconv.nn import SpikeLinear, set_execution, spike_linears
+from spikeconv.progress import Track
+from spikeconv.verification.result import VerifyResult
+
+__all__ = ["compare_executions"]
+
+
+def compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Track) -> None:
+    """Compare the accumulators of every linear, then the logits of the whole model, between executions.
+
+    Args:
+        model: a converted model.
+        ids: token ids [batch, tokens] on its device.
+        result: where to note what is found.
+        track: progress display.
+    """
+    linears = spike_linears(model)
+    result.linears = len(linears)
+    before = next(iter(linears.values())).execution
+    called: set[str] = set()
+
+    def compare(name: str, linear: SpikeLinear, x: Tensor, y: Tensor) -> None:
+        called.add(name)
+        if (encoding := linear.encoder(x)).spikes is None or linear.weight_scale is None:
+            return
+        accumulators = [linear.accumulate(encoding, execution) for execution in ops.EXECUTIONS]
+        result.accumulators += accumulators[0].numel()
+        expected = linear.scaled(accumulators[0], encoding, x.dtype)
+        same = all(torch.equal(acc, accumulators[0]) for acc in accumulators)
+        if not same or not torch.equal(y, expected):
+            result.different_accumulators.append(name)
+
+    hooks = [
+        linear.register_forward_hook(lambda module, args, y, name=name: compare(name, module, args[0], y))
+        for name, linear in linears.items()
+    ]
+    with torch.inference_mode():
+        try:
+            expected = model(ids, use_cache=False).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+        result.uncalled = [name for name in linears if name not in called]
+        for execution in track(ops.EXECUTIONS, "comparing executions", len(ops.EXECUTIONS)):
+            set_execution(model, execution, attention=False)
+            if not torch.equal(model(ids, use_cache=False).logits, expected):
+                result.different_logits.append(execution)
+    set_execution(model, before, attention=False)

@@ -1,0 +1,43 @@
+"""Whether the files of a checkpoint are those that were written, and those of its source leave no choice."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from spikeconv.sources.hf import INDEX, read_json
+from spikeconv.wheels import sha256_of
+
+__all__ = ["changed_files", "second_weights"]
+
+SINGLE = "model.safetensors"
+
+
+def changed_files(path: Path, record: dict[str, Any]) -> list[str]:
+    """Files of a checkpoint that are missing, or whose SHA-256 is not that of its record."""
+    files = record["files"].items()
+    return [name for name, digest in files if not (path / name).is_file() or sha256_of(path / name) != digest]
+
+
+def second_weights(source: Path) -> list[str]:
+    """Tensors of which a Hugging Face directory holds two versions: in `model.safetensors` and through an index.
+
+    transformers reads the single file, other programs the index. Which one was meant, nobody can tell from the folder.
+    """
+    if not (source / SINGLE).is_file() or not (source / INDEX).is_file():
+        return []
+    found = []
+    with safe_open(source / SINGLE, framework="pt") as single:
+        names = set(single.keys())
+        for name, shard in sorted((read_json(source / INDEX).get("weight_map") or {}).items()):
+            path = source / Path(str(shard)).name
+            if path.name == SINGLE or not path.is_file():
+                continue
+            with safe_open(path, framework="pt") as other:
+                held = set(other.keys())
+                if name in held and not (
+                    name in names and torch.equal(single.get_tensor(name), other.get_tensor(name))
+                ):
+                    found.append(name)
+    return found

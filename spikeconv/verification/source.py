@@ -1,0 +1,169 @@
+"""Compares a converted model with its float source, read by another reader than the one that converted it.
+
+Everything that stayed float must be the source's, exactly. A converted weight must be the source's, rotated and
+rounded to the nearest: |q - clamp(w / s)| ≤ 1/2 in every place, whatever range the scale s was searched in. And the
+rotation alone must leave the logits as they are.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from spikeconv.config import FLOAT_BITS, SpikeConfig
+from spikeconv.conversion.linear import rotated_weight
+from spikeconv.conversion.plan import hf_config
+from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.models import load_float
+from spikeconv.families import family_of, folded_norms
+from spikeconv.nn import SpikeLinear, spike_linears
+from spikeconv.quiet import quiet_transformers
+from spikeconv.sources.resolve import open_source
+from spikeconv.verification.files import second_weights
+from spikeconv.verification.result import ROUNDING_TOLERANCE, VerifyResult
+from spikeconv.verification.rotation import rotate_only
+
+__all__ = ["compare_with_source", "read_source"]
+
+
+def compare_with_source(model: Any, ids: Tensor, record: dict[str, Any], result: VerifyResult) -> None:
+    """Compare a converted model with the float model that its record names, if that is still there.
+
+    Args:
+        model: a converted model.
+        ids: token ids [batch, tokens] on its device.
+        record: the checkpoint's `spikeconv.json`.
+        result: where to note what is found.
+    """
+    path = Path(record["source"]["path"])
+    if not path.exists():
+        result.notes.append(f"the source {path} is gone: weights and rotation not compared with it")
+        return
+    source, result.source_reader = read_source(path)
+    if result.source_reader != "transformers":
+        result.notes.append(f"transformers cannot read {path}: the source was read by the reader that converted it")
+    source = source.to(model.device)
+    config = SpikeConfig.parse(record["config"])
+    result.second_weights = second_weights(path) if path.is_dir() else []
+    compare_tensors(model, source, config, result)
+    with torch.inference_mode():
+        expected = source(ids, use_cache=False).logits
+        rotate_only(source, config)
+        found = source(ids, use_cache=False).logits
+    result.rotation_error = float((found - expected).abs().max() / expected.abs().max())
+
+
+def read_source(path: Path) -> tuple[Any, str]:
+    """A float model in float32 on the CPU, and what read it: `transformers`, or `spikeconv` for what it cannot read.
+
+    Raises:
+        SpikeconvError: it cannot be read at all.
+    """
+    opened = open_source(path)
+    config = hf_config(opened.config)
+    options: dict[str, Any] = {"config": config}
+    if path.suffix == ".gguf":
+        folder, options["gguf_file"] = path.parent, path.name
+    elif path.is_dir():
+        folder = path
+    else:
+        return load_float(path, device="cpu", dtype="float32").model, "spikeconv"
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+    except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SpikeconvError(f"The source {path} cannot be loaded with transformers: {reason}") from None
+    return model.eval(), "transformers"
+
+
+def compare_tensors(model: Any, source: Any, config: SpikeConfig, result: VerifyResult) -> None:
+    """Compare every tensor of a converted model with that of its float source, which is in float32.
+
+    Args:
+        model: the converted model.
+        source: the float model.
+        config: the settings of the conversion.
+        result: where to note what is found.
+    """
+    linears = spike_linears(model)
+    layout = family_of(model).layout(model.config.get_text_config().num_hidden_layers)
+    folded = folded_norms(layout, linears) if config.rotation == "quarot" else {}
+    gammas = {linear: source.get_submodule(norm).weight.data for linear, norm in folded.items()}
+    expected = source.state_dict()
+    seen = set()
+    for name, tensor in _float_tensors(model):
+        seen.add(name)
+        module = name.rpartition(".")[0]
+        if name not in expected:
+            if not isinstance(model.get_submodule(module), SpikeLinear):  # else W c, compared with the weight
+                result.different_tensors.append(name)
+            continue
+        result.float_tensors += 1
+        wanted, tolerance = expected[name].to(tensor.device), 0.0
+        if module in gammas and name.endswith(".weight"):  # QuaRot folded γ into a linear that stays float
+            wanted, tolerance = wanted * gammas[module], 2.0**-7
+        elif name.removesuffix(".weight") in folded.values():
+            wanted = torch.ones_like(wanted)
+        if not _close(tensor, wanted, tolerance):
+            result.different_tensors.append(name)
+    for name, linear in linears.items():
+        seen.add(f"{name}.weight")
+        error, same = _compare_linear(linear, source.get_submodule(name), gammas.get(name))
+        result.rounding_error = max(error, result.rounding_error or 0.0)
+        if not same:
+            result.different_weights.append(name)
+    tied = set(source.all_tied_weights_keys)
+    result.different_tensors += [name for name in expected if name not in seen and name not in tied]
+
+
+def _float_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and persistent buffers that are not those of a converted linear; its bias is."""
+    found: list[tuple[str, Tensor]] = [*model.named_parameters()]
+    for path, module in model.named_modules():
+        if isinstance(module, SpikeLinear):
+            continue
+        buffers = module.named_buffers(path, recurse=False)
+        transient = {f"{path}.{name}".lstrip(".") for name in module._non_persistent_buffers_set}
+        found += [(name, buffer) for name, buffer in buffers if name not in transient]
+    return found
+
+
+def _compare_linear(linear: SpikeLinear, plain: Any, gamma: Tensor | None) -> tuple[float, bool]:
+    """Largest distance from the source in steps of the scale (0 for float weights), and whether all is right."""
+    weight = plain.weight.data.to(linear.weight.device)
+    rotated = rotated_weight(weight, linear.scheme, gamma)
+    same, error = _bias_is_right(linear, weight), 0.0
+    if linear.weight_scale is None:
+        return error, same and _close(linear.weight.squeeze(1), rotated, 2.0**-7)
+    bits = linear.scheme.weight_bits
+    assert bits != FLOAT_BITS
+    values = linear.integers()
+    top = 2 ** (bits - 1) - 1
+    steps = (rotated / linear.weight_scale[:, None]).clamp_(-top - 1, top)
+    error = float((values - steps).abs().max())
+    if linear.weight_sum is not None:
+        same = same and torch.equal(linear.weight_sum, values.sum(1, dtype=torch.int32))
+    return error, same and error <= ROUNDING_TOLERANCE  # NaN is not
+
+
+def _bias_is_right(linear: SpikeLinear, weight: Tensor) -> bool:
+    """Whether the constant part of the input that is taken off comes back as the bias W c."""
+    center = linear.encoder.center
+    if center is None or linear.bias is None:
+        return True
+    wanted = (weight.double() @ center.bias.data.double()).float()
+    return _close(linear.bias.data, wanted, 2.0**-7)
+
+
+def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether two tensors are equal in the dtype of the first, or differ by no more than a share of the largest."""
+    if found.shape != expected.shape:
+        return False
+    expected = expected.to(found.dtype)
+    if tolerance == 0:
+        return torch.equal(found.data, expected)
+    bound = tolerance * expected.abs().max()
+    return bool(((found.data - expected).abs() <= bound).all())
