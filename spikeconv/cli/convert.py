@@ -11,8 +11,6 @@ from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, split
 from spikeconv.config import FLOAT_BITS
-from spikeconv.errors import SpikeconvError
-from spikeconv.families import find_family
 from spikeconv.sources.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -172,9 +170,6 @@ def convert(
         "seed": seed,
     }
     config = build_config(scheme, options, assignments or [], skip or [], override or [])
-    clipping = (clip_quantile, clip_mode, clip_roles)
-    if clip_from is not None and any(option is not None for option in clipping):
-        raise SpikeconvError("--clip-from brings quantile, mode and roles; leave out their own options.")
     say = (lambda text: None) if quiet else err.print
     if source is None and clip_from is not None:
         source = str(clip_from)
@@ -183,28 +178,25 @@ def convert(
 
     from spikeconv.checkpoint.writer import check_target
     from spikeconv.conversion.pipeline import convert as run
-    from spikeconv.conversion.plan import make_plan
-    from spikeconv.data.texts import read_text
+    from spikeconv.conversion.recipe import Clipping, plan_conversion
     from spikeconv.evaluate.models import parse_dtype, remember
-    from spikeconv.finetune import clips
     from spikeconv.sources.resolve import open_source, resolve_source
 
+    clipping = Clipping(clip_quantile, clip_mode, split(clip_roles), clip_text, clip_tokens, clip_from)
     name = source or DEFAULT_MODEL
     target = output or Path(f"{model_name(name)}-{config.bits}")
     float_dtype = parse_dtype(dtype)
     if not dry_run:
         check_target(target, force)
     opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
-    if clip_from is not None:
-        config = clips.ClipRecord.read(clip_from).apply(config, opened)
-    elif any(option is not None for option in clipping):
-        quantile = 0.5 if clip_quantile is None else clip_quantile
-        config = clips.clip_roles(config, find_family(opened.config), clip_mode or "relu", quantile, split(clip_roles))
-    plan = make_plan(opened, config)
-    if clip_from is None and not dry_run and clips.needs_thresholds(plan):
-        text, label = read_text(clip_text)
-        say(f"[note]Calibrating the clipping on {clip_tokens:,} tokens of {label}.[/]")
-        plan = clips.calibrated(opened, config, plan, text, clip_tokens, tracker(quiet))
+    plan = plan_conversion(
+        opened,
+        config,
+        clipping,
+        calibrate=not dry_run,
+        track=tracker(quiet),
+        note=lambda text: say(f"[note]{text}[/]"),
+    )
     if not quiet:
         show_plan(plan, str(opened.path))
     if dry_run:

@@ -1,7 +1,7 @@
 """The way a weight travels: source ─▶ plan ─▶ rotate ─▶ quantize ─▶ pack ─▶ sink, one tensor at a time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from spikeconv.ops.native import load
 from spikeconv.progress import Track, silent
 from spikeconv.sources.hf import Source
 
-__all__ = ["FORMAT", "ConvertSummary", "LayerResult", "convert"]
+__all__ = ["FORMAT", "ConvertSummary", "LayerResult", "checkpoint_config", "convert", "converted_tensors"]
 
 FORMAT = 1
 """Version of the checkpoint's layout, in `quantization_config.format`."""
@@ -81,23 +81,26 @@ def convert(
     Raises:
         SpikeconvError: the output is in the way or cannot be written, or a weight is not finite.
     """
-    load("cpu")
     start = time.perf_counter()
-    work = _Work(plan, dtype, on_layer)
+    layers: list[LayerResult] = []
+
+    def finished(result: LayerResult) -> None:
+        layers.append(result)
+        on_layer(result)
+
     try:
         with Sink(output, force=force) as sink:
-            for name in track(source.names(), "converting", len(source.names())):
-                for key, tensor in work.process(name, _load_finite(source, name), source).items():
-                    sink.add(key, tensor)
+            for name, tensor in converted_tensors(source, plan, dtype, track, finished):
+                sink.add(name, tensor)
             source.copy_companions(sink.scratch)
             shards = sink.finish_shards()
             record = make_record(source, plan, shards, command)
             write_json(sink.scratch / RECORD, record)
             (sink.scratch / "README.md").write_text(model_card(output.name, record), encoding="utf-8")
-            size = sink.commit(_checkpoint_config(source, plan, dtype))
+            size = sink.commit(checkpoint_config(source, plan, dtype))
     except (OSError, SafetensorError) as error:
         raise SpikeconvError(f"Writing {output} failed, and nothing of it was kept: {error}") from None
-    errors = [value for layer in work.results for value in layer.relative_error.values()]
+    errors = [value for layer in layers for value in layer.relative_error.values()]
     return ConvertSummary(
         output=str(output),
         bits=plan.config.bits,
@@ -109,12 +112,37 @@ def convert(
         bytes_after=size,
         mean_relative_error=sum(errors) / len(errors),
         seconds=time.perf_counter() - start,
-        layers=work.results,
+        layers=layers,
     )
 
 
+def converted_tensors(
+    source: Source,
+    plan: Plan,
+    dtype: torch.dtype | None,
+    track: Track = silent,
+    on_layer: Callable[[LayerResult], None] = lambda result: None,
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the converted checkpoint by name, one at a time and in the order of the source.
+
+    Args:
+        source: where weights come from.
+        plan: what to convert and how.
+        dtype: dtype of the tensors that stay float; None keeps each as it is.
+        track: progress display.
+        on_layer: called once for every finished decoder layer.
+
+    Raises:
+        SpikeconvError: a weight is not finite.
+    """
+    load("cpu")
+    work = _Work(plan, dtype, on_layer)
+    for name in track(source.names(), "converting", len(source.names())):
+        yield from work.process(name, _load_finite(source, name), source).items()
+
+
 class _Work:
-    """Turns source tensors into checkpoint tensors, and gathers the errors layer by layer."""
+    """Turns source tensors into checkpoint tensors, and tells of the errors layer by layer."""
 
     def __init__(self, plan: Plan, dtype: torch.dtype | None, on_layer: Callable[[LayerResult], None]) -> None:
         self._jobs = {f"{job.linear.name}.weight": job for job in plan.jobs}
@@ -124,7 +152,6 @@ class _Work:
         for job in plan.jobs:
             self._left[job.linear.layer] = self._left.get(job.linear.layer, 0) + 1
         self._folded = plan.folded_norms()
-        self.results: list[LayerResult] = []
 
     def process(self, name: str, tensor: Tensor, source: Source) -> dict[str, Tensor]:
         """The tensors that take the place of one source tensor."""
@@ -154,8 +181,7 @@ class _Work:
         self._errors.setdefault(layer, {})[job.linear.role] = error
         self._left[layer] -= 1
         if not self._left[layer]:
-            self.results.append(LayerResult(layer, self._errors[layer]))
-            self._on_layer(self.results[-1])
+            self._on_layer(LayerResult(layer, self._errors[layer]))
 
 
 def _load_finite(source: Source, name: str) -> Tensor:
@@ -166,7 +192,8 @@ def _load_finite(source: Source, name: str) -> Tensor:
     return tensor
 
 
-def _checkpoint_config(source: Source, plan: Plan, dtype: torch.dtype | None) -> dict[str, Any]:
+def checkpoint_config(source: Source, plan: Plan, dtype: torch.dtype | None) -> dict[str, Any]:
+    """The `config.json` of a converted checkpoint."""
     result = {**source.config, **plan.family.fixed}
     if dtype is not None:
         result.pop("torch_dtype", None)

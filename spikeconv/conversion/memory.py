@@ -1,0 +1,48 @@
+"""A conversion that writes nothing: the converted tensors are loaded at once, as if from a checkpoint."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from spikeconv.conversion.pipeline import LayerResult, checkpoint_config, converted_tensors
+from spikeconv.conversion.plan import Plan, hf_config
+from spikeconv.progress import Track, silent
+from spikeconv.quiet import quiet_transformers
+from spikeconv.sources.hf import Source
+from spikeconv.sources.model import ModelSource
+
+__all__ = ["convert_in_memory"]
+
+
+def convert_in_memory(
+    source: Source,
+    plan: Plan,
+    *,
+    dtype: torch.dtype | None = None,
+    track: Track = silent,
+    on_layer: Callable[[LayerResult], None] = lambda result: None,
+) -> PreTrainedModel:
+    """Convert a source by a plan into a model in evaluation mode, on the device of the source if that is a model.
+
+    Args:
+        source: where weights come from; a model in memory shares nothing with the result.
+        plan: what to convert and how (see `make_plan`).
+        dtype: dtype of what stays float; None keeps that of the source.
+        track: progress display.
+        on_layer: called once for every finished decoder layer.
+
+    Raises:
+        SpikeconvError: a weight is not finite.
+    """
+    tensors = dict(converted_tensors(source, plan, dtype, track, on_layer))
+    config = hf_config(checkpoint_config(source, plan, dtype))
+    model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    with quiet_transformers():
+        model: Any = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=config.dtype)
+    if isinstance(source, ModelSource):
+        model.generation_config = copy.deepcopy(source.model.generation_config)
+        model = model.to(source.model.device)
+    return model.eval()  # type: ignore[no-any-return]
