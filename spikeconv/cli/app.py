@@ -7,21 +7,20 @@ import typer
 
 from spikeconv import __version__
 from spikeconv.cli.bench import bench
-from spikeconv.cli.console import err
+from spikeconv.cli.command import Command
 from spikeconv.cli.convert import convert
 from spikeconv.cli.doctor import doctor
 from spikeconv.cli.evaluate import evaluate
+from spikeconv.cli.failure import DEBUG, report_failure
 from spikeconv.cli.finetune import finetune
 from spikeconv.cli.generate import generate
 from spikeconv.cli.models import models
 from spikeconv.cli.perplexity import perplexity
 from spikeconv.cli.report_firing_rate import report_firing_rate
+from spikeconv.cli.streams import drop_stdout, prepare_streams
 from spikeconv.cli.verify import verify
-from spikeconv.errors import SpikeconvError
 
 __all__ = ["app", "main"]
-
-BAD_INPUT = 2
 
 app = typer.Typer(
     name="spikeconv",
@@ -31,16 +30,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("convert")(convert)
-app.command("finetune")(finetune)
-app.command("eval")(evaluate)
-app.command("perplexity")(perplexity)
-app.command("report-firing-rate")(report_firing_rate)
-app.command("verify")(verify)
-app.command("generate")(generate)
-app.command("bench")(bench)
-app.command("models")(models)
-app.command("doctor")(doctor)
+app.command("convert", cls=Command)(convert)
+app.command("finetune", cls=Command)(finetune)
+app.command("eval", cls=Command)(evaluate)
+app.command("perplexity", cls=Command)(perplexity)
+app.command("report-firing-rate", cls=Command)(report_firing_rate)
+app.command("verify", cls=Command)(verify)
+app.command("generate", cls=Command)(generate)
+app.command("bench", cls=Command)(bench)
+app.command("models", cls=Command)(models)
+app.command("doctor", cls=Command)(doctor)
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,22 +53,26 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    debug: Annotated[  # anywhere on the command line: see `main`
+        bool, typer.Option(DEBUG, help="Show the traceback of an error.  [env: SPIKECONV_DEBUG=1]")
+    ] = False,
 ) -> None:
     """Convert pretrained language models into spike-driven ones, and measure what comes out."""
 
 
 def main() -> None:
-    """Run the command line: bad input is one sentence and exit code 2, never a traceback."""
+    """Run the command line: whatever goes wrong is one line on stderr and an exit code (see `report_failure`)."""
+    prepare_streams()
+    code: int | str | None = 0
     try:
-        app()
-    except SpikeconvError as error:
-        err.print(f"[bad]error:[/] {_escape(str(error))}")
-        sys.exit(BAD_INPUT)
-    except OSError as error:  # a full disk, a folder without permission
-        where = f" ({error.filename})" if error.filename else ""
-        err.print(f"[bad]error:[/] {_escape(f'{error.strerror or error}{where}')}")
-        sys.exit(BAD_INPUT)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
+        app(args=[argument for argument in sys.argv[1:] if argument != DEBUG])
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException as error:
+        code = report_failure(error)
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # a reader that left, a full disk
+        code = report_failure(error)
+        drop_stdout()
+    sys.exit(code)

@@ -53,7 +53,7 @@ def bench(
             rows += bench_kernels([layer], limits, [int(n) for n in counts], shares, seconds)
         rows += bench_attention(caches, limits, lengths, seconds)
     if path is not None and not quiet:
-        err.print(f"[note]checkpoint {path}[/]")
+        err.print("[note]checkpoint {path}[/]", path=path)
     models = bench_model(path, seconds=seconds, device=where) if path is not None else []
     if as_json:
         print_json(
@@ -76,7 +76,7 @@ def _numbers(option: str, text: str, kind: type) -> list[float]:
 
 def show(limits: "Limits", rows: "list[KernelRow]", models: "list[ModelRow]") -> None:
     """Tables of everything that was measured."""
-    out.print(f"[title]{limits}[/]")
+    out.print("[title]{limits}[/]", limits=limits)
     if rows:
         peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
         result = table(
@@ -95,9 +95,9 @@ def show(limits: "Limits", rows: "list[KernelRow]", models: "list[ModelRow]") ->
             result.add_row(
                 row.op, row.shape, str(row.tokens), f"{row.nonzero:g}", f"{row.seconds * 1e6:.1f}", share, *ratios
             )
-        out.print(result)
+        out.show(result)
     if models:
         result = table("model", "run", "model", "tokens/s", "× HF fp32")
         for entry in models:
             result.add_row(entry.run, entry.model, f"{entry.tokens_per_second:.1f}", f"{entry.ratio:.2f}")
-        out.print(result)
+        out.show(result)

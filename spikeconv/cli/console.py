@@ -1,7 +1,11 @@
-"""The console of every command: results on stdout, everything else on stderr in one theme."""
+"""The console of every command: results on stdout, everything else on stderr in one theme.
+
+A message is a template in rich's markup with its values as fields: `err.print("[note]from {path}[/]", path=path)`;
+markup is read from the template alone, so that a path with [brackets] stays what it is.
+"""
 
 import json
-import sys
+import string
 import time
 from collections.abc import Iterable, Sized
 from typing import Any, TypeVar
@@ -9,30 +13,87 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from rich.theme import Theme
 
+from spikeconv.cli.streams import is_terminal
+from spikeconv.plain import plain_value
 from spikeconv.progress import Track, silent
 
-__all__ = ["err", "out", "print_json", "table", "tracker"]
+__all__ = ["Printer", "err", "out", "print_json", "table", "tracker"]
 
 T = TypeVar("T")
 
 THEME = Theme({"title": "bold cyan", "good": "green", "bad": "bold red", "note": "dim", "number": "bold"})
 FILE_WIDTH = 160
 """Characters of a table line where there is no terminal to fit."""
+PLACE = "\ue000"
+"""Stands for a field while markup is parsed; no template holds this private character."""
 
-out = Console(theme=THEME, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else FILE_WIDTH)
-err = Console(theme=THEME, highlight=False, stderr=True, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # called by an exception handler; rich would exit with 1
+
+
+class Printer:
+    """Prints messages and tables on stdout or stderr."""
+
+    def __init__(self, *, stderr: bool) -> None:
+        width = None if stderr or is_terminal("stdout") else FILE_WIDTH
+        # Without markup by itself: table cells and titles are shown as they are.
+        self.console = _Console(
+            theme=THEME, highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=stderr, width=width
+        )
+
+    def print(self, template: str, /, **fields: object) -> None:
+        """A line.
+
+        Args:
+            template: rich markup with `{field}`s as of `str.format`; a constant of the program.
+            fields: values, printed as they are.
+        """
+        self.console.print(_fill(template, fields))
+
+    def show(self, rows: Table) -> None:
+        """A table."""
+        self.console.print(rows)
+
+
+def _fill(template: str, fields: dict[str, object]) -> Text:
+    # Markup is parsed with one character in the place of each field: rich's own `escape` is not sound ("[" + "\\").
+    formatter, markup, values = string.Formatter(), "", []
+    for literal, name, form, conversion in formatter.parse(template):
+        markup += literal
+        if name is not None:
+            value = formatter.convert_field(formatter.get_field(name, (), fields)[0], conversion)
+            values.append(str(formatter.format_field(value, form or "")))
+            markup += PLACE
+    pieces = Text.from_markup(markup, emoji=False)
+    places = [i for i, character in enumerate(pieces.plain) if character == PLACE]
+    result, left = Text(), iter(values)
+    for piece in pieces.divide([cut for i in places for cut in (i, i + 1)]):
+        if piece.plain == PLACE:
+            styles = [span.style for span in piece.spans]
+            piece = Text(next(left))
+            for style in styles:
+                piece.stylize(style)
+        result.append_text(piece)
+    return result
+
+
+out = Printer(stderr=False)
+err = Printer(stderr=True)
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout, nothing else."""
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """One JSON object on stdout, nothing else; NaN and infinity, which JSON has not, are null."""
+    print(json.dumps(plain_value(value), indent=2, allow_nan=False))
 
 
 def table(title: str, *columns: str) -> Table:
     """A table in the house style: the first column is text, the others are numbers."""
-    result = Table(title=title, title_style="title", title_justify="left", box=None, pad_edge=False)
+    result = Table(title=Text(title), title_style="title", title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         result.add_column(column, justify="left" if index == 0 else "right")
     return result
@@ -42,12 +103,17 @@ def tracker(quiet: bool = False) -> Track:
     """A progress bar with ETA on a terminal, a plain line every ten seconds elsewhere, nothing when quiet."""
     if quiet:
         return silent
-    return _bar if err.is_terminal else _lines
+    return _bar if err.console.is_terminal else _lines
 
 
 def _bar(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err.console, transient=True) as progress:
         yield from progress.track(items, total=total, description=description)
 
 
@@ -58,5 +124,5 @@ def _lines(items: Iterable[T], description: str, total: int | None = None) -> It
     for done, item in enumerate(items):
         if time.monotonic() - last >= 10:
             last = time.monotonic()
-            err.print(f"{description}: {done}/{total}" if total else f"{description}: {done}")
+            err.print("{what}: {done}{of}", what=description, done=done, of=f"/{total}" if total else "")
         yield item

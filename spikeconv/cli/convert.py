@@ -170,11 +170,10 @@ def convert(
         "seed": seed,
     }
     config = build_config(scheme, options, assignments or [], skip or [], override or [])
-    say = (lambda text: None) if quiet else err.print
     if source is None and clip_from is not None:
         source = str(clip_from)
-    if source is None:
-        say(f"[note]No SOURCE given; converting the embedded model {DEFAULT_MODEL}.[/]")
+    if source is None and not quiet:
+        err.print("[note]No SOURCE given; converting the embedded model {model}.[/]", model=DEFAULT_MODEL)
 
     from spikeconv.checkpoint.writer import check_target
     from spikeconv.conversion.pipeline import convert as run
@@ -195,7 +194,7 @@ def convert(
         clipping,
         calibrate=not dry_run,
         track=tracker(quiet),
-        note=lambda text: say(f"[note]{text}[/]"),
+        note=lambda text: None if quiet else err.print("[note]{text}[/]", text=text),
     )
     if not quiet:
         show_plan(plan, str(opened.path))
@@ -211,41 +210,47 @@ def convert(
             dtype=float_dtype,
             force=force,
             track=tracker(quiet),
-            on_layer=lambda result: say(layer_line(result)),
+            on_layer=lambda result: None if quiet else show_layer(result),
         )
     except KeyboardInterrupt:
-        err.print(f"[bad]interrupted:[/] {target} was not written")
-        raise
+        raise KeyboardInterrupt(f"{target} was not written") from None
     remember(target)
     print_json(summary.to_dict()) if as_json else show_summary(summary)
 
 
 def show_plan(plan: "Plan", path: str) -> None:
     """What is converted, what is not and why, and the Hadamard matrix of each size."""
-    err.print(f"[title]Plan[/] for {path} ({plan.family.architecture})")
+    err.print("[title]Plan[/] for {path} ({plan.family.architecture})", path=path, plan=plan)
     rows = table("Converted", "role", "linears", "out × in", "scheme", "Hadamard")
     rotations = plan.rotations()
     for (role, scheme, in_features, out_features), count in plan.roles().items():
         shape = f"{out_features} × {in_features}"
         rows.add_row(role, str(count), shape, scheme, rotations.get(in_features, "none"))
-    err.print(rows)
+    err.show(rows)
     for module, reason in plan.skipped_summary().items():
-        err.print(f"[note]not converted:[/] {module} ({reason})")
-    err.print(f"{len(plan.jobs)} linears, {plan.weights / 1e6:.1f} M weights, {plan.bits_per_weight:.2f} bits each")
+        err.print("[note]not converted:[/] {module} ({reason})", module=module, reason=reason)
+    err.print(
+        "{linears} linears, {millions:.1f} M weights, {plan.bits_per_weight:.2f} bits each",
+        linears=len(plan.jobs),
+        millions=plan.weights / 1e6,
+        plan=plan,
+    )
 
 
-def layer_line(result: "LayerResult") -> str:
+def show_layer(result: "LayerResult") -> None:
     """One finished decoder layer: relative weight error by role."""
     errors = "  ".join(f"{role} {error:.4f}" for role, error in result.relative_error.items())
-    return f"[note]layer {result.layer:3d}[/]  relative weight error: {errors}"
+    err.print("[note]layer {result.layer:3d}[/]  relative weight error: {errors}", result=result, errors=errors)
 
 
 def show_summary(summary: "ConvertSummary") -> None:
     """The few numbers that sum a conversion up."""
     out.print(
-        f"[good]Converted[/] {summary.converted} linears to {summary.bits} (T'={summary.virtual_steps}) in "
-        f"[number]{summary.seconds:.1f} s[/]: [number]{summary.bits_per_weight:.2f}[/] bits per converted weight, "
-        f"mean relative weight error {summary.mean_relative_error:.4f}, "
-        f"{summary.bytes_before / 1e6:.1f} MB before, {summary.bytes_after / 1e6:.1f} MB after\n"
-        f"Saved to [number]{summary.output}[/]"
+        "[good]Converted[/] {summary.converted} linears to {summary.bits} (T'={summary.virtual_steps}) in "
+        "[number]{summary.seconds:.1f} s[/]: [number]{summary.bits_per_weight:.2f}[/] bits per converted weight, "
+        "mean relative weight error {summary.mean_relative_error:.4f}, {before:.1f} MB before, {after:.1f} MB after\n"
+        "Saved to [number]{summary.output}[/]",
+        summary=summary,
+        before=summary.bytes_before / 1e6,
+        after=summary.bytes_after / 1e6,
     )

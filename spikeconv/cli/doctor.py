@@ -18,6 +18,6 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
         print_json(report)
         return
     for section, values in report.items():
-        out.print(f"[title]{section}[/]")
+        out.print("[title]{section}[/]", section=section)
         for key, value in values.items():
-            out.print(f"  {key:<14} {value}")
+            out.print("  {key:<14} {value}", key=key, value=value)

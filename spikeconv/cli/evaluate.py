@@ -59,7 +59,9 @@ def evaluate(
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
-        err.print(f"Checkpoint {path}, tasks {', '.join(names)}, data: {source}", style="note", markup=False)
+        err.print(
+            "[note]checkpoint {path}, tasks {tasks}, data: {data}[/]", path=path, tasks=", ".join(names), data=source
+        )
     result = compare(
         lambda loaded: evaluate_tasks(loaded, names, data=source, track=tracker(quiet), **settings),
         path,
@@ -75,13 +77,15 @@ def evaluate(
         reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}
         print_json({"checkpoint": str(path), "output": str(output), **result.spiking.as_dict(), **reference})
         return
-    out.print(_scores(path.name, result))
+    out.show(_scores(path.name, result))
     for label, run in (("spiking", result.spiking), ("baseline", result.baseline)):
         if run is not None:
-            out.print(f"{label}: {run.seconds:.1f} s, {run.tokens_per_second:,.0f} tokens/s", style="note")
+            out.print(
+                "[note]{label}: {run.seconds:.1f} s, {run.tokens_per_second:,.0f} tokens/s[/]", label=label, run=run
+            )
     scored = ", ".join(f"{task.name} {task.n:,} ({task.split})" for task in result.spiking.tasks)
-    out.print(f"documents from {source} data: {scored}", style="note", markup=False)
-    out.print(f"saved to {output}", style="note", markup=False)
+    out.print("[note]documents from {source} data: {scored}[/]", source=source, scored=scored)
+    out.print("[note]saved to {output}[/]", output=output)
 
 
 def _scores(title: str, result: Comparison[EvaluationResult]) -> Table:

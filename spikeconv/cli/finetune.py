@@ -138,7 +138,12 @@ def finetune(
     windows = token_windows(loaded, content, window)
     quiet = quiet or not accelerator.is_main_process
     if not quiet:
-        err.print(f"[note]Training on {windows.numel():,} tokens of {label}; processes: {settings.processes}.[/]")
+        err.print(
+            "[note]Training on {tokens:,} tokens of {label}; processes: {settings.processes}.[/]",
+            tokens=windows.numel(),
+            label=label,
+            settings=settings,
+        )
     try:
         summary = run(
             loaded,
@@ -153,11 +158,10 @@ def finetune(
             resume=resume,
             force=force,
             track=tracker(quiet),
-            on_step=lambda result: None if quiet else err.print(step_line(result)),
+            on_step=lambda result: None if quiet else show_step(result),
         )
     except KeyboardInterrupt:
-        err.print("[bad]interrupted:[/] the same command with --resume goes on from the last saved state")
-        raise
+        raise KeyboardInterrupt("the same command with --resume goes on from the last saved state") from None
     if not accelerator.is_main_process:
         return
     if as_json:
@@ -165,15 +169,22 @@ def finetune(
         return
     rate = "" if summary.firing_rate is None else f", firing rate {summary.firing_rate:.3f}"
     out.print(
-        f"[good]Fine-tuned[/] for {summary.steps} steps ({summary.tokens:,} tokens) in "
-        f"[number]{summary.seconds:.0f} s[/]: loss {summary.loss:.3f}, mean τ {summary.threshold:.3f}{rate}\n"
-        f"Saved to [number]{summary.output}[/]"
+        "[good]Fine-tuned[/] for {summary.steps} steps ({summary.tokens:,} tokens) in "
+        "[number]{summary.seconds:.0f} s[/]: loss {summary.loss:.3f}, mean τ {summary.threshold:.3f}{rate}\n"
+        "Saved to [number]{summary.output}[/]",
+        summary=summary,
+        rate=rate,
     )
 
 
-def step_line(result: "StepResult") -> str:
+def show_step(result: "StepResult") -> None:
     """One logged step."""
     rate = "" if result.firing_rate is None else f"  rate {result.firing_rate:.3f}"
     thresholds = f"{result.threshold:.3f} ({result.lowest_threshold:.3f} to {result.highest_threshold:.3f})"
-    speed = f"[note]{result.tokens_per_second:,.0f} tokens/s[/]"
-    return f"[note]step {result.step}[/]  loss {result.loss:.4f}  τ {thresholds}{rate}  {speed}"
+    err.print(
+        "[note]step {result.step}[/]  loss {result.loss:.4f}  τ {thresholds}{rate}  "
+        "[note]{result.tokens_per_second:,.0f} tokens/s[/]",
+        result=result,
+        thresholds=thresholds,
+        rate=rate,
+    )

@@ -34,7 +34,7 @@ def generate(
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
-        err.print(f"[note]checkpoint {path}[/]")
+        err.print("[note]checkpoint {path}[/]", path=path)
     loaded = load_checkpoint(path, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code)
     start = time.perf_counter()
     text, tokens = generate_text(
@@ -58,4 +58,4 @@ def generate(
             }
         )
     elif not quiet:
-        err.print(f"[note]{tokens} tokens, {tokens / seconds:.1f} tokens/s[/]")
+        err.print("[note]{tokens} tokens, {rate:.1f} tokens/s[/]", tokens=tokens, rate=tokens / seconds)

@@ -26,6 +26,7 @@ def models(as_json: AsJson = False, quiet: Quiet = False) -> None:
     rows = table("Presets", "name", "model", "hub id")
     for name, preset in presets.items():
         rows.add_row(name, preset.description, preset.hub + (" (gated)" if preset.gated else ""))
-    out.print(rows)
-    out.print(f"\n[title]Architectures[/] {', '.join(family.architecture for family in FAMILIES.values())}")
-    out.print(f"[title]Schemes[/] {', '.join(scheme_names())}")
+    out.show(rows)
+    families = ", ".join(family.architecture for family in FAMILIES.values())
+    out.print("\n[title]Architectures[/] {families}", families=families)
+    out.print("[title]Schemes[/] {schemes}", schemes=", ".join(scheme_names()))

@@ -47,7 +47,7 @@ def perplexity(
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
-        err.print(f"Checkpoint {path}, text: {label}", style="note", markup=False)
+        err.print("[note]checkpoint {path}, text: {label}[/]", path=path, label=label)
     result = compare(
         lambda loaded: measurement.perplexity(
             loaded, content, window=window, max_tokens=max_tokens, track=tracker(quiet)
@@ -68,5 +68,10 @@ def perplexity(
         if run is not None:
             speed = f"{run.tokens / run.seconds:,.0f}"
             rows.add_row(name, f"{run.perplexity:.4f}", f"{run.bits_per_byte:.4f}", speed)
-    out.print(rows)
-    out.print(f"{result.spiking.tokens:,} tokens of {label}, predicted in windows of {window:,}", style="note")
+    out.show(rows)
+    out.print(
+        "[note]{tokens:,} tokens of {label}, predicted in windows of {window:,}[/]",
+        tokens=result.spiking.tokens,
+        label=label,
+        window=window,
+    )

@@ -46,7 +46,7 @@ def report_firing_rate(
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
-        err.print(f"[note]checkpoint {path}[/]")
+        err.print("[note]checkpoint {path}[/]", path=path)
     content = sample_text() if text is None else read_text(text)[0]
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     roles = {name: layer["role"] for name, layer in read_record(path)["layers"].items()}
@@ -70,7 +70,7 @@ def show_energy(picojoules: dict[str, dict[str, float]]) -> None:
     for role, row in picojoules.items():
         cells = [f"{row[name]:.0f} ({row['ann'] / row[name]:.2f})" if row.get(name) else "n/a" for name in readings]
         rows.add_row(role, f"{row['ann']:.0f}", *cells)
-    out.print(rows)
+    out.show(rows)
 
 
 def show_report(report: "FiringReport", *, layers: bool) -> None:
@@ -87,7 +87,7 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
             f"{layer.spikes_per_token:.0f}",
         )
     if layers and report.layers:
-        out.print(rows)
+        out.show(rows)
     rows = table("\nPer role (weighted by multiply-accumulates)", "role", *columns)
     for role, means in report.by_role().items():
         rows.add_row(
@@ -99,31 +99,43 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
             f"{means['spikes_per_token']:.0f}",
         )
     if report.layers:
-        out.print(rows)
+        out.show(rows)
         show_total(report.total)
     stays_float = ", ".join(f"{name} {macs / 1e9:.2f}" for name, macs in report.total.float_macs.items())
-    out.print(f"  stays in floating point: {stays_float} G multiply-accumulates")
+    out.print("  stays in floating point: {macs} G multiply-accumulates", macs=stays_float)
     for kind, firing in report.cache.items():
         out.print(
-            f"  {'keys' if kind == 'k' else 'values'}: firing rate [number]{firing.firing_rate:.3f}[/] "
-            f"(T'={firing.virtual_steps}), {firing.zero_share:.1%} zero counts, {firing.bytes_per_token} bytes a token "
-            f"({firing.bfloat16_bytes_per_token} in bfloat16)\n    {firing.macs / 1e9:.2f} G multiply-accumulates of "
-            f"attention become {firing.accumulations / 1e9:.2f} G signed additions "
-            f"(+ {firing.scalings / 1e9:.2f} G multiplications by scales)"
+            "  {what}: firing rate [number]{firing.firing_rate:.3f}[/] "
+            "(T'={firing.virtual_steps}), {firing.zero_share:.1%} zero counts, {firing.bytes_per_token} bytes a token "
+            "({firing.bfloat16_bytes_per_token} in bfloat16)\n    {macs:.2f} G multiply-accumulates of "
+            "attention become {accumulations:.2f} G signed additions "
+            "(+ {scalings:.2f} G multiplications by scales)",
+            what="keys" if kind == "k" else "values",
+            firing=firing,
+            macs=firing.macs / 1e9,
+            accumulations=firing.accumulations / 1e9,
+            scalings=firing.scalings / 1e9,
         )
 
 
 def show_total(total: "TotalFiring") -> None:
     """All spiking linears together."""
     out.print(
-        f"\n[title]Total[/] of {total.linears} linears over {total.tokens} tokens: firing rate "
-        f"[number]{_rate(total.firing_rate)}[/], "
-        f"{total.mean_count:.2f} spikes per input, {total.zero_share:.1%} zero counts\n"
-        f"  {total.macs / 1e9:.2f} G multiply-accumulates become {total.accumulations / 1e9:.2f} G signed additions "
-        f"(+ {total.rotation_additions / 1e9:.2f} G additions of the Hadamard transforms)\n"
-        f"  weighted as in SDLLM: {total.flops / 1e9:.2f} GFLOPs spiking, {total.dense_flops / 1e9:.2f} GFLOPs "
-        f"as dense integers of equal width, {total.macs / 1e9:.2f} G in float\n"
-        f"  packed weights {total.weight_bytes / 1e6:.1f} MB"
+        "\n[title]Total[/] of {total.linears} linears over {total.tokens} tokens: firing rate [number]{rate}[/], "
+        "{total.mean_count:.2f} spikes per input, {total.zero_share:.1%} zero counts\n"
+        "  {macs:.2f} G multiply-accumulates become {accumulations:.2f} G signed additions "
+        "(+ {rotations:.2f} G additions of the Hadamard transforms)\n"
+        "  weighted as in SDLLM: {flops:.2f} GFLOPs spiking, {dense_flops:.2f} GFLOPs "
+        "as dense integers of equal width, {macs:.2f} G in float\n"
+        "  packed weights {megabytes:.1f} MB",
+        total=total,
+        rate=_rate(total.firing_rate),
+        macs=total.macs / 1e9,
+        accumulations=total.accumulations / 1e9,
+        rotations=total.rotation_additions / 1e9,
+        flops=total.flops / 1e9,
+        dense_flops=total.dense_flops / 1e9,
+        megabytes=total.weight_bytes / 1e6,
     )
 
 

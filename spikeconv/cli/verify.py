@@ -41,7 +41,7 @@ def verify(
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
-        err.print(f"[note]checkpoint {path}[/]")
+        err.print("[note]checkpoint {path}[/]", path=path)
     content = sample_text() if text is None else read_text(text)[0]
     loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
     result = run(loaded, content, tokens=tokens, source=source, track=tracker(quiet))
@@ -55,7 +55,7 @@ def show_result(result: "VerifyResult") -> None:
     from spikeconv.verification.result import ATTENTION_TOLERANCE, ROTATION_TOLERANCE
 
     def line(good: bool, text: str) -> None:
-        out.print(f"[good]ok[/]        {text}" if good else f"[bad]DIFFERENT[/] {text}")
+        out.print("[good]ok[/]        {text}" if good else "[bad]DIFFERENT[/] {text}", text=text)
 
     line(
         not result.different_accumulators,
@@ -93,7 +93,7 @@ def show_result(result: "VerifyResult") -> None:
             f"rotated but not rounded, the source's logits are reproduced to {result.rotation_error:.1e}",
         )
     for note in result.notes:
-        out.print(f"[note]not checked: {note}[/]")
+        out.print("[note]not checked: {note}[/]", note=note)
 
 
 def _names(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.plain import plain_value
 
 __all__ = ["EvaluationResult", "TaskResult", "result_path", "save_results"]
 
@@ -91,7 +92,7 @@ def save_results(path: Path, result: EvaluationResult, baseline: EvaluationResul
     content: dict[str, Any] = {**result.raw, "spikeconv": result.as_dict()}
     if baseline is not None:
         content["baseline"] = {**baseline.raw, "spikeconv": baseline.as_dict()}
-    text = json.dumps(_plain(content), indent=2, allow_nan=False)
+    text = json.dumps(plain_value(content), indent=2, allow_nan=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
@@ -100,14 +101,3 @@ def save_results(path: Path, result: EvaluationResult, baseline: EvaluationResul
         os.replace(file.name, path)
     except OSError as error:
         raise SpikeconvError(f"Could not write {path}: {error.strerror}") from None
-
-
-def _plain(value: Any) -> Any:
-    """Only what JSON has: dtypes and functions in lm-eval's dict become text, NaN and infinity null."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -1,0 +1,39 @@
+"""What all commands have in common: `~` in paths, and how they end."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from spikeconv.cli.failure import report_failure
+from spikeconv.errors import SpikeconvError
+
+__all__ = ["Command"]
+
+
+class Command(TyperCommand):
+    """A command whose failures are reported in one line, and whose paths may begin with `~`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it; typer itself would end an interrupt or a closed pipe without our line or exit code."""
+        try:
+            ctx.params = {name: _expand(value) for name, value in ctx.params.items()}
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "exit_code"):  # typer's own
+                raise
+            raise typer.Exit(report_failure(error)) from error
+        return result
+
+
+def _expand(value: Any) -> Any:
+    """A path with `~` for a home, as in `--output=~/out`, which shells leave as it is."""
+    if not isinstance(value, Path) or not str(value).startswith("~"):
+        return value
+    try:
+        return value.expanduser()
+    except RuntimeError:
+        raise SpikeconvError(f"{value}: there is no home folder to put in for ~; write the whole path.") from None
