@@ -21,11 +21,12 @@ from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.data.offline import boolq_passages
 from spikeconv.data.sample import sample_text
-from spikeconv.evaluate.models import LoadedModel, load_checkpoint, load_float, read_record
+from spikeconv.evaluate.models import LoadedModel, load_checkpoint, read_record
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
 from spikeconv.nn import spike_linears
 from spikeconv.report.firing_rate import firing_report
+from spikeconv.sources.float_model import load_float
 from spikeconv.sources.resolve import open_source, resolve_source
 from spikeconv.verification.run import verify
 

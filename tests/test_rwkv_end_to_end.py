@@ -12,13 +12,14 @@ import torch
 from lm_eval.api.instance import Instance
 
 from spikeconv.evaluate.generate import generate_text
-from spikeconv.evaluate.models import LoadedModel, load_checkpoint, load_float, read_record
+from spikeconv.evaluate.models import LoadedModel, load_checkpoint, read_record
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
 from spikeconv.families import FAMILIES
 from spikeconv.integrations.lm_eval import HarnessModel
 from spikeconv.progress import silent
 from spikeconv.report.firing_rate import FiringReport, firing_report
+from spikeconv.sources.float_model import load_float
 from spikeconv.verification.run import verify
 
 ASSETS = Path(__file__).parent / "assets"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.conversion.plan import Plan
-from spikeconv.sources.hf import Source
+from spikeconv.sources.base import Source
 from spikeconv.wheels import sha256_of
 
 __all__ = ["make_record"]
@@ -20,7 +20,7 @@ def make_record(source: Source, plan: Plan, shards: list[Path], command: str) ->
 
     Args:
         source: what was converted; its weight files are hashed.
-        plan: the settings, also by layer, and skipped modules.
+        plan: the settings, also by layer, skipped modules and ignored tensors.
         shards: the written weight files, hashed under `files`.
         command: the exact command line.
     """
@@ -42,5 +42,6 @@ def make_record(source: Source, plan: Plan, shards: list[Path], command: str) ->
             for job in plan.jobs
         },
         "skipped": plan.skipped,
+        "ignored": plan.ignored,
         "files": {path.name: sha256_of(path) for path in shards},
     }

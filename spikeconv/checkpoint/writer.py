@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.hf import INDEX
+from spikeconv.sources.weight_files import INDEX
 
 __all__ = ["RECORD", "Scratch", "Sink", "check_target", "write_json"]
 

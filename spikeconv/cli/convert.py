@@ -178,7 +178,8 @@ def convert(
     from spikeconv.checkpoint.writer import check_target
     from spikeconv.conversion.pipeline import convert as run
     from spikeconv.conversion.recipe import Clipping, plan_conversion
-    from spikeconv.evaluate.models import parse_dtype, remember
+    from spikeconv.evaluate.models import remember
+    from spikeconv.loading import parse_dtype
     from spikeconv.sources.resolve import open_source, resolve_source
 
     clipping = Clipping(clip_quantile, clip_mode, split(clip_roles), clip_text, clip_tokens, clip_from)
@@ -229,6 +230,8 @@ def show_plan(plan: "Plan", path: str) -> None:
     err.show(rows)
     for module, reason in plan.skipped_summary().items():
         err.print("[note]not converted:[/] {module} ({reason})", module=module, reason=reason)
+    for name, reason in plan.ignored_summary().items():
+        err.print("[note]ignored:[/] {name} ({reason})", name=name, reason=reason)
     err.print(
         "{linears} linears, {millions:.1f} M weights, {plan.bits_per_weight:.2f} bits each",
         linears=len(plan.jobs),

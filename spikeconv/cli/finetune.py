@@ -92,7 +92,6 @@ def finetune(
     from spikeconv.config import SpikeConfig, parse_settings
     from spikeconv.conversion.plan import make_plan
     from spikeconv.data.texts import token_windows, training_text
-    from spikeconv.evaluate.models import find_device, load_float
     from spikeconv.families import find_family
     from spikeconv.finetune.clips import RECORD
     from spikeconv.finetune.clips import clip_roles as with_roles
@@ -100,6 +99,8 @@ def finetune(
     from spikeconv.finetune.run import FinetuneSettings
     from spikeconv.finetune.train import finetune as run
     from spikeconv.finetune.train import make_accelerator
+    from spikeconv.loading import find_device
+    from spikeconv.sources.float_model import load_float
     from spikeconv.sources.resolve import open_source, resolve_source
 
     name = source or DEFAULT_MODEL
@@ -134,7 +135,7 @@ def finetune(
     )
     accelerator = make_accelerator(settings, find_device(device).type == "cpu")
     settings = settings.model_copy(update={"processes": accelerator.num_processes})
-    loaded = load_float(opened.path, device="cpu", dtype="float32", trust_remote_code=trust_remote_code)
+    loaded = load_float(opened, device="cpu", dtype="float32")
     windows = token_windows(loaded, content, window)
     quiet = quiet or not accelerator.is_main_process
     if not quiet:

@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from spikeconv.conversion.pipeline import LayerResult, checkpoint_config, converted_tensors
-from spikeconv.conversion.plan import Plan, hf_config
+from spikeconv.conversion.plan import Plan
 from spikeconv.progress import Track, silent
 from spikeconv.quiet import quiet_transformers
-from spikeconv.sources.hf import Source
+from spikeconv.sources.base import Source
 from spikeconv.sources.model import ModelSource
+from spikeconv.sources.model_config import hf_config
 
 __all__ = ["convert_in_memory"]
 

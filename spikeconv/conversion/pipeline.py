@@ -1,5 +1,6 @@
 """The way a weight travels: source ─▶ plan ─▶ rotate ─▶ quantize ─▶ pack ─▶ sink, one tensor at a time."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,9 @@ from spikeconv.conversion.plan import Job, Plan
 from spikeconv.errors import SpikeconvError
 from spikeconv.ops.native import load
 from spikeconv.progress import Track, silent
-from spikeconv.sources.hf import Source
+from spikeconv.sources.base import Source
+from spikeconv.sources.model_config import hf_config
+from spikeconv.sources.weight_files import EXPLICIT_WEIGHTS
 
 __all__ = ["FORMAT", "ConvertSummary", "LayerResult", "checkpoint_config", "convert", "converted_tensors"]
 
@@ -137,8 +140,8 @@ def converted_tensors(
     """
     load("cpu")
     work = _Work(plan, dtype, on_layer)
-    for name in track(source.names(), "converting", len(source.names())):
-        yield from work.process(name, _load_finite(source, name), source).items()
+    for name in track(plan.tensors, "converting", len(plan.tensors)):
+        yield from work.process(name, source).items()
 
 
 class _Work:
@@ -151,30 +154,44 @@ class _Work:
         self._left: dict[int, int] = {}
         for job in plan.jobs:
             self._left[job.linear.layer] = self._left.get(job.linear.layer, 0) + 1
-        self._folded = plan.folded_norms()
+        self._folded, self._tensors = plan.folded_norms(), set(plan.tensors)
 
-    def process(self, name: str, tensor: Tensor, source: Source) -> dict[str, Tensor]:
+    def process(self, name: str, source: Source) -> dict[str, Tensor]:
         """The tensors that take the place of one source tensor."""
+        tensor = _read(source, name)
         if name in self._folded.values():
-            return {name: self._cast(torch.ones_like(tensor))}
+            return {name: self._cast(name, torch.ones_like(tensor))}
         norm = self._folded.get(name)
-        gamma = None if norm is None else source.load(norm)
+        gamma = None if norm is None else _read(source, norm)
         job = self._jobs.get(name)
         if job is None:
-            return {name: self._cast(tensor if gamma is None else (tensor.float() * gamma.float()).to(tensor.dtype))}
+            scaled = tensor if gamma is None else (tensor.float() * gamma.float()).to(tensor.dtype)
+            return {name: self._cast(name, scaled)}
         converted = convert_linear(tensor, job.scheme, gamma, self._center(job, source))
+        finite = (value.isfinite().all() for value in converted.tensors.values() if value.is_floating_point())
+        if not (all(finite) and math.isfinite(converted.relative_error)):
+            raise SpikeconvError(
+                f"{source.path}: {name} holds {tensor.abs().max():.3g}, too much to rotate and round in float32; the "
+                "source is damaged and was not converted."
+            )
         self._note(job, converted.relative_error)
         prefix = name.removesuffix("weight")
-        return {prefix + key: self._cast(value) if key in ("weight", "bias") else value
+        return {prefix + key: self._cast(prefix + key, value) if key in ("weight", "bias") else value
                 for key, value in converted.tensors.items()}  # fmt: skip
 
     def _center(self, job: Job, source: Source) -> Tensor | None:
         """The constant part of a linear's input, rounded as the checkpoint will hold it."""
         name = f"{job.linear.center}.bias"
-        return self._cast(source.load(name)) if job.linear.center and name in source.names() else None
+        return self._cast(name, _read(source, name)) if job.linear.center and name in self._tensors else None
 
-    def _cast(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._dtype) if self._dtype and tensor.is_floating_point() else tensor
+    def _cast(self, name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        cast = tensor.to(self._dtype or tensor.dtype)
+        if not cast.isfinite().all():
+            kind = str(cast.dtype).removeprefix("torch.")
+            raise SpikeconvError(f"{name} holds {tensor.abs().max():.3g}, too much for {kind}; choose another --dtype.")
+        return cast
 
     def _note(self, job: Job, error: float) -> None:
         layer = job.linear.layer
@@ -184,9 +201,12 @@ class _Work:
             self._on_layer(LayerResult(layer, self._errors[layer]))
 
 
-def _load_finite(source: Source, name: str) -> Tensor:
+def _read(source: Source, name: str) -> Tensor:
+    """A tensor of the source, finite; float64, in which nothing here computes, comes as float32."""
     tensor = source.load(name)
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    if tensor.dtype == torch.float64:
+        tensor = tensor.float()  # what float32 cannot hold becomes infinite
+    if not torch.isfinite(tensor).all():
         kind = "NaN" if tensor.isnan().any() else "infinity"
         raise SpikeconvError(f"{source.path}: {name} contains {kind}; the source is damaged and was not converted.")
     return tensor
@@ -195,12 +215,20 @@ def _load_finite(source: Source, name: str) -> Tensor:
 def checkpoint_config(source: Source, plan: Plan, dtype: torch.dtype | None) -> dict[str, Any]:
     """The `config.json` of a converted checkpoint."""
     result = {**source.config, **plan.family.fixed}
-    if dtype is not None:
-        result.pop("torch_dtype", None)
-        result["dtype"] = str(dtype).removeprefix("torch.")
+    for moved in ("torch_dtype", EXPLICIT_WEIGHTS):  # an older name of dtype; a file that the result does not have
+        result.pop(moved, None)
+    result["dtype"] = str(dtype or _dtype(source)).removeprefix("torch.")
     result["quantization_config"] = {
         "quant_method": "spikeconv",
         "format": FORMAT,
         **plan.config.model_dump(mode="json"),
     }
     return result
+
+
+def _dtype(source: Source) -> torch.dtype:
+    """The dtype that transformers computes in: of the config, or else of the first tensor; never float64 here."""
+    found = (source.dtype(name) for name in source.names())
+    first = next((dtype for dtype in found if isinstance(dtype, torch.dtype)), torch.float32)
+    dtype: Any = hf_config(source.config).dtype or first
+    return torch.float32 if dtype == torch.float64 else dtype

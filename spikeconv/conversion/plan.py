@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import PretrainedConfig
 
 from spikeconv.config import LinearScheme, SpikeConfig
+from spikeconv.conversion.tensors import check_tensors
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, ModuleLinear, find_family, folded_norms, head_dim
 from spikeconv.nn import buffer_shapes
 from spikeconv.rotation import Rotation
-from spikeconv.sources.hf import Source
+from spikeconv.sources.base import Source
+from spikeconv.sources.model_config import build_empty, hf_config
 
-__all__ = ["Job", "Plan", "hf_config", "make_plan"]
+__all__ = ["Job", "Plan", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,16 @@ class Plan:
         config: the settings, with the family's own in front of the user's overrides.
         jobs: the linears to convert, in order.
         skipped: module names that stay, with the reason.
+        tensors: names of the source's tensors that are read, in file order.
+        ignored: names of those that are not, with the reason.
     """
 
     family: Family
     config: SpikeConfig
     jobs: tuple[Job, ...]
     skipped: dict[str, str]
+    tensors: tuple[str, ...]
+    ignored: dict[str, str]
 
     def folded_norms(self) -> dict[str, str]:
         """QuaRot: names of the weights that a norm is folded into, with the name of that norm's weight."""
@@ -71,8 +76,15 @@ class Plan:
 
     def skipped_summary(self) -> dict[str, str]:
         """What stays, with the reason; linears of several layers are one entry, `model.layers.*.self_attn.q_proj`."""
+        return self._without_layers(self.skipped)
+
+    def ignored_summary(self) -> dict[str, str]:
+        """What is not read, with the reason; tensors of several layers are one entry."""
+        return self._without_layers(self.ignored)
+
+    def _without_layers(self, reasons: dict[str, str]) -> dict[str, str]:
         layer = re.compile(rf"^({re.escape(self.family.layers)})\.\d+\.")
-        return {layer.sub(r"\1.*.", name): reason for name, reason in self.skipped.items()}
+        return {layer.sub(r"\1.*.", name): reason for name, reason in reasons.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -90,6 +102,7 @@ class Plan:
                 for job in self.jobs
             ],
             "skipped": self.skipped,
+            "ignored": self.ignored,
             "rotations": self.rotations(),
             "weights": self.weights,
             "bits_per_weight": self.bits_per_weight,
@@ -122,25 +135,26 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
     """Decide what to convert, and check that the source holds it.
 
     Raises:
-        SpikeconvError: the architecture is unknown, the source is quantized already, needs remote code, lacks a tensor,
-            or holds one of another shape or dtype; QuaRot or kv_bits are impossible with it; or nothing would be
-            converted.
+        SpikeconvError: the architecture is unknown, the source is quantized already or needs remote code; it lacks a
+            tensor, or holds one of another shape or dtype or one that its model does not have; QuaRot or kv_bits are
+            impossible with it; or nothing would be converted.
     """
     check_convertible(source.config, str(source.path))
     family = find_family(source.config)
     if family.no_quarot and config.rotation == "quarot":
         raise SpikeconvError(f"rotation=quarot is impossible with {family.architecture}: {family.no_quarot}.")
-    _check_kv(source, family, config)
+    model_config = hf_config(source.config, most_layers=len(source.names()))
+    _check_kv(model_config, family, config)
     config = family.settle(config)
-    layout = family.layout(hf_config(source.config).num_hidden_layers)
-    shapes = _check_tensors(source, {linear.name for linear in layout})
+    tensors = check_tensors(source, build_empty(model_config))
+    layout = family.layout(model_config.num_hidden_layers)
     jobs, skipped = [], {}
     for linear in layout:
         scheme = config.for_linear(linear.name, linear.role)
         if scheme is None:
             skipped[linear.name] = "asked for by --skip"
         else:
-            out_features, in_features = shapes[f"{linear.name}.weight"]
+            out_features, in_features = tensors.shapes[f"{linear.name}.weight"]
             jobs.append(Job(linear, scheme, in_features, out_features))
     for override in config.overrides:
         if not any(_names_one(override.pattern, linear) for linear in layout):
@@ -150,63 +164,31 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
             raise SpikeconvError(f"--skip {pattern} matches no linear of {source.path}.")
     if not jobs:
         raise SpikeconvError(f"Nothing to convert in {source.path}: all {len(layout)} linears are skipped.")
-    return Plan(family, config, tuple(jobs), {**skipped, **family.skipped})
+    reasons = {**skipped, **family.skipped}
+    return Plan(family, config, tuple(jobs), reasons, tuple(tensors.shapes), dict(tensors.ignored))
 
 
-def _check_kv(source: Source, family: Family, config: SpikeConfig) -> None:
+def _check_kv(model_config: PretrainedConfig, family: Family, config: SpikeConfig) -> None:
     if config.kv is None:
         return
     if family.attention is None:
         raise SpikeconvError(f"{family.architecture} has no keys and values that kv_bits could apply to.")
-    size = head_dim(hf_config(source.config))
+    size = head_dim(model_config)
     if config.kv_group and size % config.kv_group:
         raise SpikeconvError(f"kv_group {config.kv_group} does not divide head_dim {size}.")
 
 
 def check_convertible(config: dict[str, Any], path: str) -> None:
     """Refuse a source that is converted or quantized already."""
-    method = (config.get("quantization_config") or {}).get("quant_method")
+    quantization = config.get("quantization_config") or {}
+    if not isinstance(quantization, dict):
+        raise SpikeconvError(f"{path}: config.json has a quantization_config that is no object; the source is damaged.")
+    method = quantization.get("quant_method") or ("something unnamed" if quantization else None)
     if method == "spikeconv":
         raise SpikeconvError(f"{path} is already converted; convert its float source instead (see its spikeconv.json).")
     if method:
         raise SpikeconvError(f"{path} is quantized with {method}; convert the float checkpoint instead.")
 
 
-def hf_config(config: dict[str, Any]) -> PretrainedConfig:
-    """The transformers configuration of a supported `config.json`.
-
-    Raises:
-        SpikeconvError: the architecture is unknown or its package missing, or transformers does not accept a value.
-    """
-    family = find_family(config)
-    if family.model_type not in CONFIG_MAPPING:
-        raise SpikeconvError(f"{family.architecture} needs a package: pip install {family.package}")
-    try:
-        return CONFIG_MAPPING[family.model_type].from_dict({**config, **family.fixed})
-    except Exception as error:  # each model validates in its own way
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise SpikeconvError(f"config.json does not describe a {family.architecture}: {reason}") from None
-
-
 def _names_one(pattern: str, linear: ModuleLinear) -> bool:
     return SpikeConfig(skip=(pattern,)).for_linear(linear.name, linear.role) is None
-
-
-def _check_tensors(source: Source, linears: set[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors, after comparing names, shapes and dtypes with the model that the config describes."""
-    model_config = hf_config(source.config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(model_config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    tied = set(model.all_tied_weights_keys)
-    names = set(source.names())
-    for name, shape in expected.items():
-        if name not in names:
-            if name in tied:
-                continue
-            raise SpikeconvError(f"{source.path} holds no tensor {name}, which its config.json asks for.")
-        if source.shape(name) != shape:
-            raise SpikeconvError(f"{source.path}: {name} has shape {source.shape(name)}, config.json asks for {shape}.")
-        if not isinstance(source.dtype(name), torch.dtype):
-            raise SpikeconvError(f"{source.path}: {name} has dtype {source.dtype(name)}, expected a float weight.")
-    return {f"{name}.weight": expected[f"{name}.weight"] for name in linears}

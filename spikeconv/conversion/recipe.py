@@ -12,7 +12,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
 from spikeconv.finetune import clips
 from spikeconv.progress import Track, silent
-from spikeconv.sources.hf import Source
+from spikeconv.sources.base import Source
 
 __all__ = ["Clipping", "plan_conversion"]
 

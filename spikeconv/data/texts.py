@@ -12,7 +12,7 @@ from spikeconv.families import family_of
 if TYPE_CHECKING:
     import torch
 
-    from spikeconv.evaluate.models import LoadedModel
+    from spikeconv.loading import LoadedModel
 
 __all__ = ["DATASETS", "hub_text", "longest_window", "read_text", "token_windows", "training_text"]
 

@@ -1,46 +1,28 @@
 """Loads converted checkpoints, and the float models that they came from."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spikeconv.cache import cache_dir
 from spikeconv.checkpoint.writer import RECORD, write_json
-from spikeconv.conversion.plan import hf_config
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import find_family
+from spikeconv.loading import LoadedModel, load_model
 from spikeconv.nn import set_execution
-from spikeconv.quiet import quiet_transformers
-from spikeconv.sources.hf import HfSource, read_json
-from spikeconv.sources.resolve import open_source
+from spikeconv.sources.float_model import load_float
+from spikeconv.sources.json_file import read_json
 
 __all__ = [
     "LoadedModel",
-    "find_device",
     "load_checkpoint",
-    "load_float",
     "load_source",
     "read_record",
     "remember",
     "resolve_checkpoint",
     "save_zero_shares",
 ]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model in evaluation mode with its tokenizer, and where it came from."""
-
-    model: Any
-    tokenizer: Any
-    path: Path
-    name: str
 
 
 def remember(checkpoint: Path) -> None:
@@ -108,7 +90,11 @@ def load_checkpoint(
     Raises:
         SpikeconvError: it cannot be loaded.
     """
-    loaded = _load(path, path.name, device, dtype, {"trust_remote_code": trust_remote_code})
+    model, tokenizer = (
+        partial(auto_class.from_pretrained, path, trust_remote_code=trust_remote_code)
+        for auto_class in (AutoModelForCausalLM, AutoTokenizer)
+    )
+    loaded = load_model(path, path.name, device, dtype, model, tokenizer)
     if execution is not None:
         set_execution(loaded.model, execution)
     return loaded
@@ -126,70 +112,3 @@ def load_source(
     if not source.exists():
         raise SpikeconvError(f"The source of {path}, {source}, is gone; the float model cannot be compared with.")
     return load_float(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-
-
-def load_float(
-    source: Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
-) -> LoadedModel:
-    """Load a float model from a Hugging Face directory, a GGUF file or a `.pth` file."""
-    opened = open_source(source, trust_remote_code=trust_remote_code)
-    config = hf_config(opened.config)
-    if isinstance(opened, HfSource):
-        options = {"trust_remote_code": trust_remote_code, **find_family(opened.config).fixed}
-        return _load(source, source.name, device, dtype, options)
-    # Not `from_pretrained(gguf_file=…)`: that prints, and leaves a model that refuses `save_pretrained`.
-    weights = {name: opened.load(name) for name in opened.names()}
-    options = {"config": config, "state_dict": weights}
-    model_class = AutoModelForCausalLM._model_mapping[type(config)]
-    return _load(source, source.stem, device, dtype, options, model_class, opened.tokenizer)
-
-
-def parse_dtype(name: str) -> torch.dtype | None:
-    """The float dtype of a name; None for "auto".
-
-    Raises:
-        SpikeconvError: there is no such dtype.
-    """
-    if name != "auto" and name not in DTYPES:
-        raise SpikeconvError(f"Unknown dtype {name!r}; choose auto, {', '.join(DTYPES)}.")
-    return DTYPES.get(name)
-
-
-def _load(
-    path: Path,
-    name: str,
-    device: str,
-    dtype: str,
-    options: dict[str, Any],
-    model_class: Any = AutoModelForCausalLM,
-    load_tokenizer: Callable[[], Any] | None = None,
-) -> LoadedModel:
-    """Load from a directory, or from a file whose weights are in `options`, with its own way to a tokenizer."""
-    target, compute = find_device(device), parse_dtype(dtype) or "auto"
-    try:
-        with quiet_transformers():
-            model = model_class.from_pretrained(None if load_tokenizer else path, dtype=compute, **options)
-            if load_tokenizer:
-                tokenizer = load_tokenizer()
-            else:
-                tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=options["trust_remote_code"])
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SpikeconvError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
-    return LoadedModel(model.eval().to(target), tokenizer, path, name)
-
-
-def find_device(name: str) -> torch.device:
-    """The device of a name; "auto" takes a GPU if there is one.
-
-    Raises:
-        SpikeconvError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SpikeconvError(f"Unknown device {name!r}; choose auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SpikeconvError(f"Device {name} was asked for, but torch {torch.__version__} sees no GPU here.")
-    return device

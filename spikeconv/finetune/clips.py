@@ -13,11 +13,11 @@ from spikeconv.config import Override, SpikeConfig
 from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.data.texts import longest_window, token_windows
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.models import load_float
 from spikeconv.families import Family, family_of
 from spikeconv.nn.clip import MembraneClip
 from spikeconv.progress import Track, silent
-from spikeconv.sources.hf import Source
+from spikeconv.sources.base import Source
+from spikeconv.sources.float_model import load_float
 
 __all__ = [
     "RECORD",
@@ -176,7 +176,7 @@ def calibrated(source: Source, config: SpikeConfig, plan: Plan, text: str, token
     Raises:
         SpikeconvError: the text is shorter.
     """
-    loaded = load_float(source.path)
+    loaded = load_float(source)
     window = min(WINDOW, tokens, longest_window(loaded.model) or WINDOW)
     windows = token_windows(loaded, text, window, tokens)
     if windows.numel() < tokens - tokens % window:

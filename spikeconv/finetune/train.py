@@ -19,10 +19,10 @@ from torch import Tensor
 from spikeconv.checkpoint.writer import Scratch
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.models import LoadedModel
 from spikeconv.finetune.clips import RECORD, ClipRecord, clip_inputs, thresholds_of
 from spikeconv.finetune.refit import refit
 from spikeconv.finetune.run import FinetuneSettings, RunFolder
+from spikeconv.loading import LoadedModel
 from spikeconv.progress import Track, silent
 from spikeconv.quiet import quiet_transformers
 

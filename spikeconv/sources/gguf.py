@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, find_family
 from spikeconv.quiet import quiet_transformers
-from spikeconv.sources.hf import Source
+from spikeconv.sources.base import Source
 
 __all__ = ["GgufSource"]
 

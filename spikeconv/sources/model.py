@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.hf import Source
+from spikeconv.sources.base import Source
 
 __all__ = ["ModelSource"]
 

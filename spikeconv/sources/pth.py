@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.hf import Source
+from spikeconv.sources.base import Source
 from spikeconv.sources.pth_layouts import LAYOUTS, find_version
 from spikeconv.sources.pth_tokenizer import find_tokenizer
 from spikeconv.sources.torch_file import read_tensors

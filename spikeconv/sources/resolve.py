@@ -6,8 +6,11 @@ from typing import Any
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, find_family
-from spikeconv.sources.hf import HfSource, Source, read_json
+from spikeconv.sources.base import Source
+from spikeconv.sources.hf import HfSource
+from spikeconv.sources.json_file import read_json
 from spikeconv.sources.presets import Preset, model_presets
+from spikeconv.sources.weight_files import ADAPTER, INDEX, SINGLE, adapter_base
 from spikeconv.wheels import SMOLLM2, Wheel
 
 __all__ = ["fetch_from_hub", "open_source", "resolve_source"]
@@ -28,10 +31,12 @@ def resolve_source(source: str) -> Path:
     """
     if Path(source).exists():
         return Path(source)
+    if source.startswith("~"):  # quoted, or written as --option=~/…, so that no shell replaced it
+        return _below_home(source)
     presets = model_presets()
     if source in presets:
         return _fetch_preset(presets[source])
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith(FILE_SUFFIXES):
+    if source.count("/") == 1 and not source.startswith((".", "/")) and not source.endswith(FILE_SUFFIXES):
         return fetch_from_hub(source)
     near = difflib.get_close_matches(source, presets, n=1)
     hint = f" Did you mean the preset {near[0]}?" if near else ""
@@ -56,6 +61,11 @@ def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
         return PthSource(path)
     if not path.is_dir():
         raise SpikeconvError(f"{path} is not a directory, a .gguf or a .pth file.")
+    if (path / ADAPTER).is_file() and not (path / "config.json").is_file():
+        raise SpikeconvError(
+            f"{path} holds an adapter ({ADAPTER}), no model; merge it into its base, {adapter_base(path)}, first "
+            "(peft: merge_and_unload), and convert the result."
+        )
     config = read_json(path / "config.json")
     if not trust_remote_code and _needs_remote_code(config):
         raise SpikeconvError(
@@ -63,7 +73,7 @@ def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
             "--trust-remote-code if it may run here."
         )
     find_family(config)  # an unsupported architecture is the better news, also where files are missing
-    return HfSource(path)
+    return HfSource(path, trust_remote_code=trust_remote_code)
 
 
 def fetch_from_hub(model_id: str) -> Path:
@@ -82,7 +92,7 @@ def fetch_from_hub(model_id: str) -> Path:
 
     try:
         files = [file.rfilename for file in HfApi().model_info(model_id, timeout=TIMEOUT).siblings or ()]
-        pickled = () if any(file.endswith(".safetensors") for file in files) else PICKLED
+        pickled = () if {SINGLE, INDEX} & set(files) else PICKLED
         return Path(snapshot_download(model_id, allow_patterns=[*PATTERNS, *pickled]))
     except GatedRepoError:
         reason = f"{model_id} is gated: accept its licence on its page on the hub, then log in with `hf auth login`."
@@ -98,6 +108,16 @@ def fetch_from_hub(model_id: str) -> Path:
     raise SpikeconvError(reason)
 
 
+def _below_home(source: str) -> Path:
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError as error:
+        raise SpikeconvError(f"{source} cannot be found: {error}.") from None
+    if not path.exists():
+        raise SpikeconvError(f"{source} ({path}) does not exist.")
+    return path
+
+
 def _fetch_preset(preset: Preset) -> Path:
     if preset.wheel is None or preset.file is None:
         return fetch_from_hub(preset.hub)
@@ -111,4 +131,9 @@ def _fetch_preset(preset: Preset) -> Path:
 
 
 def _needs_remote_code(config: dict[str, Any]) -> bool:
-    return "AutoModelForCausalLM" in config.get("auto_map", {}) and config.get("model_type") not in FAMILIES
+    auto_map = config.get("auto_map")
+    return (
+        isinstance(auto_map, dict)
+        and "AutoModelForCausalLM" in auto_map
+        and str(config.get("model_type")) not in FAMILIES
+    )

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.linear import rotated_weight
-from spikeconv.conversion.plan import hf_config
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.models import load_float
 from spikeconv.families import family_of, folded_norms
 from spikeconv.nn import SpikeLinear, spike_linears
 from spikeconv.quiet import quiet_transformers
+from spikeconv.sources.float_model import load_float
+from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.resolve import open_source
 from spikeconv.verification.files import second_weights
 from spikeconv.verification.result import ROUNDING_TOLERANCE, VerifyResult
@@ -69,7 +69,7 @@ def read_source(path: Path) -> tuple[Any, str]:
     elif path.is_dir():
         folder = path
     else:
-        return load_float(path, device="cpu", dtype="float32").model, "spikeconv"
+        return load_float(opened, device="cpu", dtype="float32").model, "spikeconv"
     try:
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)

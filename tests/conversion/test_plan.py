@@ -85,7 +85,7 @@ def test_quarot_is_refused_with_the_reason(recurrent: str, plan: Callable[..., P
 
 
 def test_a_family_s_package_is_asked_for(plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spikeconv.conversion.plan.CONFIG_MAPPING", {})
+    monkeypatch.setattr("spikeconv.sources.model_config.CONFIG_MAPPING", {})
     with pytest.raises(SpikeconvError, match=r"RWKV7ForCausalLM needs a package: pip install rwkv7-hf"):
         plan("rwkv7")
 

@@ -1,0 +1,78 @@
+"""A model of transformers with its tokenizer, loaded onto a device; what fails on the way is a sentence."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spikeconv.errors import SpikeconvError
+from spikeconv.quiet import quiet_transformers
+
+__all__ = ["LoadedModel", "find_device", "load_model", "parse_dtype"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode with its tokenizer, and where it came from."""
+
+    model: Any
+    tokenizer: Any
+    path: Path
+    name: str
+
+
+def load_model(
+    path: Path, name: str, device: str, dtype: str, make_model: Callable[..., Any], make_tokenizer: Callable[[], Any]
+) -> LoadedModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        path: where they come from.
+        name: what to call the model.
+        device: as torch names it, or "auto".
+        dtype: compute dtype by name; "auto" takes the checkpoint's.
+        make_model: called with `dtype`, as `from_pretrained` takes it.
+        make_tokenizer: called after it.
+
+    Raises:
+        SpikeconvError: either cannot be loaded, or there is no such device or dtype.
+    """
+    target, compute = find_device(device), parse_dtype(dtype) or "auto"
+    try:
+        with quiet_transformers():
+            model, tokenizer = make_model(dtype=compute), make_tokenizer()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SpikeconvError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    return LoadedModel(model.eval().to(target), tokenizer, path, name)
+
+
+def parse_dtype(name: str) -> torch.dtype | None:
+    """The float dtype of a name; None for "auto".
+
+    Raises:
+        SpikeconvError: there is no such dtype.
+    """
+    if name != "auto" and name not in DTYPES:
+        raise SpikeconvError(f"Unknown dtype {name!r}; choose auto, {', '.join(DTYPES)}.")
+    return DTYPES.get(name)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; "auto" takes a GPU if there is one.
+
+    Raises:
+        SpikeconvError: there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SpikeconvError(f"Unknown device {name!r}; choose auto, cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SpikeconvError(f"Device {name} was asked for, but torch {torch.__version__} sees no GPU here.")
+    return device

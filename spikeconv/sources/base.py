@@ -1,0 +1,62 @@
+"""What every source of weights offers; each is opened and checked as a whole before anything is written."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Source"]
+
+
+class Source(ABC):
+    """A checkpoint to convert.
+
+    Attributes:
+        path: the directory or file it is read from.
+        config: the parsed `config.json`, or what the file says in its place.
+    """
+
+    path: Path
+    config: dict[str, Any]
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Every tensor in file order: as in `model.state_dict()`, or by the file's own name if it has no such name."""
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor, without reading it."""
+
+    @abstractmethod
+    def dtype(self, name: str) -> torch.dtype | str:
+        """Dtype of a tensor as it will be read; the file's own word for it if it is not a float type."""
+
+    @abstractmethod
+    def load(self, name: str) -> Tensor:
+        """Read one tensor."""
+
+    @abstractmethod
+    def weight_files(self) -> list[Path]:
+        """The files that hold weights."""
+
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """Its tokenizer.
+
+        Raises:
+            SpikeconvError: there is none, or it cannot be read.
+        """
+
+    @abstractmethod
+    def copy_companions(self, target: Path) -> None:
+        """Put every file that is not weights or index (tokenizer, chat template, …) into `target`."""
+
+    def unread(self) -> dict[str, str]:
+        """Tensors of the file that no model reads, by the file's name, with the reason; `names` leaves them out."""
+        return {}
+
+    def size(self) -> int:
+        """Bytes of the weight files."""
+        return sum(path.stat().st_size for path in self.weight_files())

@@ -1,0 +1,37 @@
+"""The float model of a source, with its tokenizer: what calibration, training and comparisons run."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM
+
+from spikeconv.families import find_family
+from spikeconv.loading import LoadedModel, load_model
+from spikeconv.sources.base import Source
+from spikeconv.sources.hf import HfSource
+from spikeconv.sources.model_config import hf_config
+from spikeconv.sources.resolve import open_source
+
+__all__ = ["load_float"]
+
+
+def load_float(
+    source: Path | Source, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> LoadedModel:
+    """Load a float model from a Hugging Face directory, a GGUF file or a `.pth` file, opened already or not.
+
+    Raises:
+        SpikeconvError: it cannot be opened or loaded.
+    """
+    opened = open_source(source, trust_remote_code=trust_remote_code) if isinstance(source, Path) else source
+    config = hf_config(opened.config, most_layers=len(opened.names()))
+    if isinstance(opened, HfSource):
+        options = {"trust_remote_code": opened.trust_remote_code, **find_family(opened.config).fixed}
+        model = partial(AutoModelForCausalLM.from_pretrained, opened.path, **options)
+        return load_model(opened.path, opened.path.name, device, dtype, model, opened.tokenizer)
+    # Not `from_pretrained(gguf_file=…)`: that prints, and leaves a model that refuses `save_pretrained`.
+    weights = {name: opened.load(name) for name in opened.names()}
+    model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    model = partial(model_class.from_pretrained, None, config=config, state_dict=weights)
+    return load_model(opened.path, opened.path.stem, device, dtype, model, opened.tokenizer)
