@@ -10,13 +10,14 @@ def model_card(name: str, record: dict[str, Any]) -> str:
     config = record["config"]
     settings = "\n".join(f"| {key} | {value} |" for key, value in config.items() if value not in ([], ()))
     skipped = "\n".join(f"* `{module}`: {reason}" for module, reason in record["skipped"].items())
+    source = f"`{path}`" if (path := record["source"]["path"]) else "a model in memory"
     return f"""---
 library_name: transformers
 tags: [spikeconv, spiking-neural-network, neuromorphic]
 ---
 # {name}
 
-A spike-driven language model, converted from `{record["source"]["path"]}` without training by
+A spike-driven language model, converted from {source} without training by
 spikeconv {record["versions"]["spikeconv"]}:
 
     {record["command"]}

@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from spikeconv.checkpoint.card import model_card
-from spikeconv.checkpoint.record import make_record
 from spikeconv.checkpoint.writer import RECORD, Sink, write_json
 from spikeconv.conversion.linear import convert_linear
 from spikeconv.conversion.plan import Job, Plan
+from spikeconv.conversion.record import make_record
 from spikeconv.errors import SpikeconvError
 from spikeconv.ops.native import load
 from spikeconv.progress import Track, silent

@@ -10,18 +10,20 @@ from spikeconv.cache import cache_dir
 from spikeconv.checkpoint.writer import RECORD, write_json
 from spikeconv.errors import SpikeconvError
 from spikeconv.loading import LoadedModel, load_model
-from spikeconv.nn import set_execution
+from spikeconv.nn import attention_codes, set_execution, spike_linears
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.json_file import read_json
 
 __all__ = [
     "LoadedModel",
     "load_checkpoint",
+    "load_converted",
     "load_source",
     "read_record",
     "remember",
     "resolve_checkpoint",
     "save_zero_shares",
+    "source_path",
 ]
 
 
@@ -52,6 +54,12 @@ def resolve_checkpoint(path: Path | None) -> Path:
 def read_record(path: Path) -> dict[str, Any]:
     """The `spikeconv.json` of a checkpoint."""
     return read_json(path / RECORD)
+
+
+def source_path(record: dict[str, Any]) -> Path | None:
+    """Where the source of a checkpoint was when it was converted; None for a model in memory."""
+    path = record["source"]["path"]
+    return None if path is None else Path(path)
 
 
 def save_zero_shares(path: Path, shares: dict[str, float]) -> None:
@@ -100,6 +108,28 @@ def load_checkpoint(
     return loaded
 
 
+def load_converted(
+    path: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    execution: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The model alone of a converted checkpoint, which may lack tokenizer and record; arguments as `load_checkpoint`'s.
+
+    Raises:
+        SpikeconvError: it cannot be loaded, or is not converted.
+    """
+    model = partial(AutoModelForCausalLM.from_pretrained, path, trust_remote_code=trust_remote_code)
+    loaded = load_model(path, path.name, device, dtype, model, lambda: None).model
+    if not spike_linears(loaded) and not attention_codes(loaded):
+        raise SpikeconvError(f"{path} is not converted: it is a float {type(loaded).__name__}; convert it first.")
+    if execution is not None:
+        set_execution(loaded, execution)
+    return loaded
+
+
 def load_source(
     path: Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
 ) -> LoadedModel:
@@ -108,7 +138,9 @@ def load_source(
     Raises:
         SpikeconvError: it is no longer where it was.
     """
-    source = Path(read_record(path)["source"]["path"])
+    source = source_path(read_record(path))
+    if source is None:
+        raise SpikeconvError(f"{path} was converted from a model in memory, which cannot be compared with.")
     if not source.exists():
         raise SpikeconvError(f"The source of {path}, {source}, is gone; the float model cannot be compared with.")
     return load_float(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)

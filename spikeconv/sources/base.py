@@ -53,6 +53,10 @@ class Source(ABC):
     def copy_companions(self, target: Path) -> None:
         """Put every file that is not weights or index (tokenizer, chat template, …) into `target`."""
 
+    def origin(self) -> str | None:
+        """Where it can be found again: an absolute path, or None for what is no file."""
+        return str(self.path.absolute())
+
     def unread(self) -> dict[str, str]:
         """Tensors of the file that no model reads, by the file's name, with the reason; `names` leaves them out."""
         return {}

@@ -64,6 +64,10 @@ class ModelSource(Source):
         """A copy of a tensor, on the CPU."""
         return self._tensors[name].detach().to("cpu", copy=True)
 
+    def origin(self) -> None:
+        """It is no file."""
+        return None
+
     def weight_files(self) -> list[Path]:
         """None."""
         return []

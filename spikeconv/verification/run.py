@@ -3,10 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from transformers import AutoTokenizer
 
+from spikeconv.checkpoint.writer import RECORD
+from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.models import LoadedModel, read_record
+from spikeconv.evaluate.models import load_checkpoint, read_record, resolve_checkpoint
+from spikeconv.loading import LoadedModel
+from spikeconv.nn import attention_codes, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.verification.attention import compare_attention
 from spikeconv.verification.executions import compare_executions
@@ -14,7 +20,7 @@ from spikeconv.verification.files import changed_files
 from spikeconv.verification.result import VerifyResult
 from spikeconv.verification.source import compare_with_source
 
-__all__ = ["verify", "verify_model"]
+__all__ = ["verify", "verify_any", "verify_model"]
 
 
 def verify(
@@ -36,6 +42,38 @@ def verify(
     if not ids.numel():
         raise SpikeconvError("The text is empty; give one with at least one token.")
     return verify_model(loaded.model, ids, loaded.path, source=source, track=track)
+
+
+def verify_any(
+    checkpoint: str | Any,
+    text: str | None,
+    *,
+    tokens: int,
+    source: bool,
+    device: str,
+    trust_remote_code: bool,
+) -> VerifyResult:
+    """Check a checkpoint by its path, or a loaded model.
+
+    A model that was converted in memory has neither tokenizer nor files; it runs on token ids drawn at random.
+    """
+    if isinstance(checkpoint, str):
+        path = resolve_checkpoint(Path(checkpoint))
+        loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
+        return verify(loaded, sample_text() if text is None else text, tokens=tokens, source=source)
+    if not spike_linears(checkpoint) and not attention_codes(checkpoint):
+        raise SpikeconvError(f"This {type(checkpoint).__name__} is not converted: there is nothing to verify.")
+    path = Path(checkpoint.config._name_or_path)
+    if (path / RECORD).is_file():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SpikeconvError(f"The tokenizer of {path} cannot be loaded: {str(error).splitlines()[0]}") from None
+        loaded = LoadedModel(checkpoint, tokenizer, path, path.name)
+        return verify(loaded, sample_text() if text is None else text, tokens=tokens, source=source)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, checkpoint.config.get_text_config().vocab_size, (1, tokens), generator=generator)
+    return verify_model(checkpoint, ids, None)
 
 
 def verify_model(

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.linear import rotated_weight
 from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.models import source_path
 from spikeconv.families import family_of, folded_norms
 from spikeconv.nn import SpikeLinear, spike_linears
 from spikeconv.quiet import quiet_transformers
@@ -37,7 +38,10 @@ def compare_with_source(model: Any, ids: Tensor, record: dict[str, Any], result:
         record: the checkpoint's `spikeconv.json`.
         result: where to note what is found.
     """
-    path = Path(record["source"]["path"])
+    path = source_path(record)
+    if path is None:
+        result.notes.append("the source was a model in memory: weights and rotation not compared with it")
+        return
     if not path.exists():
         result.notes.append(f"the source {path} is gone: weights and rotation not compared with it")
         return

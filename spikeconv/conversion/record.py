@@ -29,7 +29,7 @@ def make_record(source: Source, plan: Plan, shards: list[Path], command: str) ->
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "source": {
-            "path": str(source.path.absolute()),
+            "path": source.origin(),
             "files": {path.name: sha256_of(path) for path in source.weight_files()},
         },
         "config": plan.config.model_dump(mode="json"),
