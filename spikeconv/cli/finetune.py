@@ -12,7 +12,7 @@ from spikeconv.cli.settings import model_name, split
 from spikeconv.sources.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from spikeconv.finetune.train import StepResult
+    from spikeconv.finetune.results import StepResult
 
 __all__ = ["finetune"]
 
@@ -96,9 +96,9 @@ def finetune(
     from spikeconv.finetune.clips import RECORD
     from spikeconv.finetune.clips import clip_roles as with_roles
     from spikeconv.finetune.refit import enough_to_refit
-    from spikeconv.finetune.run import FinetuneSettings
+    from spikeconv.finetune.settings import FinetuneSettings
+    from spikeconv.finetune.train import Course, make_accelerator
     from spikeconv.finetune.train import finetune as run
-    from spikeconv.finetune.train import make_accelerator
     from spikeconv.loading import find_device
     from spikeconv.sources.float_model import load_float
     from spikeconv.sources.resolve import open_source, resolve_source
@@ -152,12 +152,8 @@ def finetune(
             settings,
             windows,
             target,
-            steps=steps,
-            accelerator=accelerator,
-            save_every=save_every,
-            log_every=log_every,
-            resume=resume,
-            force=force,
+            Course(steps, save_every, log_every, resume, force),
+            accelerator,
             track=tracker(quiet),
             on_step=lambda result: None if quiet else show_step(result),
         )

@@ -1,0 +1,49 @@
+"""What a fine-tune tells: one line a logged step, and a summary."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["FinetuneSummary", "StepResult"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One logged step.
+
+    Attributes:
+        step: from 1.
+        tokens: read so far, by all processes.
+        loss: mean over the step, in nats.
+        gradient_norm: before it was clipped.
+        threshold: mean τ.
+        lowest_threshold, highest_threshold: over the layers.
+        firing_rate: mean over the clipped layers, of the latest batch, with the default counts.
+        tokens_per_second: since the run began, or went on.
+    """
+
+    step: int
+    tokens: int
+    loss: float
+    gradient_norm: float
+    threshold: float
+    lowest_threshold: float
+    highest_threshold: float
+    firing_rate: float | None
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class FinetuneSummary:
+    """What came out: the model's folder, and the last logged step."""
+
+    output: str
+    steps: int
+    tokens: int
+    loss: float
+    threshold: float
+    firing_rate: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
