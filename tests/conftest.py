@@ -23,7 +23,6 @@ from spikeconv.conversion.linear import convert_linear
 from spikeconv.conversion.pipeline import ConvertSummary, convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.nn import SpikeGroup, SpikeLinear
-from spikeconv.ops.native import load
 from spikeconv.sources.hf import HfSource
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -77,10 +76,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 TRANSFORMERS = [name for name in FAMILIES if not name.startswith("rwkv")]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-
-# From the first test on, as in a process that has loaded a model. tests/ops runs the reference beside it.
-for _device in DEVICES:
-    load(_device)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,6 @@ from spikeconv.conversion.linear import convert_linear
 from spikeconv.conversion.plan import Job, Plan
 from spikeconv.conversion.record import make_record
 from spikeconv.errors import SpikeconvError
-from spikeconv.ops.native import load
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
@@ -138,7 +137,6 @@ def converted_tensors(
     Raises:
         SpikeconvError: a weight is not finite.
     """
-    load("cpu")
     work = _Work(plan, dtype, on_layer)
     for name in track(plan.tensors, "converting", len(plan.tensors)):
         yield from work.process(name, source).items()

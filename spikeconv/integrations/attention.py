@@ -16,7 +16,6 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.integrations.memory import cache_among, memory_keyword
 from spikeconv.nn import KvCode
-from spikeconv.ops.native import load as load_kernels
 
 __all__ = ["NAME", "use_spiking_attention"]
 
@@ -51,7 +50,6 @@ class SpikingWindowLayer(DynamicSlidingWindowLayer):
 def use_spiking_attention(model: Any, scheme: LinearScheme, group: int) -> None:
     """Let a model write and use keys and values as spike counts."""
     _register()
-    load_kernels(model.device.type)
     codes = []
     family = family_of(model)
     for layer in model.get_submodule(family.layers):

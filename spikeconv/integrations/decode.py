@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spikeconv.integrations.memory import cache_among
 from spikeconv.nn import FoldedNorm, SpikeLinear
+from spikeconv.nn.plan import GroupPlan
 from spikeconv.ops.native import decode_layer
 
 __all__ = ["speed_up_decode"]
@@ -52,7 +53,11 @@ class ShortWay:
             return type(layer).forward(layer, hidden_states, **arguments)  # type: ignore[no-any-return]
         cos, sin = arguments["position_embeddings"]
         past = (cache.keys, cache.values)
-        y, cache.keys, cache.values = decode_layer(hidden_states, cos, sin, *past, *plans, attention.scaling)
+        # `plans` stay until the call is over, and with them all that they point to.
+        qkv, output, gate_up, down = (plan.arguments for plan in plans)
+        y, cache.keys, cache.values = decode_layer(
+            hidden_states, cos, sin, *past, qkv, output, gate_up, down, attention.scaling
+        )
         return y
 
     def _cache(self, hidden_states: Tensor, arguments: dict[str, Any]) -> Any:
@@ -75,7 +80,7 @@ class ShortWay:
             return None
         return cache if cache.keys.dtype == torch.float32 else None
 
-    def _plans(self) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    def _plans(self) -> tuple[GroupPlan, GroupPlan, GroupPlan, GroupPlan] | None:
         modules = self.layer._modules
         parts = [*modules.values(), *modules["self_attn"]._modules.values(), *modules["mlp"]._modules.values()]
         if parts != self.parts:  # the first token, or a module was replaced

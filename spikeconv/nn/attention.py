@@ -1,8 +1,7 @@
 """Keys and values as spike counts (SDLLM, section 4.4): what one attention layer needs to write and to use them."""
 
 from collections.abc import Callable
-from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -12,6 +11,8 @@ from spikeconv.rotation import Rotation
 
 __all__ = ["KvCode", "attention_codes"]
 
+Observer = Callable[[int, int, Tensor], None]
+
 CLIP_RATIOS = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7]
 """Shares of a group's range that are tried. One for all groups costs more: a wide one steps, a narrow one peaks."""
 
@@ -20,23 +21,33 @@ class KvCode:
     """The code of one attention layer's keys and values; `observers`, by `k` and `v`, are told of every encoding: how
     many inputs it has, how many of them a key or value, and the statistics of `ops.encode_rows`.
 
+    Another `scheme` brings another rotation.
+
     Keys (after their rotary embedding), queries and values are rotated over head_dim. That leaves the products of keys
     and queries as they are; the output is rotated back.
     """
 
     def __init__(self, scheme: LinearScheme, head_dim: int, group: int = 0) -> None:
-        self.scheme, self.head_dim = scheme, head_dim
+        self.head_dim = head_dim
         self.group = group or head_dim
-        self.rotation = Rotation(head_dim, scheme.seed)
+        self.scheme = scheme
         self.execution = "dense"
-        self.observers: dict[str, Callable[[int, int, Tensor], None]] = {}
+        self.observers: dict[str, list[Observer]] = {"k": [], "v": []}
 
-    @cached_property
-    def geometry(self) -> str:
-        """What two codes must agree on to read each other's rows."""
-        scheme = self.scheme
+    @property
+    def scheme(self) -> LinearScheme:
+        """Settings of keys and values."""
+        return self._scheme
+
+    @scheme.setter
+    def scheme(self, scheme: LinearScheme) -> None:
+        self._scheme = scheme
+        self.rotation = Rotation(self.head_dim, scheme.seed)
         kind = "signed" if scheme.symmetric else "unsigned"
-        return f"{scheme.count_bits}-bit {kind} counts of {self.head_dim} in groups of {self.group}, seed {scheme.seed}"
+        self.geometry = (
+            f"{scheme.count_bits}-bit {kind} counts of {self.head_dim} in groups of {self.group}, seed {scheme.seed}"
+        )
+        """What two codes must agree on to read each other's rows."""
 
     @property
     def row_bytes(self) -> int:
@@ -45,10 +56,10 @@ class KvCode:
 
     def rows(self, states: Tensor, kind: Literal["k", "v"]) -> Tensor:
         """Rows uint8 [..., row_bytes] of keys or values [..., head_dim]."""
-        scheme, observer = self.scheme, self.observers.get(kind)
-        arguments = (scheme.count_bits, self.group, scheme.symmetric, CLIP_RATIOS, observer is not None)
+        scheme, observers = self.scheme, tuple(self.observers[kind])
+        arguments = (scheme.count_bits, self.group, scheme.symmetric, CLIP_RATIOS, bool(observers))
         rows, statistics = ops.encode_rows(states, *self.rotation.on(states.device), *arguments)
-        if observer is not None:
+        for observer in observers:
             observer(states.numel(), self.head_dim, statistics)
         return rows  # type: ignore[no-any-return]
 
@@ -58,6 +69,9 @@ class KvCode:
         arguments = (mask, scaling, scheme.count_bits, self.group, scheme.symmetric, self.execution)
         rotated: Tensor = ops.attend(self.rotation(query), keys, values, *arguments)
         return self.rotation.inverse(rotated).to(query.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "observers": {"k": [], "v": []}}
 
 
 def attention_codes(model: nn.Module) -> dict[str, KvCode]:

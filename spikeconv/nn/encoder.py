@@ -48,7 +48,9 @@ class Encoding(NamedTuple):
 
 
 class Encoder:
-    """Encodes the input of the linears of one group; `observer`, if set, is told of every encoding.
+    """Encodes the input of the linears of one group; the `observers`, if any, are told of every encoding.
+
+    Another `scheme` brings another codec and rotation.
 
     Args:
         in_features: n.
@@ -64,9 +66,18 @@ class Encoder:
         self.scheme = scheme
         self.norm = norm
         self.center = center
-        self.rotation = None if scheme.rotation == "none" else Rotation(in_features, scheme.seed)
+        self.observers: list[Callable[[SpikeCounts], None]] = []
+
+    @property
+    def scheme(self) -> LinearScheme:
+        """Settings of the linears."""
+        return self._scheme
+
+    @scheme.setter
+    def scheme(self, scheme: LinearScheme) -> None:
+        self._scheme = scheme
+        self.rotation = None if scheme.rotation == "none" else Rotation(self.in_features, scheme.seed)
         self.codec = None if scheme.count_bits == FLOAT_BITS else codec_of(scheme)
-        self.observer: Callable[[SpikeCounts], None] | None = None
 
     def __call__(self, x: Tensor) -> Encoding:
         """Encode x [..., in_features]."""
@@ -83,9 +94,9 @@ class Encoder:
             u = x.float() if norm is None else ops.rms_norm(x, norm.weight, norm.epsilon)
             u = u if self.rotation is None else self.rotation(u)
             return Encoding(None, ops.clip_potential(u, self.scheme.clip_mode, self.scheme.clip_threshold))
-        spikes = self.codec.encode(x, self.rotation, norm, with_statistics=self.observer is not None)
-        if self.observer is not None:
-            self.observer(spikes)
+        spikes = self.codec.encode(x, self.rotation, norm, with_statistics=bool(self.observers))
+        for observer in tuple(self.observers):
+            observer(spikes)
         return Encoding(spikes, None)
 
     def folded(self) -> Norm | None:
@@ -93,4 +104,4 @@ class Encoder:
         return None if self.norm is None else Norm(self.norm.weight, self.norm.epsilon)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "observer": None}
+        return {**self.__dict__, "observers": []}

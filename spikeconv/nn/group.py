@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from spikeconv import ops
-from spikeconv.codecs import CountCodec
 from spikeconv.config import LinearScheme
 from spikeconv.nn.encoder import Encoder, FoldedNorm
-from spikeconv.ops.native import load, plan_group, run_group
+from spikeconv.nn.plan import GroupPlan, operands_of, plan_of
+from spikeconv.ops.native import run_group
 
 if TYPE_CHECKING:
     from spikeconv.nn.linear import SpikeLinear
@@ -18,32 +18,27 @@ if TYPE_CHECKING:
 __all__ = ["SpikeGroup"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-MOST_MEMBERS = 8
-"""Linears that a native plan takes."""
 
 
 class _Last(NamedTuple):
-    """The latest input (held weakly, so that it is not kept alive) and the outputs not yet fetched, by member."""
+    """The latest input (held weakly, so that it is not kept alive) and the outputs not yet fetched.
+
+    The input is known by identity, version and whether gradients flow; a member's tensors by their versions.
+    """
 
     source: "weakref.ref[Tensor]"
     version: int | None
-    outputs: dict[int, Tensor]
-
-
-class _Plan(NamedTuple):
-    """A group's arguments as the native kernels take them in one piece (None: they cannot), and what they hold for."""
-
-    key: list[object]
-    arguments: Tensor | None
+    has_gradients: bool
+    outputs: "dict[SpikeLinear, tuple[Tensor, int]]"
 
 
 class SpikeGroup:
     """The linears of one input, which agree on the scheme of their weights and counts.
 
     The first member to be called computes the outputs of all, the others are handed theirs. Members called with
-    another tensor, or with one that was changed in place since, compute anew, so sharing never changes a result.
-    (Inference tensors carry no version: a change in place between two members goes unseen there. No supported model
-    makes one.)
+    another tensor, or with one that was changed in place since, compute anew, as do those whose own tensors or settings
+    changed, so sharing never changes a result. (Inference tensors carry no version: a change in place between two
+    members goes unseen there. No supported model makes one.)
     """
 
     def __init__(
@@ -53,20 +48,34 @@ class SpikeGroup:
         self.members: list[SpikeLinear] = []
         self.zero_share = 0.0  # measured share of zero counts; 0 until it is measured
         self._last: _Last | None = None
-        self._plan: _Plan | None = None
+        self._plan: GroupPlan | None = None
+
+    def forget(self) -> None:
+        """Drop what was computed and prepared, and with it the tensors that it holds."""
+        self._last = self._plan = None
 
     def output(self, member: "SpikeLinear", x: Tensor) -> Tensor:
         """The output of one member for x [..., in_features]."""
         if len(self.members) < 2 or torch.compiler.is_compiling():  # a compiler merges equal encodes itself
             return self.products(x, [member])[0]
         version = None if x.is_inference() else x._version
+        has_gradients = x.requires_grad and torch.is_grad_enabled()
         last = self._last
-        if last is None or last.source() is not x or last.version != version or id(member) not in last.outputs:
-            outputs = dict(zip(map(id, self.members), self.products(x, self.members), strict=True))
-            last = self._last = _Last(weakref.ref(x), version, outputs)
-        y = last.outputs.pop(id(member))
-        if not last.outputs:
-            self._last = None
+        if (
+            last is not None
+            and last.source() is x
+            and last.version == version
+            and last.has_gradients == has_gradients
+            and (waiting := last.outputs.pop(member, None)) is not None  # else another thread has taken it
+            and waiting[1] == member.versions()
+        ):
+            if not last.outputs:
+                self._last = None
+            return waiting[0]
+        computed = dict(zip(self.members, self.products(x, self.members), strict=True))
+        y = computed.pop(member)
+        outputs = {other: (output, other.versions()) for other, output in computed.items()}
+        self._last = _Last(weakref.ref(x), version, has_gradients, outputs)
         return y
 
     def products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:
@@ -76,7 +85,7 @@ class SpikeGroup:
 
     def _products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:
         if self._takes_plan(x, members) and (plan := self.plan()) is not None:
-            return run_group(x, plan)
+            return run_group(x, plan.arguments)
         encoding = self.encoder.encode(x)
         spikes, codec, first = encoding.spikes, self.encoder.codec, members[0]
         if spikes is None or codec is None or first.weight_scale is None:
@@ -88,7 +97,7 @@ class SpikeGroup:
             spikes.counts,
             spikes.scale,
             spikes.zero_point,
-            *_operands(members),
+            *operands_of(members),
             first.scheme.weight_bits,
             codec.largest_count,
             x.dtype,
@@ -105,50 +114,17 @@ class SpikeGroup:
             and x.dtype in FLOATS
         )
 
-    def plan(self) -> Tensor | None:
+    def plan(self) -> GroupPlan | None:
         """What runs the whole group in one native call on the CPU; None where its steps must run one by one.
 
-        Tensors may be replaced, moved or converted at any time: a plan is good for the addresses that it was made for.
+        Hold on to it while the call runs: another thread may make a new one meanwhile.
         """
-        if self.encoder.observer is not None:
+        if self.encoder.observers:
             return None
-        key: list[object] = [self.members[0].execution]
-        for linear in self.members:
-            key += [tensor if tensor is None else tensor.data_ptr() for tensor in linear.tensors()]
-        if self.encoder.norm is not None:
-            key.append(self.encoder.norm.weight.data_ptr())
-        if self._plan is None or self._plan.key != key:
-            self._plan = _Plan(key, self._make_plan())
-        return self._plan.arguments
-
-    def _make_plan(self) -> Tensor | None:
-        first, codec = self.members[0], self.encoder.codec
-        if not isinstance(codec, CountCodec):
-            return None
-        possible = (
-            first.weight_scale is not None
-            and first.weight.is_cpu
-            and first.layout != "packed"
-            and first.execution != "unfold"
-            and len(self.members) <= MOST_MEMBERS
-            and load("cpu").is_native
-        )
-        if not possible:
-            return None
-        return plan_group(
-            first.in_features,
-            *codec.arguments(torch.device("cpu"), self.encoder.rotation, self.encoder.folded()),
-            *_operands(self.members),
-            first.scheme.weight_bits,
-            codec.largest_count,
-            first.execution,
-        )
+        plan = self._plan
+        if plan is None or not plan.holds(self):
+            plan = self._plan = plan_of(self)
+        return plan
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None, "_plan": None}
-
-
-def _operands(members: "list[SpikeLinear]") -> tuple[list[Tensor], ...]:
-    """Weights, their scales, their sums (or none) and biases (or none) of linears that agree on the scheme."""
-    lists = zip(*(linear.tensors() for linear in members), strict=True)
-    return tuple([] if tensors[0] is None else list(tensors) for tensors in lists)

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn.linear import spike_linears
@@ -14,23 +13,34 @@ __all__ = ["guard_first_forward"]
 
 def guard_first_forward(model: nn.Module) -> None:
     """Let the first forward of a model raise a `SpikeconvError` if it passed a converted linear by."""
-    uncalled = set(spike_linears(model))
-    hooks: list[RemovableHandle] = []
+    guard = _Guard()
+    for linear in spike_linears(model).values():
+        linear.register_forward_hook(guard.called)
+    model.register_forward_hook(guard.finished)
 
-    def called(name: str) -> Any:
-        return lambda _module, _arguments, _output: uncalled.discard(name)
 
-    def finished(_model: nn.Module, _arguments: Any, _output: Any) -> None:
+class _Guard:
+    """The linears that were called, until the first forward is over; copied and pickled with its model."""
+
+    def __init__(self) -> None:
+        self.seen: set[nn.Module] = set()
+
+    def called(self, linear: nn.Module, _arguments: Any, _output: Any) -> None:
+        """Hook of every converted linear."""
+        if not torch.compiler.is_compiling():
+            self.seen.add(linear)
+
+    def finished(self, model: nn.Module, _arguments: Any, _output: Any) -> None:
+        """Hook of the model."""
         if torch.compiler.is_compiling():
             return
-        for hook in hooks:
-            hook.remove()
+        uncalled = [name for name, linear in spike_linears(model).items() if linear not in self.seen]
+        for module in model.modules():
+            for key, hook in list(module._forward_hooks.items()):
+                if getattr(hook, "__self__", None) is self:
+                    del module._forward_hooks[key]
         if uncalled:
             raise SpikeconvError(
                 f"The model never called {len(uncalled)} of its converted linears ({min(uncalled)}, …): its code reads "
                 "their weights by itself, and its output is worthless."
             )
-
-    for name, linear in spike_linears(model).items():
-        hooks.append(linear.register_forward_hook(called(name)))
-    hooks.append(model.register_forward_hook(finished))

@@ -12,7 +12,7 @@ from spikeconv.nn.attention import attention_codes
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.nn.linear import checked_execution, spike_linears
 from spikeconv.nn.memory import LargePages
-from spikeconv.ops.native import load
+from spikeconv.ops.native import ready
 
 __all__ = ["arrange_weights", "prefers_events", "set_execution"]
 
@@ -31,7 +31,7 @@ def arrange_weights(model: nn.Module) -> None:
     groups = {
         id(linear.group): linear.group
         for linear in spike_linears(model).values()
-        if linear.weight_scale is not None and load(linear.weight.device.type).is_native
+        if linear.weight_scale is not None and ready(linear.weight.device.type).is_native
     }
     pages = LargePages()
     for group in groups.values():

@@ -79,6 +79,24 @@ class SpikeLinear(nn.Module):
         buffers = self._buffers
         return buffers["weight"], buffers["weight_scale"], buffers["weight_sum"], self._parameters["bias"]
 
+    def cells(self) -> list[tuple[dict[str, Any], str]]:
+        """Where its four tensors are looked up."""
+        return [
+            *((self._buffers, name) for name in ("weight", "weight_scale", "weight_sum")),
+            (self._parameters, "bias"),
+        ]
+
+    def versions(self) -> int:
+        """A number that grows with every change in place of its tensors (inference tensors do not tell)."""
+        buffers, bias = self._buffers, self._parameters["bias"]
+        weight, scale, row_sum = buffers["weight"], buffers["weight_scale"], buffers["weight_sum"]
+        try:
+            total = 0 if weight is None else weight._version
+            total += (0 if scale is None else scale._version) + (0 if row_sum is None else row_sum._version)
+            return total + (0 if bias is None else bias._version)
+        except RuntimeError:
+            return -1
+
     def float_product(self, encoding: Encoding) -> Tensor:
         """The output [..., out] float32 by a product of floats, where inputs or weights stayed float."""
         y = encoding.decode() @ self.float_weight().mT
@@ -132,15 +150,22 @@ class SpikeLinear(nn.Module):
         layout = self.layout
         self.arrange("packed")
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self.group.forget()
         self.arrange(layout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SpikeLinear":
         scale = self.weight_scale
+        self.group.forget()  # else what is moved away would stay in memory too
         super()._apply(fn, recurse)
         # `model.to(bfloat16)` must not round the scales; `model.to("cuda")` must move them.
         if scale is not None and self.weight_scale is not None and self.weight_scale.dtype != torch.float32:
             self.weight_scale = scale.to(self.weight_scale.device)
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if "group" in self.__dict__:  # another weight, layout, scheme or execution
+            self.group.forget()
 
     def extra_repr(self) -> str:
         """What `print(model)` shows."""

@@ -1,7 +1,8 @@
-"""The `torch.library` schemas of the core. The reference serves every device until a native back end registers itself.
+"""The `torch.library` schemas of the core. The reference serves every device that has no native back end.
 
 A back end (`native`) registers an implementation of the same schema for its dispatch key (`CPU`, `CUDA`); nothing else
-changes.
+changes. It is loaded by the first call that reaches the reference on its device, which then starts anew; from then on
+no Python stands between a call and its kernel.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeconv.ops import accumulation, attention, encoding, packing, rtn
+from spikeconv.ops import accumulation, attention, encoding, native, packing, rtn
 
 __all__ = [
     "EXECUTIONS",
@@ -64,13 +65,23 @@ SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
 }
 
 
-def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Autocast would run the float32 products inside in bfloat16, where integers are not exact."""
+_asked: set[str] = set()
+"""Devices whose native back end was looked for."""
 
-    @wraps(function)
+
+def _kernel(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
+    """The reference as what serves a device until, and unless, it has a native back end."""
+
+    @wraps(reference)
     def run(x: Tensor, *arguments: Any) -> Any:
-        with torch.autocast(x.device.type, enabled=False):
-            return function(x, *arguments)
+        device = x.device.type
+        if device not in _asked:
+            native.ready(device)
+            _asked.add(device)
+            return getattr(torch.ops.spikeconv, name).default(x, *arguments)
+        # Autocast would run the float32 products inside in bfloat16, where integers are not exact.
+        with torch.autocast(device, enabled=False):
+            return reference(x, *arguments)
 
     return run
 
@@ -78,8 +89,10 @@ def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
 _library = torch.library.Library("spikeconv", "DEF")
 for _name, (_schema, _reference) in SCHEMAS.items():
     _library.define(_name + _schema)
-    _library.impl(_name, _without_autocast(_reference), "CompositeExplicitAutograd")
-    # Rounding has no gradient; the default handler that says so costs more than a small product.
+    _library.impl(_name, _kernel(_name, _reference), "CompositeExplicitAutograd")
+# Rounding has no gradient; the default handler that says so costs more than a small product. `nn.gradients` has one.
+# (The native CPU library defines `run_group`.)
+for _name in (*SCHEMAS, "run_group"):
     _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 

@@ -1,12 +1,14 @@
 """Finds, builds and loads the native kernels; without them the reference serves.
 
 Looked for in the installed package, then among the libraries built on this machine before (`$SPIKECONV_CACHE`), which
-are named by a digest of their sources; else built, if there is a compiler. Loading happens when a model is built or
-converted, never at import. `SPIKECONV_NATIVE=0` keeps the reference.
+are named by a digest of their sources; else built, if there is a compiler. The ops load the library of a device at
+their first call there (`library`), never at import. `SPIKECONV_NATIVE=0` keeps the reference.
 """
 
 import os
 import sys
+import threading
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +17,15 @@ import torch
 from torch import Tensor
 
 from spikeconv.cache import cache_dir
+from spikeconv.errors import SpikeconvWarning
 from spikeconv.ops import build
 
-__all__ = ["Backend", "cpu_kernels", "decode_layer", "load", "plan_group", "run_group", "use_cpu_kernels"]
+__all__ = ["Backend", "cpu_kernels", "decode_layer", "load", "plan_group", "ready", "run_group", "use_cpu_kernels"]
 
+SWITCHED_OFF = "SPIKECONV_NATIVE=0"
 
-# As of all ops (see library.py); the library that is loaded defines it.
-_library = torch.library.Library("spikeconv", "IMPL")
-_library.impl("run_group", torch.library.fallthrough_kernel, "Autograd")
+_loading = threading.RLock()
+"""Two threads must not build, or load, one library at once."""
 
 
 class Backend(NamedTuple):
@@ -37,11 +40,24 @@ class Backend(NamedTuple):
         return self.name == "native"
 
 
-@cache  # every call names the device: with a default, load() and load("cpu") would be two entries, and two libraries
+def ready(device: str) -> Backend:
+    """What computes on a kind of device, loaded; the first fallback to the reference warns, unless it was asked for."""
+    backend = load(device)
+    if not backend.is_native and backend.why != SWITCHED_OFF:
+        _warn(device, backend.why)
+    return backend
+
+
 def load(device: str) -> Backend:
     """Load the native kernels for "cpu" or "cuda", building them at the first use on a machine with a compiler."""
+    with _loading:
+        return _load(device)
+
+
+@cache
+def _load(device: str) -> Backend:
     if os.environ.get("SPIKECONV_NATIVE", "1") == "0":
-        return Backend("reference", "SPIKECONV_NATIVE=0")
+        return Backend("reference", SWITCHED_OFF)
     if device == "cuda" and not torch.cuda.is_available():
         return Backend("reference", "torch sees no GPU")
     if device not in ("cpu", "cuda"):
@@ -115,6 +131,16 @@ def decode_layer(
         x, cos, sin, keys, values, qkv, output, gate_up, down, scaling
     )
     return result
+
+
+@cache
+def _warn(device: str, why: str) -> None:
+    warnings.warn(
+        f"The native {device} kernels cannot be used: {why}. The reference gives the same bits, many times slower; "
+        f"{SWITCHED_OFF} asks for it without this warning.",
+        SpikeconvWarning,
+        stacklevel=2,
+    )
 
 
 def _installed(device: str) -> Path:

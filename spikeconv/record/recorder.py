@@ -49,7 +49,7 @@ class SpikeStatistics:
 
 
 class Recorder:
-    """Records the spikes of every encoder of a model while the context is open.
+    """Records the spikes of every encoder of a model while the context is open; any number may be open at once.
 
     `statistics` maps the name of each converted linear to its encoder's totals; linears of a group share one object.
     `cache` maps `k` and `v` to the totals of all keys and values, where those are counts.
@@ -67,15 +67,17 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         for code in self._codes:
-            code.observers = {kind: totals.note for kind, totals in self.cache.items()}
+            for kind, totals in self.cache.items():
+                code.observers[kind].append(totals.note)
         for encoder, totals in self._encoders.values():
-            encoder.observer = totals.add
+            encoder.observers.append(totals.add)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for code in self._codes:
-            code.observers = {}
-        for encoder, _ in self._encoders.values():
-            encoder.observer = None
+            for name, totals in self.cache.items():
+                code.observers[name].remove(totals.note)
+        for encoder, totals in self._encoders.values():
+            encoder.observers.remove(totals.add)

@@ -4,12 +4,15 @@
 weight; since H D is orthogonal, `(H D x) · (H D w) = x · w` before rounding.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from spikeconv import ops
 from spikeconv.rotation.orders import factorize, hadamard_matrix, largest_order
@@ -78,20 +81,41 @@ def _constants(rotation: Rotation, device: torch.device) -> Factors:
     return _tensors(rotation, device)
 
 
-@lru_cache(maxsize=256)
+MOST_ROTATIONS = 4096
+"""That are kept at hand. Whoever points to the tensors of one holds them: what is not used for long is dropped here."""
+
+
+@lru_cache(MOST_ROTATIONS)
 def _tensors(rotation: Rotation, device: torch.device) -> Factors:
     orders = rotation.factors
     power = orders[-1] if not orders[-1] & (orders[-1] - 1) else 1
-    # Inference tensors may not be saved for backward; this cache outlives the mode it is filled in.
-    with torch.inference_mode(False):
-        signs = random_signs(rotation.size, rotation.seed).to(device)
-        bases = [hadamard_matrix(m).to(device, torch.float32) for m in orders if m & (m - 1)]
-    return Factors(signs, bases, power)
+    bases = [_base(m, device) for m in orders if m & (m - 1)]
+    with _plainly():
+        return Factors(random_signs(rotation.size, rotation.seed).to(device), bases, power)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(MOST_ROTATIONS)
 def _transposed(rotation: Rotation, device: torch.device) -> Factors:
     """Those of the transposed matrix without the signs, which come last there."""
     signs, bases, power = _tensors(rotation, device)
-    with torch.inference_mode(False):
-        return Factors(torch.ones_like(signs), [base.mT.contiguous() for base in bases], power)
+    with _plainly():
+        return Factors(torch.ones_like(signs), [_transposed_base(base.shape[0], device) for base in bases], power)
+
+
+@cache
+def _base(order: int, device: torch.device) -> Tensor:
+    with _plainly():
+        return hadamard_matrix(order).to(device, torch.float32)
+
+
+@cache
+def _transposed_base(order: int, device: torch.device) -> Tensor:
+    with _plainly():
+        return _base(order, device).mT.contiguous()
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """The caches outlive the mode that they are filled in: no inference, fake or traced tensors, no default device."""
+    with torch.inference_mode(False), _disable_current_modes(), torch.device("cpu"):
+        yield

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -233,9 +234,15 @@ def test_executions_give_the_same_logits(
     assert torch.equal(logits_of(converted("mistral", bits=bits)), dense)
 
 
-def test_deepcopy_of_a_model(converted: Fixture, logits_of: Fixture) -> None:
-    model = load(converted("llama"))
-    assert torch.equal(logits_of(copy.deepcopy(model)), logits_of(model))
+@pytest.mark.parametrize("settings", [{}, {"kv_bits": 4}], ids=str)
+def test_copies_of_a_fresh_model(settings: dict[str, Any], family: str, converted: Fixture, logits_of: Fixture) -> None:
+    """Before its first forward, when the guard's hooks are still there, and after."""
+    model = load(converted(family, **({} if family.startswith("rwkv") else settings)))
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    expected = logits_of(model)
+    copies += [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    assert all(torch.equal(logits_of(other), expected) for other in copies)
+    assert not any(linear._forward_hooks for other in copies for linear in spike_linears(other).values())
 
 
 def test_compiled_model_gives_the_same(converted: Fixture, tokens: Tensor) -> None:

@@ -22,7 +22,7 @@ class Counted:
         self.group = SpikeGroup(72, SpikeConfig())
         self.linears = [make_linear(out_features=n, group=self.group)[0] for n in (19, 32, 8)]
         self.encoded: list[SpikeCounts] = []
-        self.group.encoder.observer = self.encoded.append
+        self.group.encoder.observers.append(self.encoded.append)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_copies_share_among_themselves_only(group: Counted) -> None:
     assert twin[0].group is twin[1].group is twin[2].group
     assert twin[0].group is not model[0].group
     encoded: list[SpikeCounts] = []
-    twin[0].encoder.observer = encoded.append
+    twin[0].encoder.observers.append(encoded.append)
     outputs = [linear(x) for linear in twin]
     assert len(encoded) == 1 and len(group.encoded) == 1
     assert all(torch.equal(y, alone(linear, x)) for y, linear in zip(outputs, model, strict=True))

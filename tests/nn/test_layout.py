@@ -73,7 +73,7 @@ def test_arranging_keeps_no_second_copy(make_linear: Callable[..., Any]) -> None
 
 
 def test_packed_without_native_kernels(make_linear: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "load", lambda device: Backend("reference", "test"))
+    monkeypatch.setattr(layout, "ready", lambda device: Backend("reference", "test"))
     linear, _ = make_linear()
     arrange_weights(linear)
     assert linear.layout == "packed"

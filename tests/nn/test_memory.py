@@ -9,7 +9,10 @@ from spikeconv.nn import memory
 from spikeconv.nn.memory import LINE, PAGE, LargePages
 from spikeconv.ops.native import load
 
-pytestmark = pytest.mark.skipif(not load("cpu").is_native, reason="asked of the native library")
+
+@pytest.fixture(autouse=True)
+def loaded() -> None:
+    assert load("cpu").is_native  # whom the pages are asked of
 
 
 @pytest.fixture

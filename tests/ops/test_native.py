@@ -17,7 +17,7 @@ from spikeconv.ops import build, native
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., native.Backend]:
     """`load` as in a new process with an empty cache folder."""
     monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path))
-    return native.load.__wrapped__
+    return native._load.__wrapped__
 
 
 def test_switched_off(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +110,60 @@ def test_a_model_has_the_same_logits_without_native_kernels(
     assert "native" in run_python(LOGITS, path, tmp_path / "native.pt")
     assert "reference" in run_python(LOGITS, path, tmp_path / "reference.pt", SPIKECONV_NATIVE="0")
     assert torch.equal(torch.load(tmp_path / "native.pt"), torch.load(tmp_path / "reference.pt"))
+
+
+BY_ITSELF = """
+import sys, threading, torch, spikeconv
+from transformers import AutoModelForCausalLM
+from spikeconv.nn import layout, spike_linears
+from spikeconv.ops import library, native
+native_kernel = lambda op: torch._C._dispatch_has_kernel_for_dispatch_key(f"spikeconv::{op}", "CPU")
+layout.ready = lambda device: native.Backend("reference", "as if loaded on another device")
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+print("loaded:", native_kernel("encode"), {linear.layout for linear in spike_linears(model).values()})
+ids, logits = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0)), []
+def forward():
+    with torch.inference_mode():
+        logits.append(model(ids, use_cache=False).logits)
+threads = [threading.Thread(target=forward) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("called:", native_kernel("encode"), native_kernel("linears"))
+library.encoding.clip_potential = None  # the reference would need it
+forward()
+torch.save(logits[-1], sys.argv[2])
+print("equal:", len(logits) == 5 and all(torch.equal(one, logits[0]) for one in logits))
+"""
+
+
+def test_ops_load_their_back_end_by_themselves(converted: Callable[..., Path], tmp_path: Path) -> None:
+    path = converted("llama")
+    lines = run_python(BY_ITSELF, path, tmp_path / "itself.pt").splitlines()
+    assert lines == ["loaded: False {'packed'}", "called: True True", "equal: True"]
+    run_python(LOGITS, path, tmp_path / "native.pt")
+    assert torch.equal(torch.load(tmp_path / "itself.pt"), torch.load(tmp_path / "native.pt"))
+
+
+FALLING_BACK = """
+import sys, warnings, torch, spikeconv
+from transformers import AutoModelForCausalLM
+from spikeconv.ops import build
+build.compiler = lambda: None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
+    with torch.inference_mode():
+        for _ in range(2):
+            model(torch.tensor([[1, 2, 3]]))
+print([(w.category.__name__, str(w.message)) for w in caught if "kernels" in str(w.message)])
+"""
+
+
+def test_a_fallback_says_so_once(converted: Callable[..., Path], tmp_path: Path) -> None:
+    path, cache = converted("llama"), str(tmp_path)
+    found = run_python(FALLING_BACK, path, SPIKECONV_CACHE=cache)
+    assert found.count("SpikeconvWarning") == 1 and "compiler" in found and "SPIKECONV_NATIVE=0" in found
+    assert run_python(FALLING_BACK, path, SPIKECONV_CACHE=cache, SPIKECONV_NATIVE="0") == "[]\n"
 
 
 SANITIZED = (

@@ -53,7 +53,20 @@ def test_output_is_unchanged_and_nothing_stays(make_linear: Callable[..., Any]) 
     with pytest.raises(ZeroDivisionError), Recorder(model):
         assert torch.equal(model(x), expected)
         raise ZeroDivisionError
-    assert linear.encoder.observer is None
+    assert not linear.encoder.observers
+
+
+def test_several_recorders_at_once(make_linear: Callable[..., Any]) -> None:
+    linear, _ = make_linear()
+    model = torch.nn.Sequential(linear)
+    with Recorder(model) as outer:
+        model(torch.randn(5, 72))
+        with Recorder(model) as inner, Recorder(model) as other:
+            model(torch.randn(3, 72))
+        model(torch.randn(2, 72))
+    model(torch.randn(7, 72))
+    assert [recorder.statistics["0"].tokens for recorder in (outer, inner, other)] == [10, 3, 3]
+    assert not linear.encoder.observers
 
 
 def test_nothing_recorded_is_zero(make_linear: Callable[..., Any]) -> None:
@@ -79,6 +92,6 @@ def test_firing_rate_of_gaussian_inputs(settings: dict[str, Any], low: float, hi
     def note(spikes: SpikeCounts) -> None:
         rates.append(spikes.counts.float().abs().mean().item() / encoder.scheme.virtual_steps)
 
-    encoder.observer = note
+    encoder.observers.append(note)
     encoder(torch.randn(256, 4096, generator=torch.Generator().manual_seed(0)))
     assert low <= rates[0] <= high
