@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.quiet import quiet_transformers
 
-__all__ = ["LoadedModel", "find_device", "load_model", "parse_dtype"]
+__all__ = ["LoadedModel", "find_device", "load_model", "load_tokenizer", "parse_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,9 +46,30 @@ def load_model(
     try:
         with quiet_transformers():
             model, tokenizer = make_model(dtype=compute), make_tokenizer()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SpikeconvError(f"{path} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
+    except SpikeconvError:
+        raise
+    except Exception as error:  # whatever transformers, tokenizers and safetensors make of a user's files
+        raise SpikeconvError(f"{path} cannot be loaded: {reason_of(error)}") from error
     return LoadedModel(model.eval().to(target), tokenizer, path, name)
+
+
+def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a checkpoint's folder.
+
+    Raises:
+        SpikeconvError: there is none, or this version of `tokenizers` cannot read it.
+    """
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # `tokenizers` raises Exception itself
+        raise SpikeconvError(f"The tokenizer of {path} cannot be loaded: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what a library said, behind the kind of error where that is needed to understand it."""
+    line, kind = next(iter(str(error).strip().splitlines()), ""), type(error).__name__
+    return line if line and isinstance(error, OSError | ValueError | RuntimeError) else f"{kind}: {line}"
 
 
 def parse_dtype(name: str) -> torch.dtype | None:

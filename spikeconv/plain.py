@@ -1,9 +1,12 @@
-"""Only what JSON has."""
+"""JSON: values that it has, in files that are written whole."""
 
+import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
-__all__ = ["plain_value"]
+__all__ = ["plain_value", "write_json"]
 
 
 def plain_value(value: Any) -> Any:
@@ -15,3 +18,13 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
+    try:
+        scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

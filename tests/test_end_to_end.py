@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from spikeconv.checkpoint.folder import read_record
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.data.offline import boolq_passages
 from spikeconv.data.sample import sample_text
-from spikeconv.evaluate.models import LoadedModel, load_checkpoint, read_record
+from spikeconv.evaluate.models import LoadedModel, load_checkpoint
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
 from spikeconv.nn import spike_linears

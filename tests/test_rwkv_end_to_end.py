@@ -11,8 +11,9 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
+from spikeconv.checkpoint.folder import read_record
 from spikeconv.evaluate.generate import generate_text
-from spikeconv.evaluate.models import LoadedModel, load_checkpoint, read_record
+from spikeconv.evaluate.models import LoadedModel, load_checkpoint
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
 from spikeconv.families import FAMILIES

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from spikeconv.bench.timing import median_seconds
-from spikeconv.evaluate.models import load_checkpoint, load_source, read_record
+from spikeconv.checkpoint.folder import read_record
+from spikeconv.evaluate.models import load_checkpoint, load_source
 from spikeconv.integrations.memory import memory_keyword, memory_of
 
 __all__ = ["ModelRow", "bench_model"]

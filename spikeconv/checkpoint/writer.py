@@ -1,77 +1,30 @@
-"""Where converted tensors go: safetensors shards in a scratch directory that becomes the checkpoint in one rename.
+"""Where converted tensors go: safetensors shards in a scratch directory that becomes the checkpoint at the end.
 
-Until then the output does not exist (or is the old one), so an interrupted run never leaves a plausible half.
+Until then the output is as it was, so an interrupted run never leaves a plausible half.
 """
 
-import json
-import os
-import shutil
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spikeconv.errors import SpikeconvError
+from spikeconv.checkpoint.scratch import Scratch
+from spikeconv.plain import write_json
 from spikeconv.sources.weight_files import INDEX
 
-__all__ = ["RECORD", "Scratch", "Sink", "check_target", "write_json"]
+__all__ = ["RECORD", "Sink"]
 
 RECORD = "spikeconv.json"
 """Every converted checkpoint holds this record of how it was made."""
 SHARD_BYTES = 2 << 30
 
 
-class Scratch:
-    """Context manager of a scratch directory; `publish` makes it the target, leaving without it removes every trace.
-
-    Args:
-        target: the directory to create.
-        record: the file by which a directory that may be replaced is known.
-        force: replace such a directory.
-
-    Raises:
-        SpikeconvError: the target is in the way (see `check_target`), or its folder cannot be written.
-    """
-
-    def __init__(self, target: Path, record: str = RECORD, *, force: bool = False) -> None:
-        self.target = target.absolute()
-        self.scratch = self.target.with_name(f".{self.target.name}.incomplete-{os.getpid()}")
-        self._record, self._force = record, force
-
-    def __enter__(self) -> Self:
-        check_target(self.target, self._force, self._record)
-        try:
-            self.scratch.mkdir(parents=True)
-        except OSError as error:
-            raise SpikeconvError(f"Cannot write to {self.target.parent}: {error.strerror}.") from None
-        return self
-
-    def publish(self) -> None:
-        """Put the directory in its place, the old one out of it."""
-        old = self.target.with_name(f"{self.scratch.name}-old")
-        if self.target.exists():
-            self.target.rename(old)
-        try:
-            self.scratch.rename(self.target)
-        except BaseException:  # Ctrl-C too
-            if old.exists():
-                old.rename(self.target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        shutil.rmtree(self.scratch, ignore_errors=True)
-
-
 class Sink(Scratch):
     """Collects a converted checkpoint; `commit` publishes it."""
 
     def __init__(self, target: Path, *, force: bool = False, shard_bytes: int = SHARD_BYTES) -> None:
-        super().__init__(target, force=force)
+        super().__init__(target, RECORD, force=force)
         self._shard_bytes = shard_bytes
         self._pending: dict[str, Tensor] = {}
         self._shards: list[list[str]] = []
@@ -122,29 +75,3 @@ class Sink(Scratch):
             if self._shard_path(index).exists():
                 self._shard_path(index).rename(self.scratch / name)
         return names
-
-
-def check_target(target: Path, force: bool, record: str = RECORD) -> None:
-    """Refuse an output that would overwrite something.
-
-    Raises:
-        SpikeconvError: it is a file, or a non-empty directory and `force` is not set or it holds no `record`.
-    """
-    if target.exists() and not target.is_dir():
-        raise SpikeconvError(f"{target} is a file; expected a directory to create.")
-    if target.is_dir() and any(target.iterdir()) and not force:
-        raise SpikeconvError(
-            f"{target} exists and is not empty; choose another --output or pass --force to replace it."
-        )
-    if target.is_dir() and any(target.iterdir()) and not (target / record).is_file():
-        raise SpikeconvError(f"{target} holds no {record}; --force replaces only what does. Choose another --output.")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
-    try:
-        scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ def bench(
     Example: [cyan]spikeconv bench --shapes llama2-7b --tokens 1,256[/]
     """
     from spikeconv.bench import CACHES, SHAPES, bench_attention, bench_kernels, bench_model, measure_limits
-    from spikeconv.evaluate.models import resolve_checkpoint
+    from spikeconv.checkpoint.folder import resolve_checkpoint
     from spikeconv.loading import find_device
 
     unknown = [name for name in shapes.split(",") if name not in SHAPES]

@@ -8,6 +8,7 @@ import json
 import string
 import time
 from collections.abc import Iterable, Sized
+from contextlib import nullcontext, suppress
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -53,11 +54,16 @@ class Printer:
             template: rich markup with `{field}`s as of `str.format`; a constant of the program.
             fields: values, printed as they are.
         """
-        self.console.print(_fill(template, fields))
+        self._write(_fill(template, fields))
 
     def show(self, rows: Table) -> None:
         """A table."""
-        self.console.print(rows)
+        self._write(rows)
+
+    def _write(self, content: Text | Table) -> None:
+        # Nobody may hear what is said beside the results; the work goes on all the same.
+        with suppress(OSError) if self.console.stderr else nullcontext():
+            self.console.print(content)
 
 
 def _fill(template: str, fields: dict[str, object]) -> Text:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, split
 from spikeconv.config import FLOAT_BITS
@@ -175,10 +176,11 @@ def convert(
     if source is None and not quiet:
         err.print("[note]No SOURCE given; converting the embedded model {model}.[/]", model=DEFAULT_MODEL)
 
-    from spikeconv.checkpoint.writer import check_target
+    from spikeconv.checkpoint.folder import remember
+    from spikeconv.checkpoint.scratch import check_target
+    from spikeconv.checkpoint.writer import RECORD
     from spikeconv.conversion.pipeline import convert as run
     from spikeconv.conversion.recipe import Clipping, plan_conversion
-    from spikeconv.evaluate.models import remember
     from spikeconv.loading import parse_dtype
     from spikeconv.sources.resolve import open_source, resolve_source
 
@@ -187,7 +189,7 @@ def convert(
     target = output or Path(f"{model_name(name)}-{config.bits}")
     float_dtype = parse_dtype(dtype)
     if not dry_run:
-        check_target(target, force)
+        check_target(target, force, RECORD)
     opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
     plan = plan_conversion(
         opened,
@@ -215,7 +217,8 @@ def convert(
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{target} was not written") from None
-    remember(target)
+    with convenience("this checkpoint will not be the default of other commands"):
+        remember(target)
     print_json(summary.to_dict()) if as_json else show_summary(summary)
 
 

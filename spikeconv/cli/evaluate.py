@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.failure import convenience, show_lost_baseline
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
 from spikeconv.evaluate.compare import Comparison, compare
 from spikeconv.evaluate.results import EvaluationResult, TaskResult, result_path, save_results
@@ -55,7 +56,7 @@ def evaluate(
     settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
     source = choose_data(data, names)
 
-    from spikeconv.evaluate.models import resolve_checkpoint
+    from spikeconv.checkpoint.folder import resolve_checkpoint
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
@@ -70,12 +71,16 @@ def evaluate(
         dtype=dtype,
         execution=execution,
         trust_remote_code=trust_remote_code,
+        on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
-    output = output or result_path(path, names, limit, num_fewshot)
-    save_results(output, result.spiking, result.baseline)
+    output, saved = output or result_path(path, names, limit, num_fewshot), False
+    with convenience(f"the results are not in {output}"):
+        save_results(output, result.spiking, result.baseline)
+        saved = True
     if as_json:
         reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}
-        print_json({"checkpoint": str(path), "output": str(output), **result.spiking.as_dict(), **reference})
+        where = {"checkpoint": str(path), "output": str(output) if saved else None}
+        print_json({**where, **result.spiking.as_dict(), **reference})
         return
     out.show(_scores(path.name, result))
     for label, run in (("spiking", result.spiking), ("baseline", result.baseline)):
@@ -85,7 +90,8 @@ def evaluate(
             )
     scored = ", ".join(f"{task.name} {task.n:,} ({task.split})" for task in result.spiking.tasks)
     out.print("[note]documents from {source} data: {scored}[/]", source=source, scored=scored)
-    out.print("[note]saved to {output}[/]", output=output)
+    if saved:
+        out.print("[note]saved to {output}[/]", output=output)
 
 
 def _scores(title: str, result: Comparison[EvaluationResult]) -> Table:

@@ -1,15 +1,20 @@
 """What a command says when it cannot go on, and its exit code: never a traceback that nobody asked for."""
 
 import errno
+import json
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from spikeconv.cli.console import err
 from spikeconv.cli.streams import drop_stdout
 from spikeconv.errors import SpikeconvError
+from spikeconv.plain import plain_value
 
-__all__ = ["DEBUG", "report_failure"]
+__all__ = ["DEBUG", "convenience", "report_failure", "show_lost_baseline"]
 
 DEBUG = "--debug"
 BUG, BAD_INPUT, INTERRUPTED, NO_READER = 1, 2, 130, 141
@@ -24,7 +29,7 @@ def report_failure(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         drop_stdout()
         return NO_READER
-    if DEBUG in sys.argv or os.environ.get("SPIKECONV_DEBUG", "0") not in ("", "0"):
+    if _debug():
         traceback.print_exception(error)
     kind, message = type(error).__name__, _first_line(error)
     if isinstance(error, KeyboardInterrupt):
@@ -34,8 +39,7 @@ def report_failure(error: BaseException) -> int:
         err.print("[bad]error:[/] {error}", error=error)
         return BAD_INPUT
     if isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename else ""
-        err.print("[bad]error:[/] {what}{where}", what=error.strerror or message or kind, where=where)
+        err.print("[bad]error:[/] {what}", what=_reason(error))
         return BAD_INPUT
     if kind in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in message:
         err.print("[bad]error:[/] out of memory{what}", what=f": {message}" if message else "")
@@ -47,6 +51,32 @@ def report_failure(error: BaseException) -> int:
         debug=DEBUG,
     )
     return BUG
+
+
+@contextmanager
+def convenience(lost: str) -> Iterator[None]:
+    """Do something that is only convenient, after the work: its failure is a warning that says what is `lost`."""
+    try:
+        yield
+    except Exception as error:
+        if _debug():
+            traceback.print_exception(error)
+        err.print("[bad]warning:[/] {lost}: {why}", lost=lost, why=_reason(error))
+
+
+def show_lost_baseline(measured: dict[str, Any]) -> None:
+    """Print what was measured of the float model, as JSON on stderr, where its comparison will not come."""
+    err.print("[note]baseline, measured before the failure:[/] {measured}", measured=json.dumps(plain_value(measured)))
+
+
+def _debug() -> bool:
+    return DEBUG in sys.argv or os.environ.get("SPIKECONV_DEBUG", "0") not in ("", "0")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" ({error.filename})" if error.filename else "")
+    return _first_line(error) or type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:

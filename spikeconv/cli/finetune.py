@@ -88,7 +88,7 @@ def finetune(
 
     Example: [cyan]spikeconv finetune --text book.txt -o sparse && spikeconv convert --clip-from sparse[/]
     """
-    from spikeconv.checkpoint.writer import check_target
+    from spikeconv.checkpoint.scratch import check_target
     from spikeconv.config import SpikeConfig, parse_settings
     from spikeconv.conversion.plan import make_plan
     from spikeconv.data.texts import token_windows, training_text
@@ -104,7 +104,7 @@ def finetune(
     from spikeconv.sources.resolve import open_source, resolve_source
 
     name = source or DEFAULT_MODEL
-    target = output or Path(f"{model_name(name)}-clipped")
+    target = (output or Path(f"{model_name(name)}-clipped")).absolute()  # its run folder lies beside it
     check_target(target, force or resume, RECORD)
     content, label = training_text(text, dataset)
     opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)

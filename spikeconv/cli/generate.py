@@ -29,8 +29,9 @@ def generate(
 
     Example: [cyan]spikeconv generate -p "Once upon a time" -n 40[/]
     """
+    from spikeconv.checkpoint.folder import resolve_checkpoint
     from spikeconv.evaluate.generate import generate_text
-    from spikeconv.evaluate.models import load_checkpoint, resolve_checkpoint
+    from spikeconv.evaluate.models import load_checkpoint
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:

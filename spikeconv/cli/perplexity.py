@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.failure import show_lost_baseline
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
 from spikeconv.data.texts import read_text
 from spikeconv.evaluate import perplexity as measurement
@@ -43,7 +44,7 @@ def perplexity(
     """
     content, label = read_text(text, dataset)
 
-    from spikeconv.evaluate.models import resolve_checkpoint
+    from spikeconv.checkpoint.folder import resolve_checkpoint
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
@@ -58,6 +59,7 @@ def perplexity(
         dtype=dtype,
         execution=execution,
         trust_remote_code=trust_remote_code,
+        on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
     if as_json:
         reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}

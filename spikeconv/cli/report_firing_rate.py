@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, TrustRemoteCode
 
 if TYPE_CHECKING:
@@ -38,9 +39,11 @@ def report_firing_rate(
 
     Example: [cyan]spikeconv report-firing-rate --tokens 2048[/]
     """
+    from spikeconv.checkpoint.folder import resolve_checkpoint, save_zero_shares
     from spikeconv.data.sample import sample_text
     from spikeconv.data.texts import read_text
-    from spikeconv.evaluate.models import load_checkpoint, read_record, resolve_checkpoint, save_zero_shares
+    from spikeconv.evaluate.models import load_checkpoint
+    from spikeconv.families import family_of
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
 
@@ -49,10 +52,12 @@ def report_firing_rate(
         err.print("[note]checkpoint {path}[/]", path=path)
     content = sample_text() if text is None else read_text(text)[0]
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    roles = {name: layer["role"] for name, layer in read_record(path)["layers"].items()}
+    layers = loaded.model.config.get_text_config().num_hidden_layers
+    roles = {linear.name: linear.role for linear in family_of(loaded.model).layout(layers)}
     report = firing_report(loaded.model, loaded.tokenizer, content, roles, tokens=tokens, track=tracker(quiet))
     if save:
-        save_zero_shares(path, {layer.name: layer.zero_share for layer in report.layers})
+        with convenience("the shares of zeros are not noted in the checkpoint"):
+            save_zero_shares(path, {layer.name: layer.zero_share for layer in report.layers})
     picojoules = spikerwkv_report(report) if energy else None
     if as_json:
         print_json(report.to_dict() | ({"energy": {energy: picojoules}} if energy else {}))

@@ -34,9 +34,10 @@ def verify(
 
     Example: [cyan]spikeconv verify[/]
     """
+    from spikeconv.checkpoint.folder import resolve_checkpoint
     from spikeconv.data.sample import sample_text
     from spikeconv.data.texts import read_text
-    from spikeconv.evaluate.models import load_checkpoint, resolve_checkpoint
+    from spikeconv.evaluate.models import load_checkpoint
     from spikeconv.verification.run import verify as run
 
     path = resolve_checkpoint(checkpoint)

@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from spikeconv.checkpoint.card import model_card
-from spikeconv.checkpoint.writer import RECORD, Sink, write_json
+from spikeconv.checkpoint.writer import RECORD, Sink
 from spikeconv.conversion.linear import convert_linear
 from spikeconv.conversion.plan import Job, Plan
 from spikeconv.conversion.record import make_record
 from spikeconv.errors import SpikeconvError
+from spikeconv.plain import write_json
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
@@ -92,13 +93,14 @@ def convert(
 
     try:
         with Sink(output, force=force) as sink:
+            source.copy_companions(sink.scratch)  # first: what cannot be read costs no work
             for name, tensor in converted_tensors(source, plan, dtype, track, finished):
                 sink.add(name, tensor)
-            source.copy_companions(sink.scratch)
             shards = sink.finish_shards()
             record = make_record(source, plan, shards, command)
             write_json(sink.scratch / RECORD, record)
-            (sink.scratch / "README.md").write_text(model_card(output.name, record), encoding="utf-8")
+            card = model_card(sink.target.name, record)
+            (sink.scratch / "README.md").write_text(card, encoding="utf-8", errors="replace")
             size = sink.commit(checkpoint_config(source, plan, dtype))
     except (OSError, SafetensorError) as error:
         raise SpikeconvError(f"Writing {output} failed, and nothing of it was kept: {error}") from None

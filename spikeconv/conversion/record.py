@@ -1,18 +1,17 @@
 """`spikeconv.json`: how a checkpoint was made, so that it can be made again and checked."""
 
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from spikeconv.conversion.plan import Plan
 from spikeconv.sources.base import Source
+from spikeconv.versions import versions
 from spikeconv.wheels import sha256_of
 
 __all__ = ["make_record"]
 
-PACKAGES = ("spikeconv", "torch", "transformers", "safetensors", "gguf")
+PACKAGES = ("torch", "transformers", "safetensors", "gguf")
 
 
 def make_record(source: Source, plan: Plan, shards: list[Path], command: str) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def make_record(source: Source, plan: Plan, shards: list[Path], command: str) ->
     return {
         "command": command,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": versions(PACKAGES),
         "source": {
             "path": source.origin(),
             "files": {path.name: sha256_of(path) for path in source.weight_files()},

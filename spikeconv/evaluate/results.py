@@ -1,16 +1,12 @@
 """What an evaluation found, and the JSON file it leaves behind."""
 
-import json
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spikeconv.errors import SpikeconvError
-from spikeconv.plain import plain_value
+from spikeconv.plain import plain_value, write_json
 
 __all__ = ["EvaluationResult", "TaskResult", "result_path", "save_results"]
 
@@ -88,16 +84,13 @@ def result_path(checkpoint: Path, tasks: Sequence[str], limit: int | None, num_f
 
 
 def save_results(path: Path, result: EvaluationResult, baseline: EvaluationResult | None = None) -> None:
-    """Write lm-eval's results, ours under `spikeconv` and the float model's under `baseline`, atomically."""
+    """Write lm-eval's results, ours under `spikeconv` and the float model's under `baseline`, atomically.
+
+    Raises:
+        OSError: the file cannot be written; an earlier one is then as it was.
+    """
     content: dict[str, Any] = {**result.raw, "spikeconv": result.as_dict()}
     if baseline is not None:
         content["baseline"] = {**baseline.raw, "spikeconv": baseline.as_dict()}
-    text = json.dumps(plain_value(content), indent=2, allow_nan=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-            file.write(text + "\n")
-        os.chmod(file.name, 0o644)  # temporary files are private by default
-        os.replace(file.name, path)
-    except OSError as error:
-        raise SpikeconvError(f"Could not write {path}: {error.strerror}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, plain_value(content))

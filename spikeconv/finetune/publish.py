@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spikeconv.checkpoint.writer import Scratch
+from spikeconv.checkpoint.scratch import Scratch
 from spikeconv.config import SpikeConfig
 from spikeconv.finetune.clips import RECORD, ClipRecord, thresholds_of
 from spikeconv.finetune.session import Session

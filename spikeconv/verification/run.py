@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
-from spikeconv.checkpoint.writer import RECORD
+from spikeconv.checkpoint.folder import has_record, read_record, resolve_checkpoint
 from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.models import load_checkpoint, read_record, resolve_checkpoint
-from spikeconv.loading import LoadedModel
+from spikeconv.evaluate.models import load_checkpoint
+from spikeconv.loading import LoadedModel, load_tokenizer
 from spikeconv.nn import attention_codes, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.verification.attention import compare_attention
@@ -64,11 +63,8 @@ def verify_any(
     if not spike_linears(checkpoint) and not attention_codes(checkpoint):
         raise SpikeconvError(f"This {type(checkpoint).__name__} is not converted: there is nothing to verify.")
     path = Path(checkpoint.config._name_or_path)
-    if (path / RECORD).is_file():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise SpikeconvError(f"The tokenizer of {path} cannot be loaded: {str(error).splitlines()[0]}") from None
+    if has_record(path):
+        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         loaded = LoadedModel(checkpoint, tokenizer, path, path.name)
         return verify(loaded, sample_text() if text is None else text, tokens=tokens, source=source)
     generator = torch.Generator().manual_seed(0)
@@ -94,6 +90,9 @@ def verify_model(
     compare_attention(model, ids, result)
     if path is None:
         result.notes.append("the model has no checkpoint: neither files nor source were looked at")
+        return result
+    if not has_record(path):
+        result.notes.append("the record of its conversion is not there: neither files nor source were looked at")
         return result
     record = read_record(path)
     result.changed_files = changed_files(path, record)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from spikeconv.checkpoint.folder import source_path
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.linear import rotated_weight
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.models import source_path
 from spikeconv.families import family_of, folded_norms
 from spikeconv.nn import SpikeLinear, spike_linears
 from spikeconv.quiet import quiet_transformers

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from spikeconv.checkpoint import writer as sink
-from spikeconv.checkpoint.writer import RECORD, Sink, check_target
+from spikeconv.checkpoint.writer import RECORD
 from spikeconv.errors import SpikeconvError
+from spikeconv.plain import write_json
 from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]
@@ -57,25 +57,6 @@ def test_the_old_checkpoint_survives_a_failed_replacement(
     before = contents(tmp_path)
     with pytest.raises(interrupted):
         run_convert(tiny_checkpoint(), tmp_path / "out", force=True, bits="6-1.58")
-    assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
-def test_the_old_checkpoint_survives_an_interrupt_while_publishing(
-    error: type[BaseException], converted: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(converted(), tmp_path / "out")
-    before, rename = contents(tmp_path), Path.rename
-
-    def failing(self: Path, target: Path) -> Path:
-        if self.name.startswith(".out.incomplete") and Path(target) == tmp_path / "out" and "old" not in self.name:
-            raise error
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(error), Sink(tmp_path / "out", force=True) as new:
-        new.add("a", torch.ones(3))
-        new.commit({})
     assert contents(tmp_path) == before
 
 
@@ -126,15 +107,8 @@ def test_nothing_else_is_overwritten(
     assert contents(tmp_path) == before
 
 
-def test_check_target_allows_what_sink_allows(tmp_path: Path) -> None:
-    check_target(tmp_path / "absent", False)
-    check_target(tmp_path, False)
-    (tmp_path / RECORD).write_text("{}")
-    check_target(tmp_path, True)
-
-
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    sink.write_json(tmp_path / "a.json", {"a": 1})
+    write_json(tmp_path / "a.json", {"a": 1})
     with pytest.raises(TypeError):
-        sink.write_json(tmp_path / "a.json", {"a": object()})
+        write_json(tmp_path / "a.json", {"a": object()})
     assert contents(tmp_path) == {"a.json": b'{\n  "a": 1\n}\n'}

@@ -176,7 +176,7 @@ def test_converted_source(converted: Fixture, run_convert: Fixture, tmp_path: Pa
 def test_output_below_a_file(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     sentence = refused(run_convert, source, tmp_path / "file" / "deeper" / "out")
-    assert "Cannot write" in sentence and str(tmp_path / "file") in sentence
+    assert "cannot be created" in sentence and str(tmp_path / "file") in sentence
     assert (tmp_path / "file").read_text() == "mine"
 
 

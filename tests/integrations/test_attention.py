@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from spikeconv import ops
+from spikeconv.checkpoint.folder import read_record
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.models import load_checkpoint, read_record
+from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.integrations.attention import NAME
 from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import attention_codes

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from spikeconv.checkpoint.writer import write_json
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.linear import convert_linear
 from spikeconv.families import FAMILIES
 from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, spike_linears
+from spikeconv.plain import write_json
 
 Fixture = Callable[..., Any]
 BITS = pytest.mark.parametrize("bits", ["4-1.58", "4-1", "8-8", "16-16"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from spikeconv.evaluate.models import save_zero_shares
+from spikeconv.checkpoint.folder import save_zero_shares
 from spikeconv.nn import arrange_weights, layout, prefers_events, set_execution, spike_linears
 from spikeconv.ops.native import Backend
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from spikeconv.evaluate.models import load_checkpoint, read_record
+from spikeconv.checkpoint.folder import read_record
+from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.report.energy import spikerwkv, spikerwkv_report
 from spikeconv.report.firing_rate import firing_report
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from spikeconv.checkpoint.folder import read_record
 from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.models import LoadedModel, load_checkpoint, read_record
+from spikeconv.evaluate.models import LoadedModel, load_checkpoint
 from spikeconv.nn import spike_linears
 from spikeconv.report.firing_rate import FiringReport, firing_report
 

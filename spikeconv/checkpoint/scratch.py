@@ -1,0 +1,199 @@
+"""A folder that appears whole or not at all: it is filled under another name, then renamed.
+
+Where the target does not exist (or is to be replaced), the scratch folder lies beside it, and one rename publishes it.
+A folder that is there already may be a mounted volume, the current folder or the end of a link, which a rename would
+break, or lie where nothing can be created: then the scratch folder lies inside, and its files are moved up, the one by
+which the folder is known last.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from spikeconv.errors import SpikeconvError
+
+__all__ = ["Scratch", "check_target", "remove_tree"]
+
+SCRATCH = ".incomplete-"
+IGNORED = ("lost+found",)
+"""What an empty volume holds."""
+
+
+class Scratch:
+    """Context manager of a scratch folder; `publish` makes it the target, leaving without it removes every trace.
+
+    Args:
+        target: the folder to create; a link is followed.
+        record: the file by which a folder that may be replaced is known.
+        force: replace such a folder.
+
+    Attributes:
+        target: the folder's real path.
+        scratch: where to write until `publish`.
+
+    Raises:
+        SpikeconvError: the target is in the way or cannot be written (see `check_target`).
+    """
+
+    def __init__(self, target: Path, record: str, *, force: bool = False) -> None:
+        self.target = _real(target)
+        self._record, self._force = record, force
+        self._made: list[Path] = []
+        self._published = self._keep = False
+
+    def __enter__(self) -> Self:
+        check_target(self.target, self._force, self._record)
+        self._inside = _filled_inside(self.target)
+        name = f"{SCRATCH}{os.getpid()}"
+        self.scratch = self.target / name if self._inside else self.target.with_name(f".{self.target.name}{name}")
+        missing = [folder for folder in self.scratch.parents if not folder.exists()]
+        try:
+            self.scratch.mkdir(parents=True)
+        except OSError as error:
+            raise SpikeconvError(f"Cannot write to {self.scratch.parent}: {error.strerror}.") from None
+        self._made = missing
+        return self
+
+    def publish(self) -> None:
+        """Put the folder in its place, and what it replaces out of it.
+
+        Raises:
+            SpikeconvError: something that must not be replaced came there meanwhile; what was written is kept.
+        """
+        for folder in [path for path in self.scratch.rglob("*") if path.is_dir()]:
+            _make_writable(folder)  # as copied: nobody could replace the checkpoint
+        try:
+            check_target(self.target, self._force, self._record)
+        except SpikeconvError as error:
+            self._keep = True
+            raise SpikeconvError(f"{error} What was written meanwhile is in {self.scratch}.") from None
+        with _Moves() as moves:
+            self._move_in(moves) if self._inside else self._swap(moves)
+        self._published = True
+        remove_tree(self._old)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keep:
+            return
+        remove_tree(self.scratch)
+        if not self._published:
+            for folder in (self._old, *self._made):
+                with suppress(OSError):  # not empty, or not there
+                    folder.rmdir()
+
+    @property
+    def _old(self) -> Path:
+        return self.scratch.with_name(f"{self.scratch.name}-old")
+
+    def _swap(self, moves: "_Moves") -> None:
+        if self.target.exists():
+            moves.move(self.target, self._old)
+        moves.move(self.scratch, self.target)
+
+    def _move_in(self, moves: "_Moves") -> None:
+        entries = _entries(self.target)
+        if entries:
+            self._old.mkdir()
+        for entry in sorted(entries, key=lambda path: path.name != self._record):  # without it, nothing is complete
+            moves.move(entry, self._old / entry.name)
+        for entry in sorted(self.scratch.iterdir(), key=lambda path: path.name == self._record):
+            moves.move(entry, self.target / entry.name)
+
+
+class _Moves:
+    """Renames that are taken back if one of them fails."""
+
+    def __init__(self) -> None:
+        self._done: list[tuple[Path, Path]] = []
+
+    def move(self, source: Path, target: Path) -> None:
+        if source.is_dir() and not source.is_symlink() and source.parent != target.parent:
+            _make_writable(source)  # its entry for the parent changes
+        self._done.append((source, target))
+        source.rename(target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:  # Ctrl-C too
+            for source, target in reversed(self._done):
+                if not os.path.lexists(source):
+                    target.rename(source)
+
+
+def check_target(target: Path, force: bool, record: str) -> None:
+    """Refuse an output that would overwrite something or cannot be written, before any work.
+
+    Raises:
+        SpikeconvError: it is a file, or a non-empty folder and `force` is not set or it holds no `record`, or nothing
+            can be created where it is to lie.
+    """
+    target = _real(target)
+    if target.exists() and not target.is_dir():
+        raise SpikeconvError(f"{target} is a file; expected a directory to create.")
+    filled = target.is_dir() and bool(_entries(target))
+    if filled and not force:
+        raise SpikeconvError(
+            f"{target} exists and is not empty; choose another --output or pass --force to replace it."
+        )
+    if filled and not (target / record).is_file():
+        raise SpikeconvError(f"{target} holds no {record}; --force replaces only what does. Choose another --output.")
+    folder = target if _filled_inside(target) else next(path for path in target.parents if path.exists())
+    if not folder.is_dir():
+        raise SpikeconvError(f"{target} cannot be created: {folder} is a file.")
+    if not _is_writable(folder):
+        raise SpikeconvError(f"{target} cannot be written: nothing can be created in {folder}.")
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and what is in it, read-only folders too; what cannot be removed stays."""
+    for path, _, _ in os.walk(folder):  # from the top: what cannot be listed becomes readable first
+        _make_writable(Path(path))
+        for name in os.listdir(path):
+            _make_writable(Path(path, name))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _real(target: Path) -> Path:
+    try:
+        return target.resolve()
+    except (OSError, RuntimeError):
+        raise SpikeconvError(f"{target} is a link that leads to itself; choose another --output.") from None
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What a folder holds, but for what we or the file system keep there."""
+    return [path for path in folder.iterdir() if path.name not in IGNORED and not path.name.startswith(SCRATCH)]
+
+
+def _filled_inside(target: Path) -> bool:
+    if not target.is_dir():
+        return False
+    return not _entries(target) or target.is_mount() or _is_current(target) or not _is_writable(target.parent)
+
+
+def _is_current(folder: Path) -> bool:
+    try:
+        return Path.cwd().is_relative_to(folder)
+    except FileNotFoundError:  # removed under our feet
+        return False
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _make_writable(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink() and path.stat().st_mode & 0o700 != 0o700:
+        try:
+            path.chmod(path.stat().st_mode | 0o700)
+        except OSError:  # somebody else's
+            return
