@@ -1,6 +1,5 @@
 """The way a weight travels: source ─▶ plan ─▶ rotate ─▶ quantize ─▶ pack ─▶ sink, one tensor at a time."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -27,6 +26,9 @@ __all__ = ["FORMAT", "ConvertSummary", "LayerResult", "checkpoint_config", "conv
 
 FORMAT = 1
 """Version of the checkpoint's layout, in `quantization_config.format`."""
+
+MOST = 2.0**63
+"""A row's sum of absolute weights stays below, so that its rotation and the squares of its errors are finite."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +169,13 @@ class _Work:
         if job is None:
             scaled = tensor if gamma is None else (tensor.float() * gamma.float()).to(tensor.dtype)
             return {name: self._cast(name, scaled)}
-        converted = convert_linear(tensor, job.scheme, gamma, self._center(job, source))
-        finite = (value.isfinite().all() for value in converted.tensors.values() if value.is_floating_point())
-        if not (all(finite) and math.isfinite(converted.relative_error)):
+        largest = float(tensor.abs().max()) * (1.0 if gamma is None else float(gamma.abs().max()))
+        if largest * job.in_features > MOST:
             raise SpikeconvError(
                 f"{source.path}: {name} holds {tensor.abs().max():.3g}, too much to rotate and round in float32; the "
                 "source is damaged and was not converted."
             )
+        converted = convert_linear(tensor, job.scheme, gamma, self._center(job, source))
         self._note(job, converted.relative_error)
         prefix = name.removesuffix("weight")
         return {prefix + key: self._cast(prefix + key, value) if key in ("weight", "bias") else value
@@ -185,13 +187,7 @@ class _Work:
         return self._cast(name, _read(source, name)) if job.linear.center and name in self._tensors else None
 
     def _cast(self, name: str, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        cast = tensor.to(self._dtype or tensor.dtype)
-        if not cast.isfinite().all():
-            kind = str(cast.dtype).removeprefix("torch.")
-            raise SpikeconvError(f"{name} holds {tensor.abs().max():.3g}, too much for {kind}; choose another --dtype.")
-        return cast
+        return _to(self._dtype or tensor.dtype, name, tensor) if tensor.is_floating_point() else tensor
 
     def _note(self, job: Job, error: float) -> None:
         layer = job.linear.layer
@@ -204,12 +200,18 @@ class _Work:
 def _read(source: Source, name: str) -> Tensor:
     """A tensor of the source, finite; float64, in which nothing here computes, comes as float32."""
     tensor = source.load(name)
-    if tensor.dtype == torch.float64:
-        tensor = tensor.float()  # what float32 cannot hold becomes infinite
     if not torch.isfinite(tensor).all():
         kind = "NaN" if tensor.isnan().any() else "infinity"
         raise SpikeconvError(f"{source.path}: {name} contains {kind}; the source is damaged and was not converted.")
-    return tensor
+    return tensor if tensor.dtype != torch.float64 else _to(torch.float32, f"{source.path}: {name}", tensor)
+
+
+def _to(dtype: torch.dtype, name: str, tensor: Tensor) -> Tensor:
+    cast = tensor.to(dtype)
+    if not cast.isfinite().all():
+        kind = str(dtype).removeprefix("torch.")
+        raise SpikeconvError(f"{name} holds {tensor.abs().max():.3g}, too much for {kind}.")
+    return cast
 
 
 def checkpoint_config(source: Source, plan: Plan, dtype: torch.dtype | None) -> dict[str, Any]:

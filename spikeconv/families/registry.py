@@ -30,7 +30,8 @@ def find_family(config: Mapping[str, Any]) -> Family:
         SpikeconvError: the architecture is not supported; the message lists those that are and the nearest name.
     """
     model_type = str(config.get("model_type", ""))
-    architectures = config.get("architectures") or []
+    named = config.get("architectures") or []
+    architectures = named if isinstance(named, list | tuple) else [named]
     family = FAMILIES.get(model_type)
     if family and (not architectures or family.architecture in architectures):
         return family

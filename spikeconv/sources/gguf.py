@@ -8,83 +8,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader, dequantize
+from gguf import dequantize
 from gguf.constants import MODEL_ARCH_NAMES
 from gguf.tensor_mapping import get_tensor_name_map
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer, PretrainedConfig
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import FAMILIES, find_family
+from spikeconv.families import FAMILIES
 from spikeconv.quiet import quiet_transformers
 from spikeconv.sources.base import Source
+from spikeconv.sources.gguf_config import read_config
+from spikeconv.sources.gguf_file import GgufFile, open_gguf
+from spikeconv.sources.model_config import build_empty, hf_config
 
 __all__ = ["GgufSource"]
 
+ROPE_FACTORS = "rope_freqs.weight"
+
 
 class GgufSource(Source):
-    """One `.gguf` file of a supported architecture; all tensors come out as float32."""
+    """One `.gguf` file of a supported architecture (or the first of a split one); all tensors come out as float32.
+
+    Raises:
+        SpikeconvError: it is damaged, of another architecture, lacks a tensor, or holds a model that its config cannot
+            say.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._reader = GGUFReader(path)
-            architecture = str(self._reader.fields["general.architecture"].contents())
-        except Exception as error:  # the reader trusts its file and fails in many ways on a bad one
-            raise SpikeconvError(f"{path} is not a readable GGUF file: {type(error).__name__}: {error}") from None
-        if architecture not in {family.gguf for family in FAMILIES.values()}:
-            known = ", ".join(sorted(f.gguf for f in FAMILIES.values() if f.gguf))
-            raise SpikeconvError(f"{path} holds the GGUF architecture {architecture}; supported: {known}.")
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        # What transformers leaves in the file: the head size of Qwen3, and any stretching of the rotary embedding.
-        head_dim = self._reader.fields.get(f"{architecture}.attention.key_length")
-        if head_dim is not None:
-            config.head_dim = int(head_dim.contents())
-        self._check_rope(architecture)
-        config.architectures = [FAMILIES[config.model_type].architecture]
-        config.dtype = torch.float32
-        self.config: dict[str, Any] = {k: v for k, v in config.to_diff_dict().items() if "name_or_path" not in k}
-        find_family(self.config)
+        self._file = open_gguf(path)
+        architecture = str(self._file.value("general.architecture"))
+        known = sorted(family.gguf for family in FAMILIES.values() if family.gguf)
+        if architecture not in known:
+            raise SpikeconvError(f"{path} holds the GGUF architecture {architecture}; supported: {', '.join(known)}.")
+        self.config = read_config(self._file, architecture)
+        config = hf_config(self.config, most_layers=len(self._file.tensors))
         self._interleaved = {".attn_q.": config.num_attention_heads, ".attn_k.": config.num_key_value_heads}
         if architecture != "llama":
             self._interleaved = {}
-        self._tensors = self._map_names(config, architecture)
-
-    def _check_rope(self, architecture: str) -> None:
-        scaling = self._reader.fields.get(f"{architecture}.rope.scaling.type")
-        factors = [tensor.data for tensor in self._reader.tensors if tensor.name == "rope_freqs.weight"]
-        if (scaling is not None and scaling.contents() != "none") or any((factor != 1).any() for factor in factors):
-            raise SpikeconvError(
-                f"{self.path} scales its rotary frequencies, which cannot be read from a GGUF file; "
-                "convert the Hugging Face checkpoint of the model instead."
-            )
-
-    def _map_names(self, config: Any, architecture: str) -> dict[str, Any]:
-        arch = next(key for key, name in MODEL_ARCH_NAMES.items() if name == architecture)
-        mapping = get_tensor_name_map(arch, config.num_hidden_layers)
-        by_name = {tensor.name: tensor for tensor in self._reader.tensors}
-        with torch.device("meta"):
-            keys = AutoModelForCausalLM.from_config(config).state_dict().keys()
-        found = {}
-        for key in keys:
-            base, _, suffix = key.rpartition(".")
-            name = f"{mapping.get_name(base)}.{suffix}"
-            if name in by_name:
-                found[key] = by_name[name]
-            elif not (key == "lm_head.weight" and config.tie_word_embeddings):
-                raise SpikeconvError(f"{self.path} holds no tensor for {key} (looked for {name}).")
-        return found
+        self._unread = _unread(self._file)
+        self._tensors = _map_names(self._file, config, architecture, set(self._unread))
 
     def names(self) -> list[str]:
-        """Hugging Face names of the tensors."""
+        """Hugging Face names of the tensors; of what the model does not have, the file's own."""
         return list(self._tensors)
+
+    def unread(self) -> dict[str, str]:
+        """Factors of the rotary embedding that are all 1."""
+        return self._unread
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape in torch's order (GGUF lists it reversed)."""
         return tuple(int(size) for size in reversed(self._tensors[name].shape))
 
-    def dtype(self, name: str) -> torch.dtype:
+    def dtype(self, name: str) -> torch.dtype | str:
         """Always float32."""
         return torch.float32
 
@@ -105,14 +83,48 @@ class GgufSource(Source):
         return values.contiguous()
 
     def weight_files(self) -> list[Path]:
-        """The file itself."""
-        return [self.path]
+        """The file itself, or all parts of it."""
+        return list(self._file.parts)
 
     def tokenizer(self) -> Any:
         """The tokenizer that the file carries."""
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
+        try:
+            with quiet_transformers():
+                return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
+        except Exception as error:  # it trusts the file
+            reason = " ".join(str(error).split()) or "nothing else is said"
+            raise SpikeconvError(
+                f"{self.path} holds no tokenizer that transformers can read: {type(error).__name__}: {reason}"
+            ) from None
 
     def copy_companions(self, target: Path) -> None:
         """Write the tokenizer that the file carries."""
         self.tokenizer().save_pretrained(target)
+
+
+def _unread(file: GgufFile) -> dict[str, str]:
+    factors = file.tensors.get(ROPE_FACTORS)
+    if factors is None:
+        return {}
+    if (factors.data != 1).any():
+        raise SpikeconvError(
+            f"{file.path} scales its rotary frequencies, which cannot be read from a GGUF file; "
+            "convert the Hugging Face checkpoint of the model instead."
+        )
+    return {ROPE_FACTORS: "factors of the rotary frequencies that are all 1"}
+
+
+def _map_names(file: GgufFile, config: PretrainedConfig, architecture: str, unread: set[str]) -> dict[str, Any]:
+    """The file's tensors by the names of transformers' model; those that it does not have by their own, at the end."""
+    arch = next(key for key, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    mapping = get_tensor_name_map(arch, config.num_hidden_layers)
+    left = {name: tensor for name, tensor in file.tensors.items() if name not in unread}
+    found = {}
+    for key in build_empty(config).state_dict():
+        base, _, suffix = key.rpartition(".")
+        name = f"{mapping.get_name(base)}.{suffix}"
+        if name in left:
+            found[key] = left.pop(name)
+        elif not (key == "lm_head.weight" and config.tie_word_embeddings):
+            raise SpikeconvError(f"{file.path} holds no tensor for {key} (looked for {name}).")
+    return found | left

@@ -3,6 +3,7 @@
 A config is somebody else's file: a value that cannot be is a sentence, and no value makes the building take for ever.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from spikeconv.quiet import quiet_transformers
 __all__ = ["build_empty", "hf_config"]
 
 LAYERS = "num_hidden_layers"
-TOKENS = ("pad_token_id",)
-"""Fields that hold the row of the embeddings which stays zero."""
+POSITIVE = (
+    *(LAYERS, "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim"),
+    *("vocab_size", "max_position_embeddings"),
+)
 
 
 def hf_config(config: dict[str, Any], most_layers: int | None = None) -> PretrainedConfig:
@@ -34,6 +37,9 @@ def hf_config(config: dict[str, Any], most_layers: int | None = None) -> Pretrai
     family = find_family(config)
     if family.model_type not in CONFIG_MAPPING:
         raise SpikeconvError(f"{family.architecture} needs a package: pip install {family.package}")
+    for name in POSITIVE:  # models divide by most of them
+        if isinstance(size := config.get(name), int) and size < 1:
+            raise SpikeconvError(f"config.json has {name} {size}, which no {family.architecture} can have.")
     layers = config.get(LAYERS)
     if most_layers is not None and isinstance(layers, int) and layers > most_layers:
         raise SpikeconvError(f"config.json asks for {layers} layers ({LAYERS}), but there are {most_layers} tensors.")
@@ -42,7 +48,7 @@ def hf_config(config: dict[str, Any], most_layers: int | None = None) -> Pretrai
             result = CONFIG_MAPPING[family.model_type].from_dict({**config, **family.fixed})
     except Exception as error:  # each model validates in its own way
         raise _impossible(family, error) from None
-    _check_values(family, result)
+    _check_values(result)
     return result
 
 
@@ -61,21 +67,24 @@ def build_empty(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def _check_values(family: Family, config: PretrainedConfig) -> None:
-    """What the models divide by or use as an index, and would report without the name of the field."""
-    for name in (LAYERS, "hidden_size", "vocab_size", "intermediate_size", "num_attention_heads"):
-        value = getattr(config, name, 1)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise SpikeconvError(f"config.json has {name} {value!r}, which no {family.architecture} can have.")
-    for name in TOKENS:
-        value = getattr(config, name, None)
-        if value is not None and not (isinstance(value, int) and -config.vocab_size <= value < config.vocab_size):
-            raise SpikeconvError(
-                f"config.json has {name} {value!r}, outside the vocabulary of {config.vocab_size} tokens; "
-                "set it to null or to one of them."
-            )
+def _check_values(config: PretrainedConfig) -> None:
+    """What models would report without the name of the field, or never."""
+    for name, value in config.to_dict().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise SpikeconvError(f"config.json has {name} {value}, which is no number to compute with.")
+    theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1)
+    if isinstance(theta, int | float) and not 0 < theta < math.inf:
+        raise SpikeconvError(f"config.json has rope_theta {theta!r}; expected a number above 0.")
+    pad, size = getattr(config, "pad_token_id", None), config.vocab_size
+    if pad is not None and not -size <= pad < size:
+        raise SpikeconvError(
+            f"config.json has pad_token_id {pad}, outside the vocabulary of {size}; set it to null or to a token."
+        )
 
 
 def _impossible(family: Family, error: Exception) -> SpikeconvError:
-    reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+    cause = error.__cause__ or error
+    reason = " ".join(str(cause).split())
+    if not isinstance(cause, ValueError | TypeError) or not reason:  # a KeyError says no more than the key
+        reason = f"{type(cause).__name__}: {reason}"
     return SpikeconvError(f"config.json does not describe a {family.architecture}: {reason}")

@@ -41,4 +41,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for key, entry in value.items():
         if not (isinstance(key, str) and isinstance(entry, Tensor)):
             raise SpikeconvError(f"{path} holds no model: it has {key}, which is no named tensor.")
-    return value
+        if entry.layout != torch.strided or entry.is_meta or entry.is_quantized:
+            kind = "meta" if entry.is_meta else "quantized" if entry.is_quantized else str(entry.layout)
+            raise SpikeconvError(f"{path}: {key} is a {kind.removeprefix('torch.')} tensor; expected a plain one.")
+    return {key: entry.detach() for key, entry in value.items()}

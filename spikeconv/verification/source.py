@@ -68,7 +68,7 @@ def read_source(path: Path) -> tuple[Any, str]:
     opened = open_source(path)
     config = hf_config(opened.config)
     options: dict[str, Any] = {"config": config}
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and len(opened.weight_files()) == 1:  # transformers knows no split files
         folder, options["gguf_file"] = path.parent, path.name
     elif path.is_dir():
         folder = path

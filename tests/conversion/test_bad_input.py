@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from spikeconv.checkpoint import writer as sink
 from spikeconv.errors import SpikeconvError
@@ -159,13 +160,44 @@ def test_all_zero_linear_converts(source: Path, run_convert: Fixture, logits_of:
     assert logits_of(tmp_path / "out").isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_float_types_convert(dtype: torch.dtype, source: Path, run_convert: Fixture, tmp_path: Path) -> None:
-    edit_tensors(source, lambda t: t.update({name: tensor.to(dtype) for name, tensor in t.items()}))
-    run_convert(source, tmp_path / "out")
-    tensors = load_file(tmp_path / "out" / WEIGHTS)
-    kept = torch.float32 if dtype == torch.float64 else dtype
-    assert tensors["model.norm.weight"].dtype == kept and tensors[Q].dtype == torch.uint8
+def test_other_float_types_convert(
+    source: Path, run_convert: Fixture, logits_of: Fixture, tokens: torch.Tensor, tmp_path: Path
+) -> None:
+    """Each with its name in the config and without, and mixed; float64 becomes float32, in which it is computed."""
+    plain = load_file(source / WEIGHTS)
+    mixed = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+    for kinds in ([torch.float16], [torch.bfloat16], [torch.float64], mixed):
+        tensors = {name: tensor.to(kinds[i % len(kinds)]) for i, (name, tensor) in enumerate(plain.items())}
+        save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
+        for named in [None, "float32"] if len(kinds) > 1 else [None, str(kinds[0]).removeprefix("torch.")]:
+            edit_config(source, dtype=named)
+            run_convert(source, tmp_path / "out", force=True)
+            for name, tensor in load_file(tmp_path / "out" / WEIGHTS).items():
+                kept = tensors[name].dtype if name in tensors else torch.float32
+                kept = torch.float32 if kept == torch.float64 else kept
+                assert tensor.dtype == (torch.uint8 if name.endswith("_proj.weight") else kept), name
+            computed = AutoModelForCausalLM.from_pretrained(source).dtype
+            model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+            assert model.dtype == (torch.float32 if computed == torch.float64 else computed)
+            assert logits_of(model).isfinite().all()
+            model.generate(tokens[:1], max_new_tokens=2, do_sample=False)
+
+
+ABSURD: dict[str, tuple[str, torch.dtype, float, Any, list[str]]] = {
+    "weights": (Q, torch.float32, 3e38, None, [Q, "3e+38", "float32"]),
+    "beyond float32": (Q, torch.float64, 1e300, None, [Q, "1e+300", "float32"]),
+    "beyond --dtype": ("model.norm.weight", torch.float32, 1e6, torch.float16, ["norm", "1e+06", "float16"]),
+}
+
+
+@pytest.mark.parametrize("kind", ABSURD)
+def test_absurd_values(kind: str, source: Path, run_convert: Fixture, tmp_path: Path) -> None:
+    name, held, value, dtype, words = ABSURD[kind]
+    edit_tensors(source, lambda t: t.update({name: torch.full_like(t[name], value, dtype=held)}))
+    with pytest.raises(SpikeconvError) as caught:
+        run_convert(source, tmp_path / "out", dtype=dtype)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not (tmp_path / "out").exists()
 
 
 def test_converted_source(converted: Fixture, run_convert: Fixture, tmp_path: Path) -> None:
