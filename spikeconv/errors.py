@@ -1,6 +1,6 @@
-"""The one exception that a user is meant to read, and the one category of warnings."""
+"""The one exception that a user is meant to read, the one category of warnings, and what others' exceptions say."""
 
-__all__ = ["SpikeconvError", "SpikeconvWarning"]
+__all__ = ["SpikeconvError", "SpikeconvWarning", "reason_of"]
 
 
 class SpikeconvError(Exception):
@@ -12,3 +12,12 @@ class SpikeconvError(Exception):
 
 class SpikeconvWarning(UserWarning):
     """Something runs another way than it should, with the reason: slower, or with a float cache. Never normal use."""
+
+
+def reason_of(error: Exception) -> str:
+    """What a library said: the first line (or two, after a colon), behind the kind of error where that helps."""
+    lines, kind = [line.strip() for line in str(error).splitlines() if line.strip()], type(error).__name__
+    line = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    if line and isinstance(error, OSError | ValueError | RuntimeError):
+        return line
+    return f"{kind}: {line}" if line else kind

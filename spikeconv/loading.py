@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from transformers import AutoTokenizer
 
-from spikeconv.errors import SpikeconvError
+from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.quiet import quiet_transformers
 
 __all__ = ["LoadedModel", "find_device", "load_model", "load_tokenizer", "parse_dtype"]
@@ -63,13 +64,10 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # `tokenizers` raises Exception itself
-        raise SpikeconvError(f"The tokenizer of {path} cannot be loaded: {reason_of(error)}") from error
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of what a library said, behind the kind of error where that is needed to understand it."""
-    line, kind = next(iter(str(error).strip().splitlines()), ""), type(error).__name__
-    return line if line and isinstance(error, OSError | ValueError | RuntimeError) else f"{kind}: {line}"
+        raise SpikeconvError(
+            f"The tokenizer of {path} cannot be loaded; a file is damaged, missing or newer than the installed "
+            f"tokenizers {tokenizers.__version__}: {reason_of(error)}"
+        ) from error
 
 
 def parse_dtype(name: str) -> torch.dtype | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from spikeconv.cli.console import err
 from spikeconv.cli.streams import drop_stdout
-from spikeconv.errors import SpikeconvError
+from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.plain import plain_value
 
 __all__ = ["DEBUG", "convenience", "report_failure", "show_lost_baseline"]
@@ -31,7 +31,7 @@ def report_failure(error: BaseException) -> int:
         return NO_READER
     if _debug():
         traceback.print_exception(error)
-    kind, message = type(error).__name__, _first_line(error)
+    kind, message = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, KeyboardInterrupt):
         err.print("[bad]interrupted[/]{why}", why=f": {message}" if message else "")
         return INTERRUPTED
@@ -76,8 +76,4 @@ def _debug() -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f" ({error.filename})" if error.filename else "")
-    return _first_line(error) or type(error).__name__
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
+    return reason_of(error)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeconv.data.hub import hub_disabled, hub_reachable
 from spikeconv.data.offline import boolq_passages
+from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 
@@ -119,8 +120,6 @@ def token_windows(loaded: "LoadedModel", text: str, window: int, max_tokens: int
     Raises:
         SpikeconvError: the text is empty or too short, or the model cannot hold the window.
     """
-    import torch
-
     limit = longest_window(loaded.model)
     if window < 2 or (limit is not None and window > limit):
         raise SpikeconvError(f"--window must be 2 to {limit or 'any number'} tokens for {loaded.name}, not {window}.")
@@ -128,8 +127,8 @@ def token_windows(loaded: "LoadedModel", text: str, window: int, max_tokens: int
         raise SpikeconvError("The text is empty; at least one window of tokens is needed.")
     if max_tokens is not None and max_tokens < window:
         raise SpikeconvError(f"--max-tokens {max_tokens} holds no window of {window} tokens; lower --window.")
-    ids = loaded.tokenizer(text, verbose=False)["input_ids"][:max_tokens]  # verbose: warns of a long text
+    ids = text_ids(loaded.model, loaded.tokenizer, text)[:max_tokens]
     count = len(ids) // window
     if count == 0:
         raise SpikeconvError(f"The text has {len(ids)} tokens, less than one window of {window}; lower --window.")
-    return torch.tensor(ids[: count * window]).view(count, window)
+    return ids[: count * window].view(count, window)

@@ -17,10 +17,12 @@ import lm_eval.tasks
 import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.progress import Track
 
@@ -61,6 +63,8 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
+        longest = max((len(continuation) for _, _, continuation in requests), default=0)
+        self._check_length(longest, "an answer")
         self._progress = iter(self._track(range(len(requests)), "Scoring answers", len(requests)))
         self._tail = 0  # a batch of a set size does not ask the scheduler
         try:
@@ -71,6 +75,8 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """As HFLM's, but a recurrent model reads one text at a time, for batches of texts are padded on the left."""
+        asked = [normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"] for request in requests]
+        self._check_length(max(asked, default=0) + 1, "an answer and one token of its question")
         batch_size = self.batch_size_per_gpu
         if self.recurrent:
             self.batch_size_per_gpu = 1
@@ -78,6 +84,14 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
             return super().generate_until(requests, disable_tqdm)
         finally:
             self.batch_size_per_gpu = batch_size
+
+    def _check_length(self, tokens: int, what: str) -> None:
+        # lm-eval would assert it, or under `python -O` score something else.
+        if tokens > self.max_length:
+            raise SpikeconvError(
+                f"The tasks have {what} of {tokens} tokens; the model reads at most {self.max_length}. "
+                "Choose tasks with shorter answers."
+            )
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         with torch.inference_mode():
@@ -88,7 +102,8 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
 
     def _select_cont_toks(self, logits: torch.Tensor, contlen: int | None = None, inplen: int | None = None) -> Any:
         # lm-eval counts `inplen` from the first position that the logits cover.
-        assert inplen is not None and contlen is not None and inplen >= contlen, "the logits start too late"
+        if inplen is None or contlen is None or inplen < contlen:
+            raise RuntimeError("the logits start too late")
         return logits[inplen - contlen : inplen]
 
     def _batch_scheduler(self, pos: int, n_reordered_requests: Sequence[Any]) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, family_of
 from spikeconv.nn import SpikeLinear, attention_codes, spike_linears
@@ -153,7 +154,7 @@ def firing_report(
     Raises:
         SpikeconvError: the text is empty, or neither activations nor keys and values are spikes.
     """
-    ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0, :tokens]
+    ids = text_ids(model, tokenizer, text)[:tokens]
     if not len(ids):
         raise SpikeconvError("The text is empty; give one with at least one token.")
     windows = ids.split(WINDOW)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spikeconv.checkpoint.folder import has_record, read_record, resolve_checkpoint
 from spikeconv.data.sample import sample_text
+from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.loading import LoadedModel, load_tokenizer
@@ -37,7 +38,7 @@ def verify(
     Raises:
         SpikeconvError: the text is empty.
     """
-    ids = loaded.tokenizer(text, return_tensors="pt").input_ids[:, :tokens]
+    ids = text_ids(loaded.model, loaded.tokenizer, text)[None, :tokens]
     if not ids.numel():
         raise SpikeconvError("The text is empty; give one with at least one token.")
     return verify_model(loaded.model, ids, loaded.path, source=source, track=track)
