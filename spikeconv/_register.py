@@ -1,7 +1,7 @@
 """Registers the checkpoint format and our model classes with transformers, without importing it before the user does.
 
 transformers has no entry points for either, and importing its registries takes seconds, which `spikeconv --help`
-should not. So each registration runs right after the registry it belongs to is imported.
+should not. So each registration runs right after a module of transformers that every use passes through.
 """
 
 import importlib
@@ -15,12 +15,14 @@ from types import ModuleType
 __all__ = ["register_on_import"]
 
 REGISTRATIONS = {
-    "transformers.quantizers.auto": "spikeconv.integrations.transformers",
+    "transformers.modeling_utils": "spikeconv.integrations.transformers",
     "transformers.models.auto.modeling_auto": "spikeconv.models.register",
     "transformers.models.auto.tokenization_auto": "spikeconv.models.register",
-    "transformers.models.rwkv.modeling_rwkv": "spikeconv.models.rwkv4",
 }
-"""Module of ours to import after a module of transformers."""
+"""Module of ours to import after a module of transformers; one that everything that ours imports is ready behind.
+
+(The registry of quantizers is imported on the way to `modeling_utils`, halfway through the caches and the attention.)
+"""
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

@@ -73,6 +73,10 @@ def show_result(result: "VerifyResult") -> None:
             result.attention_error <= ATTENTION_TOLERANCE,
             f"attention over counts: dense = unfold, one query = all at once, to {result.attention_error:.1e}",
         )
+    if result.attention_error is not None or result.float_caches:
+        line(
+            not result.float_caches, "the cache holds the spike counts that are asked for" + _names(result.float_caches)
+        )
     line(not result.uncalled, "every converted linear was called" + _names(result.uncalled))
     line(not result.changed_files, "files are as written" + _names(result.changed_files))
     if result.source_reader is not None:

@@ -66,6 +66,7 @@ class Family:
         skipped: module paths that stay as they are, with the reason shown to the user.
         float_macs: multiply-accumulates that stay in floating point for one sequence, by what they are for, from the
             model's config and the number of tokens. Elementwise work is not counted.
+        native_layer: the native layer that computes one token of one of its layers ("gated-decoder"), or None.
         recurrent: whether what it remembers of earlier tokens has one size however much was read; then there is no
             longest text, and padding on the left would be read.
         gguf: the architecture's name in GGUF files, or None if such files are not read.
@@ -81,6 +82,7 @@ class Family:
     float_macs: Callable[[Any, int], dict[str, int]]
     layers: str = "model.layers"
     attention: str | None = "self_attn"
+    native_layer: str | None = None
     skipped: dict[str, str] = field(
         default_factory=lambda: {
             "model.embed_tokens": "a table look-up multiplies nothing",

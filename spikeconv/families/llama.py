@@ -2,4 +2,6 @@
 
 from spikeconv.families.base import Family, attention_macs, gated_decoder_linears
 
-FAMILY = Family("llama", "LlamaForCausalLM", gated_decoder_linears(), attention_macs, gguf="llama")
+FAMILY = Family(
+    "llama", "LlamaForCausalLM", gated_decoder_linears(), attention_macs, native_layer="gated-decoder", gguf="llama"
+)

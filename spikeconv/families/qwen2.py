@@ -2,4 +2,6 @@
 
 from spikeconv.families.base import Family, attention_macs, gated_decoder_linears
 
-FAMILY = Family("qwen2", "Qwen2ForCausalLM", gated_decoder_linears(), attention_macs, gguf="qwen2")
+FAMILY = Family(
+    "qwen2", "Qwen2ForCausalLM", gated_decoder_linears(), attention_macs, native_layer="gated-decoder", gguf="qwen2"
+)

@@ -43,9 +43,10 @@ def find_family(config: Mapping[str, Any]) -> Family:
 
 
 def family_of(model: Any) -> Family:
-    """The family of a transformers model.
+    """The family of a transformers model, whichever of its classes that is (with an output head or without).
 
     Raises:
         SpikeconvError: as `find_family`.
     """
-    return find_family(model.config.get_text_config().to_dict())
+    config = model.config.get_text_config()
+    return FAMILIES.get(config.model_type) or find_family(config.to_dict())

@@ -5,19 +5,24 @@ holds rows of bytes (`ops.attention`) in place of floats: its layers encode what
 the last axis of an ordinary tensor, so growing, sliding windows, cropping, beams and batches are transformers' own.
 """
 
+import inspect
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spikeconv.config import LinearScheme
-from spikeconv.errors import SpikeconvError
+from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.families import family_of
-from spikeconv.integrations.memory import cache_among, memory_keyword
+from spikeconv.integrations.memory import KEYWORDS, cache_among, memory_keyword, memory_of
+from spikeconv.integrations.names import own_name
 from spikeconv.nn import KvCode
 
-__all__ = ["NAME", "use_spiking_attention"]
+__all__ = ["NAME", "cache_obstacle", "float_caches", "use_spiking_attention"]
 
 NAME = "spikeconv"
 """Name of the attention in `config._attn_implementation`."""
@@ -49,10 +54,13 @@ class SpikingWindowLayer(DynamicSlidingWindowLayer):
 
 def use_spiking_attention(model: Any, scheme: LinearScheme, group: int) -> None:
     """Let a model write and use keys and values as spike counts."""
-    _register()
     codes = []
     family = family_of(model)
-    for layer in model.get_submodule(family.layers):
+    if family.attention is None:
+        raise SpikeconvError(
+            f"quantization_config asks for spike counts in the cache of {family.architecture}, which has none."
+        )
+    for layer in model.get_submodule(own_name(model, family.layers)):
         attention = layer.get_submodule(family.attention)
         attention.kv = KvCode(scheme, attention.head_dim, group)
         codes.append(attention.kv)
@@ -60,21 +68,77 @@ def use_spiking_attention(model: Any, scheme: LinearScheme, group: int) -> None:
     model.base_model.register_forward_pre_hook(_CacheOf(codes), with_kwargs=True)
 
 
+def float_caches(model: Any, ids: Tensor) -> list[str]:
+    """The layers of the cache that a forward pass over ids [batch, tokens] leaves which do not hold rows, as sentences.
+
+    Empty also where the checkpoint does not ask for spike counts in its cache.
+    """
+    if not _asks_for_counts(model):
+        return []
+    with torch.inference_mode():
+        cache = memory_of(model, model(ids, use_cache=True))
+    if cache is None:
+        return ["the model keeps no cache"]
+    return [
+        f"layer {index}: {type(layer).__name__} of {getattr(layer.keys, 'dtype', None)}"
+        for index, layer in enumerate(cache.layers)
+        if not isinstance(layer, SpikingLayer | SpikingWindowLayer)
+        or layer.keys is None
+        or layer.keys.dtype != torch.uint8
+    ]
+
+
+def cache_obstacle(model: Any) -> str | None:
+    """Why a model whose checkpoint asks for spike counts in its cache does not keep them; None if it does."""
+    if not _asks_for_counts(model):
+        return None
+    if model.config._attn_implementation != NAME:
+        return f"its attention is {model.config._attn_implementation!r}, not {NAME!r}"
+    try:
+        memory_keyword(model.base_model)
+    except SpikeconvError as error:
+        return str(error)
+    return None
+
+
+def _asks_for_counts(model: Any) -> bool:
+    settings: Any = getattr(model.config, "quantization_config", None)
+    return settings is not None and settings.spike_config().kv is not None
+
+
 class _CacheOf:
     """A hook that makes the cache of a forward pass one of rows; its layers know the codes of the model's."""
 
     def __init__(self, codes: list[KvCode]) -> None:
         self.codes = codes
+        self.warned = False
 
     def __call__(self, model: Any, arguments: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        cache = cache_among((*arguments, *options.values()))
+        if model.config._attn_implementation != NAME:
+            self._warn(model)
+            return arguments, options
+        if len(arguments) > 1:  # beyond the ids: a cache may be among them
+            names = list(inspect.signature(type(model).forward).parameters)[1:]
+            arguments, options = (), {**dict(zip(names, arguments, strict=False)), **options}
+        cache = cache_among(options.values())
         uses_cache = options.get("use_cache")
         if cache is None and (model.config.use_cache if uses_cache is None else uses_cache):
             cache = DynamicCache(config=model.config)
-            options = {**options, memory_keyword(model): cache}
+            others = {name: value for name, value in options.items() if name not in KEYWORDS or value is not None}
+            options = {**others, memory_keyword(model): cache}
         if cache is not None:
             self._convert(cache)
         return arguments, options
+
+    def _warn(self, model: Any) -> None:
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"Keys and values stay float: the attention was set to {model.config._attn_implementation!r}; "
+                f"set_attn_implementation({NAME!r}) brings the spike counts back that the checkpoint asks for.",
+                SpikeconvWarning,
+                stacklevel=2,
+            )
 
     def _convert(self, cache: Cache) -> None:
         for index, code in enumerate(self.codes):
@@ -94,14 +158,6 @@ class _CacheOf:
                 raise SpikeconvError(f"A cache with {type(layer).__name__} cannot hold spike counts; use DynamicCache.")
 
 
-def _register() -> None:
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
-
-
 def _attention(
     module: Any,
     query: Tensor,
@@ -117,3 +173,7 @@ def _attention(
         key, value = code.rows(key, "k"), code.rows(value, "v")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return code.attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])

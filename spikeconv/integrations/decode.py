@@ -6,17 +6,24 @@ bits. Anything else (a prompt, a padded batch, another kind of cache or attentio
 own forward.
 """
 
-from typing import Any
+import inspect
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import SiLUActivation
+from transformers.cache_utils import DynamicLayer
 
-from spikeconv.integrations.memory import cache_among
-from spikeconv.nn import FoldedNorm, SpikeLinear
+from spikeconv.errors import SpikeconvError
+from spikeconv.families import family_of
+from spikeconv.integrations.memory import cache_among, memory_keyword
+from spikeconv.integrations.names import own_name
+from spikeconv.nn import FoldedNorm, SpikeLinear, attention_codes
 from spikeconv.nn.plan import GroupPlan
-from spikeconv.ops.native import decode_layer
+from spikeconv.ops.native import decode_layer, load
 
-__all__ = ["speed_up_decode"]
+__all__ = ["Obstacle", "obstacle", "speed_up_decode"]
 
 LAYER = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -24,16 +31,50 @@ FEED_FORWARD = ("gate_proj", "up_proj", "down_proj", "act_fn")
 LARGEST_HEAD = 256
 """Up to this head_dim transformers leaves the grouping of heads to torch."""
 
+NATIVE_LAYER = "gated-decoder"
+"""What a family calls the layer that the native one computes."""
+
+ARGUMENTS = ("hidden_states", "attention_mask", "position_embeddings")
+"""What a layer is given under these names, beside the cache."""
+
+
+class Obstacle(NamedTuple):
+    """Why a model does not go the short way, and whether that is a choice: of the user, or of the model's makers."""
+
+    why: str
+    is_choice: bool
+
 
 def speed_up_decode(model: Any) -> None:
-    """Give the layers of a converted model that are built like LLaMA's, and its output head, the short way."""
-    for layer in model.modules():
-        if all(isinstance(getattr(layer, name, None), nn.Module) for name in LAYER):
+    """Give the layers of a converted model of a family with a native layer, and its output head, the short way.
+
+    Modules whose forward somebody replaced before (accelerate, to load their weights) keep that.
+    """
+    for layer in _layers(model):
+        if "forward" not in layer.__dict__ and _is_strange(layer) is None:
             # On the instance: its class, which transformers' hooks go by, stays what it is.
             layer.forward = ShortWay(layer)
     head = model.get_output_embeddings()
-    if type(head) is nn.Linear and torch.backends.mkldnn.is_available():
+    if type(head) is nn.Linear and "forward" not in head.__dict__ and torch.backends.mkldnn.is_available():
         head.forward = HeadForward(head)  # type: ignore[assignment, method-assign]
+
+
+def obstacle(model: Any) -> Obstacle | None:
+    """What keeps a model on a CPU from decoding the short way; None if nothing does, or if it has another one.
+
+    Native kernels that are missing are no obstacle of this kind, nor is a cache of rows: those have their own words.
+    """
+    layers = list(_layers(model))
+    if not layers or model.device.type != "cpu" or attention_codes(model) or not load("cpu").is_native:
+        return None
+    if (why := _is_strange(layers[0])) is not None:
+        return Obstacle(why, is_choice=False)
+    if model.dtype != torch.float32:
+        return Obstacle(f"the model computes in {str(model.dtype).removeprefix('torch.')}, not in float32", True)
+    if model.config._attn_implementation != "sdpa":
+        return Obstacle(f"its attention is {model.config._attn_implementation!r}, not 'sdpa'", True)
+    unlike = [why for why in map(_is_unlike, layers) if why is not None]
+    return Obstacle(f"in {len(unlike)} of {len(layers)} layers {unlike[0]}", True) if unlike else None
 
 
 class ShortWay:
@@ -44,13 +85,13 @@ class ShortWay:
         self.parts: list[Any] = []
         self.fits = False
 
-    def __call__(self, hidden_states: Tensor, **arguments: Any) -> Tensor:
+    def __call__(self, hidden_states: Tensor, *more: Any, **arguments: Any) -> Tensor:
         """The layer's output [batch, tokens, hidden]."""
         layer, attention = self.layer, self.layer._modules["self_attn"]
-        cache = self._cache(hidden_states, arguments)
+        cache = None if more else self._cache(hidden_states, arguments)
         plans = None if cache is None else self._plans()
         if cache is None or plans is None or attention.config._attn_implementation != "sdpa":
-            return type(layer).forward(layer, hidden_states, **arguments)  # type: ignore[no-any-return]
+            return type(layer).forward(layer, hidden_states, *more, **arguments)  # type: ignore[no-any-return]
         cos, sin = arguments["position_embeddings"]
         past = (cache.keys, cache.values)
         # `plans` stay until the call is over, and with them all that they point to.
@@ -68,24 +109,29 @@ class ShortWay:
         if (
             caches is None
             or arguments.get("attention_mask") is not None
+            or arguments.get("position_embeddings") is None
             or hidden_states.dtype != torch.float32
             or not hidden_states.is_cpu
             or torch.is_grad_enabled()
-            or getattr(caches, "offloading", True)
         ):
             return None
         index = self.layer._modules["self_attn"].layer_idx
-        cache: Any = caches.layers[index] if index < len(caches.layers) else None
-        if type(cache).__name__ != "DynamicLayer" or not cache.is_initialized or cache.keys.dim() != 4:
+        cache = caches.layers[index] if index < len(caches.layers) else None
+        # Exactly: what derives from it, a window or a quantized cache, keeps its states another way.
+        if type(cache) is not DynamicLayer or not cache.is_initialized:
             return None
-        return cache if cache.keys.dtype == torch.float32 else None
+        keys = cache.keys
+        fits = keys is not None and keys.dim() == 4 and keys.dtype == torch.float32 and keys.is_cpu
+        return cache if fits else None
 
     def _plans(self) -> tuple[GroupPlan, GroupPlan, GroupPlan, GroupPlan] | None:
         modules = self.layer._modules
         parts = [*modules.values(), *modules["self_attn"]._modules.values(), *modules["mlp"]._modules.values()]
         if parts != self.parts:  # the first token, or a module was replaced
-            self.parts, self.fits = parts, _is_like_llama(self.layer)
-        if not self.fits or any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+            self.parts, self.fits = parts, _is_unlike(self.layer) is None
+        if not self.fits or any(
+            part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__ for part in parts
+        ):
             return None
         attention, feed_forward = modules["self_attn"]._modules, modules["mlp"]._modules
         firsts = (attention["q_proj"], attention["o_proj"], feed_forward["gate_proj"], feed_forward["down_proj"])
@@ -110,22 +156,42 @@ class HeadForward:
         return logits
 
 
-def _is_like_llama(layer: Any) -> bool:
-    """Whether a layer is fully converted and does nothing that the native one does not."""
-    from transformers.activations import SiLUActivation  # which imports the quantizers, and so this room
+def _layers(model: Any) -> Iterator[Any]:
+    family = family_of(model)
+    if family.native_layer == NATIVE_LAYER:
+        yield from model.get_submodule(own_name(model, family.layers))
 
+
+def _is_strange(layer: Any) -> str | None:
+    """What transformers does otherwise than the native layer expects; None if all is as it was known."""
+    signature = inspect.signature(type(layer).forward).parameters
+    if missing := [name for name in ARGUMENTS if name not in signature]:
+        return f"this transformers' {type(layer).__name__} takes no {missing[0]}"
+    try:
+        memory_keyword(layer)
+    except SpikeconvError as error:
+        return str(error).removesuffix(".")
+    if not all(hasattr(DynamicLayer(), name) for name in ("keys", "values", "is_initialized")):
+        return "this transformers' cache keeps its keys and values under other names"
+    modules = (set(layer._modules), *(set(layer._modules.get(name, layer)._modules) for name in LAYER[:2]))
+    if modules != tuple(map(set, (LAYER, ATTENTION, FEED_FORWARD))):
+        return f"this transformers' {type(layer).__name__} is built of other modules"
+    return None
+
+
+def _is_unlike(layer: Any) -> str | None:
+    """What a layer does that the native one does not; None if it is fully converted and nothing is."""
     attention, feed_forward = layer.self_attn, layer.mlp
-    built_alike = (set(layer._modules), set(attention._modules), set(feed_forward._modules)) == tuple(
-        map(set, (LAYER, ATTENTION, FEED_FORWARD))
-    )
-    if not built_alike:
-        return False
     q, k, v, o = (attention._modules[name] for name in ATTENTION)
     gate, up, down, activation = (feed_forward._modules[name] for name in FEED_FORWARD)
     if not all(isinstance(linear, SpikeLinear) for linear in (q, k, v, o, gate, up, down)):
-        return False
-    norms = (layer.input_layernorm, layer.post_attention_layernorm)
-    folded = all(isinstance(norm, FoldedNorm) for norm in norms)
-    grouped = [linear.group.members for linear in (q, o, gate, down)] == [[q, k, v], [o], [gate, up], [down]]
-    small = attention.head_dim <= LARGEST_HEAD
-    return folded and grouped and small and isinstance(activation, (nn.SiLU, SiLUActivation))
+        return "not every linear is converted"
+    if not all(isinstance(norm, FoldedNorm) for norm in (layer.input_layernorm, layer.post_attention_layernorm)):
+        return "a norm is not computed by the encoder"
+    if [linear.group.members for linear in (q, o, gate, down)] != [[q, k, v], [o], [gate, up], [down]]:
+        return "linears of one input differ in their settings"
+    if attention.head_dim > LARGEST_HEAD:
+        return f"head_dim is {attention.head_dim}, above {LARGEST_HEAD}"
+    if not isinstance(activation, (nn.SiLU, SiLUActivation)):
+        return f"the activation is {type(activation).__name__}, not SiLU"
+    return None

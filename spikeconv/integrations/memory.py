@@ -12,9 +12,10 @@ from transformers.cache_utils import Cache
 
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["cache_among", "memory_keyword", "memory_of"]
+__all__ = ["KEYWORDS", "cache_among", "memory_keyword", "memory_of"]
 
 KEYWORDS = ("cache", "past_key_values", "state")
+"""Names that a forward has for what it remembers; it has one of them."""
 
 
 def cache_among(arguments: Iterable[Any]) -> Cache | None:

@@ -5,6 +5,7 @@ swapped in, and the packed tensors load under their own names; no conversion of 
 """
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,13 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, family_of
+from spikeconv.integrations.attention import use_spiking_attention
 from spikeconv.integrations.decode import speed_up_decode
-from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, arrange_weights, guard_first_forward
+from spikeconv.integrations.fallbacks import warn_of_fallbacks
+from spikeconv.integrations.loading import check_files, check_tensors
+from spikeconv.integrations.names import own_name
+from spikeconv.models.adopt import adopt
+from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, arrange_weights, guard_first_forward, spike_linears
 
 __all__ = ["SpikeQuantizationConfig", "SpikeQuantizer", "swap_linears"]
 
@@ -50,20 +56,35 @@ class SpikeQuantizer(HfQuantizer):
     requires_calibration = True
     quantization_config: SpikeQuantizationConfig
 
-    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+    def _process_model_before_weight_loading(
+        self, model: Any, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> None:
+        adopt(model)
         swap_linears(model, self.quantization_config.spike_config())
+        if checkpoint_files is not None:  # None: the weights come as a state dict
+            check_files(model, checkpoint_files)
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
-        for name, share in getattr(self.quantization_config, "zero_share", {}).items():
-            model.get_submodule(name).group.zero_share = share
+        check_tensors(model)
+        self._set_zero_shares(model)
         arrange_weights(model)
         speed_up_decode(model)
         config = self.quantization_config.spike_config()
         if config.kv is not None:
-            from spikeconv.integrations.attention import use_spiking_attention  # it needs what imports this room
-
             use_spiking_attention(model, config.kv, config.kv_group)
         guard_first_forward(model)
+        warn_of_fallbacks(model)
+
+    def _set_zero_shares(self, model: Any) -> None:
+        linears = spike_linears(model)
+        for name, share in getattr(self.quantization_config, "zero_share", {}).items():
+            linear = linears.get(own_name(model, name))
+            if linear is None or not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise SpikeconvError(
+                    f"quantization_config: zero_share of {name} is {share!r}; expected shares from 0 to 1 of converted "
+                    "linears."
+                )
+            linear.group.zero_share = share
 
     def is_serializable(self) -> bool:
         """`save_pretrained` writes the checkpoint back bit for bit."""
@@ -86,8 +107,9 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     Returns:
         The new modules by name; their buffers are uninitialised.
     """
-    layout = family_of(model).layout(model.config.get_text_config().num_hidden_layers)
-    schemes = {linear.name: config.for_linear(linear.name, linear.role) for linear in layout}
+    named = family_of(model).layout(model.config.get_text_config().num_hidden_layers)
+    layout = [_in_model(linear, model) for linear in named]
+    schemes = {own.name: config.for_linear(linear.name, linear.role) for linear, own in zip(named, layout, strict=True)}
     converted = {name: scheme for name, scheme in schemes.items() if scheme is not None}
     groups = _groups(model, layout, converted)
     swapped = {}
@@ -108,6 +130,12 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
         model.set_submodule(name, new)
         swapped[name] = new
     return swapped
+
+
+def _in_model(linear: ModuleLinear, model: Any) -> ModuleLinear:
+    """A linear with the module names of this model, which may have no output head."""
+    norm, center = (name and own_name(model, name) for name in (linear.norm, linear.center))
+    return replace(linear, name=own_name(model, linear.name), norm=norm, center=center)
 
 
 def _groups(model: Any, layout: list[ModuleLinear], schemes: dict[str, LinearScheme]) -> dict[str, SpikeGroup]:

@@ -1,4 +1,4 @@
-"""RWKV-4 is transformers' own `RwkvForCausalLM`; importing this module repairs it, for every model of the process.
+"""RWKV-4 is transformers' own `RwkvForCausalLM`; the models that are ours to load get layers that mend it.
 
 * Its attention is a Python loop over tokens: `wkv4` takes its place.
 * Decoding a batch of several sequences token by token mixes them up, since the state's [batch, hidden] is broadcast
@@ -6,51 +6,60 @@
 * It ignores the attention mask, and so reads padding on the left as text: such a batch is refused.
 """
 
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.rwkv import modeling_rwkv
-from transformers.models.rwkv.modeling_rwkv import RwkvFeedForward, RwkvForCausalLM, RwkvSelfAttention
+from transformers.models.rwkv.modeling_rwkv import RwkvFeedForward, RwkvSelfAttention
 
-from spikeconv.models.shift import refuse_left_padding, shifted
-from spikeconv.models.wkv import WkvState, wkv4
+from spikeconv.models.shift import check_padding, shifted
+from spikeconv.models.wkv import wkv4
 
-__all__: list[str] = []
+__all__ = ["adopt"]
 
 State = list[Tensor]
 """Of all layers, each [batch, channels, layers]: last inputs of feed-forward and attention; numerator, denominator and
 exponent of the attention."""
 
 
-def _linear_attention(
-    time_decay: Tensor,
-    time_first: Tensor,
-    key: Tensor,
-    value: Tensor,
-    state: WkvState | None = None,
-    return_state: bool = False,
-) -> tuple[Tensor, WkvState | None]:
-    output, after = wkv4(time_decay, time_first, key, value, state)
-    return output, after if return_state or state is not None else None
+class ChunkedSelfAttention(RwkvSelfAttention):
+    """Time mixing that reads many tokens in a few large steps."""
+
+    def forward(
+        self, hidden: Tensor, state: State | None = None, use_cache: bool = False
+    ) -> tuple[Tensor, State | None]:
+        """The output [batch, tokens, channels] of hidden, alike in shape, and the state, changed in place."""
+        before = _token_before(hidden, state, 1, self.layer_id)
+        key = self.key(before.lerp(hidden, self.time_mix_key))
+        value = self.value(before.lerp(hidden, self.time_mix_value))
+        receptance = torch.sigmoid(self.receptance(before.lerp(hidden, self.time_mix_receptance)))
+        seen = None if state is None else (state[2], state[3], state[4])
+        own = None if seen is None else tuple(part[:, :, self.layer_id] for part in seen)
+        y, after = wkv4(self.time_decay, self.time_first, key, value, own)  # type: ignore[arg-type]
+        for part, new in zip(seen or (), after, strict=False):
+            part[:, :, self.layer_id] = new
+        return self.output(receptance * y), state
 
 
-def _extract_key_value(
-    self: Any, hidden: Tensor, state: State | None = None
-) -> tuple[Tensor, Tensor, Tensor, State | None]:
-    before = _token_before(hidden, state, 1, self.layer_id)
-    key = self.key(before.lerp(hidden, self.time_mix_key))
-    value = self.value(before.lerp(hidden, self.time_mix_value))
-    receptance = torch.sigmoid(self.receptance(before.lerp(hidden, self.time_mix_receptance)))
-    return receptance, key, value, state
+class ShiftedFeedForward(RwkvFeedForward):
+    """Channel mixing whose token shift keeps the sequences of a batch apart."""
+
+    def forward(self, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+        """The output [batch, tokens, channels] of hidden, alike in shape, and the state, changed in place."""
+        before = _token_before(hidden, state, 0, self.layer_id)
+        key = torch.relu(self.key(before.lerp(hidden, self.time_mix_key))).square()
+        receptance = torch.sigmoid(self.receptance(before.lerp(hidden, self.time_mix_receptance)))
+        return receptance * self.value(key), state
 
 
-def _feed_forward(self: Any, hidden: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
-    before = _token_before(hidden, state, 0, self.layer_id)
-    key = torch.relu(self.key(before.lerp(hidden, self.time_mix_key))).square()
-    receptance = torch.sigmoid(self.receptance(before.lerp(hidden, self.time_mix_receptance)))
-    return receptance * self.value(key), state
+def adopt(model: Any) -> None:
+    """Give one model the layers above, and let it refuse padding on the left."""
+    for module in model.modules():
+        if type(module) is RwkvSelfAttention:
+            module.__class__ = ChunkedSelfAttention
+        elif type(module) is RwkvFeedForward:
+            module.__class__ = ShiftedFeedForward
+    model.register_forward_pre_hook(check_padding, with_kwargs=True)
 
 
 def _token_before(hidden: Tensor, state: State | None, part: int, layer: int) -> Tensor:
@@ -60,18 +69,3 @@ def _token_before(hidden: Tensor, state: State | None, part: int, layer: int) ->
     before = shifted(hidden, state[part][:, :, layer])
     state[part][:, :, layer] = hidden[:, -1]
     return before
-
-
-def _checking_padding(forward: Any) -> Any:
-    @functools.wraps(forward)
-    def checking(self: Any, input_ids: Any = None, attention_mask: Any = None, **arguments: Any) -> Any:
-        refuse_left_padding(attention_mask)
-        return forward(self, input_ids, attention_mask, **arguments)
-
-    return checking
-
-
-modeling_rwkv.rwkv_linear_attention = _linear_attention
-RwkvSelfAttention.extract_key_value = _extract_key_value  # type: ignore[method-assign]
-RwkvFeedForward.forward = _feed_forward  # type: ignore[method-assign]
-RwkvForCausalLM.forward = _checking_padding(RwkvForCausalLM.forward)  # type: ignore[method-assign]

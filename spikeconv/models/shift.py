@@ -1,17 +1,24 @@
 """What RWKV's layers do before anything else, and what they cannot take."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["refuse_left_padding", "shifted"]
+__all__ = ["check_padding", "refuse_left_padding", "shifted"]
 
 
 def shifted(x: Tensor, last: Tensor | None) -> Tensor:
     """The token before each of x [batch, tokens, channels]; before the first comes `last` [batch, channels], or 0."""
     first = torch.zeros_like(x[:, :1]) if last is None else last[:, None].to(x.dtype)
     return torch.cat((first, x[:, :-1]), 1)
+
+
+def check_padding(_model: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """`refuse_left_padding` as a pre-hook of a model whose second argument is the attention mask."""
+    refuse_left_padding(options.get("attention_mask", arguments[1] if len(arguments) > 1 else None))
 
 
 def refuse_left_padding(attention_mask: Tensor | None) -> None:

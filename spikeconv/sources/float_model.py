@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from spikeconv.families import find_family
 from spikeconv.loading import LoadedModel, load_model
+from spikeconv.models.adopt import adopt
 from spikeconv.sources.base import Source
 from spikeconv.sources.hf import HfSource
 from spikeconv.sources.model_config import hf_config
@@ -28,10 +29,12 @@ def load_float(
     config = hf_config(opened.config, most_layers=len(opened.names()))
     if isinstance(opened, HfSource):
         options = {"trust_remote_code": opened.trust_remote_code, **find_family(opened.config).fixed}
-        model = partial(AutoModelForCausalLM.from_pretrained, opened.path, **options)
-        return load_model(opened.path, opened.path.name, device, dtype, model, opened.tokenizer)
-    # Not `from_pretrained(gguf_file=…)`: that prints, and leaves a model that refuses `save_pretrained`.
-    weights = {name: opened.load(name) for name in opened.names()}
-    model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
-    model = partial(model_class.from_pretrained, None, config=config, state_dict=weights)
-    return load_model(opened.path, opened.path.stem, device, dtype, model, opened.tokenizer)
+        model, name = partial(AutoModelForCausalLM.from_pretrained, opened.path, **options), opened.path.name
+    else:  # not `from_pretrained(gguf_file=…)`: that prints, and leaves a model that refuses `save_pretrained`
+        weights = {name: opened.load(name) for name in opened.names()}
+        model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
+        model = partial(model_class.from_pretrained, None, config=config, state_dict=weights)
+        name = opened.path.stem
+    loaded = load_model(opened.path, name, device, dtype, model, opened.tokenizer)
+    adopt(loaded.model)
+    return loaded

@@ -29,6 +29,7 @@ class VerifyResult:
         different_rows: attention layers whose rows are not those of the reference.
         attention_error: largest |Δ| of attention between executions, and of one query from all at once, relative to
             its largest output; None where keys and values are float.
+        float_caches: layers of the cache that do not hold spike counts, though the checkpoint asks for them.
         uncalled: converted linears that the forward pass never called.
         changed_files: weight files whose hash is not the recorded one.
         source_reader: what read the source: `transformers`, or `spikeconv` where that is impossible; None without one.
@@ -51,6 +52,7 @@ class VerifyResult:
     rows: int = 0
     different_rows: list[str] = field(default_factory=list)
     attention_error: float | None = None
+    float_caches: list[str] = field(default_factory=list)
     changed_files: list[str] = field(default_factory=list)
     source_reader: str | None = None
     rotation_error: float | None = None
@@ -68,6 +70,7 @@ class VerifyResult:
             self.different_accumulators,
             self.different_logits,
             self.different_rows,
+            self.float_caches,
             self.uncalled,
             self.changed_files,
             self.different_tensors,

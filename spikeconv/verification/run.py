@@ -11,6 +11,7 @@ from spikeconv.data.sample import sample_text
 from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint
+from spikeconv.integrations.attention import float_caches
 from spikeconv.loading import LoadedModel, load_tokenizer
 from spikeconv.nn import attention_codes, spike_linears
 from spikeconv.progress import Track, silent
@@ -89,6 +90,7 @@ def verify_model(
     ids = ids.to(model.device)
     compare_executions(model, ids, result, track)
     compare_attention(model, ids, result)
+    result.float_caches = float_caches(model, ids[:, :2])
     if path is None:
         result.notes.append("the model has no checkpoint: neither files nor source were looked at")
         return result

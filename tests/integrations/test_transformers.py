@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.linear import convert_linear
 from spikeconv.families import FAMILIES
+from spikeconv.models.adopt import adopt
 from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, spike_linears
 from spikeconv.plain import write_json
 
@@ -39,7 +40,7 @@ def same_state(one: nn.Module, other: nn.Module) -> bool:
 
 def built_by_hand(source: Path, **settings: Any) -> nn.Module:
     """The float model with its linears replaced one by one, each in a group of its own."""
-    model = load(source, **FAMILIES[json.loads((source / "config.json").read_text())["model_type"]].fixed)
+    model = adopt(load(source, **FAMILIES[json.loads((source / "config.json").read_text())["model_type"]].fixed))
     family = FAMILIES[model.config.model_type]
     config, layout = family.settle(SpikeConfig.parse(settings)), family.layout(model.config.num_hidden_layers)
     schemes = {linear.name: config.for_linear(linear.name, linear.role) for linear in layout}
@@ -267,6 +268,7 @@ def test_newer_format_is_refused(converted: Fixture, tmp_path: Path) -> None:
 FIRST = """
 import sys, spikeconv
 print(sorted({"torch", "transformers"} & set(sys.modules)))  # importing us stays cheap
+from transformers import PreTrainedModel
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 print(AUTO_QUANTIZER_MAPPING["spikeconv"].__name__)
 """

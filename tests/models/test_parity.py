@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from spikeconv.integrations.memory import memory_keyword, memory_of
+from spikeconv.models.adopt import adopt
 from spikeconv.sources.pth import PthSource
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -72,7 +73,7 @@ def agrees(made: Any, version: str, ids: Tensor, authors: Callable[..., Any], pa
     """Compare a model, read back from the file that the authors would have published, with their code on that file."""
     write_pth(path, made, version)
     source = PthSource(path)
-    model = type(made)(type(made.config).from_dict(source.config)).eval()
+    model = adopt(type(made)(type(made.config).from_dict(source.config)).eval())
     model.load_state_dict({name: source.load(name) for name in source.names()})
     theirs = authors(version, path)
     expected, _ = theirs.forward(ids.tolist(), None, full_output=True)

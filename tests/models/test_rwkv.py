@@ -1,7 +1,9 @@
 """RWKV-4 as repaired and RWKV-6: one token at a time, in batches, from a state, and the same in every execution."""
 
-import inspect
+import copy
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ from transformers import AutoModelForCausalLM
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.integrations.memory import memory_keyword, memory_of
+from spikeconv.models.adopt import adopt
 
 Fixture = Callable[..., Any]
 
 
 def load(path: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(path).eval()
+    return adopt(AutoModelForCausalLM.from_pretrained(path).eval())
 
 
 def step_by_step(model: Any, ids: Tensor, memory: str, sizes: list[int]) -> tuple[Tensor, Any]:
@@ -112,9 +115,55 @@ def test_tied_head(tiny_checkpoint: Fixture, converted: Fixture) -> None:
     assert model.head.weight is model.rwkv.embeddings.weight
 
 
-def test_repaired_methods_keep_their_signatures() -> None:
-    from transformers.models.rwkv import modeling_rwkv
+OTHERS = """
+import sys, torch, spikeconv
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.rwkv import modeling_rwkv as rwkv
+from rwkv7_hf import modeling_rwkv7 as rwkv7
 
-    forward = inspect.signature(modeling_rwkv.RwkvForCausalLM.forward)
-    assert {"input_ids", "attention_mask", "state", "labels", "use_cache", "logits_to_keep"} <= set(forward.parameters)
-    assert modeling_rwkv.rwkv_linear_attention.__module__ == "spikeconv.models.rwkv4"
+classes = rwkv.RwkvSelfAttention, rwkv.RwkvFeedForward, rwkv.RwkvForCausalLM, rwkv7.RWKV7TimeMix
+def methods():
+    return [{name: value for name, value in vars(c).items() if callable(value)} for c in classes]
+
+before = methods(), rwkv.rwkv_linear_attention, rwkv7.rwkv7_recurrent
+for path in sys.argv[1:]:
+    AutoModelForCausalLM.from_pretrained(path)
+assert before == (methods(), rwkv.rwkv_linear_attention, rwkv7.rwkv7_recurrent)
+for room in (rwkv, rwkv7):
+    assert not [name for name, value in vars(room).items() if "spikeconv" in str(getattr(value, "__module__", ""))]
+"""
+
+
+def test_other_people_s_models_stay_as_they_are(converted: Fixture) -> None:
+    """Neither importing spikeconv nor loading converted models changes a class or function of another package."""
+    command = [sys.executable, "-c", OTHERS, *map(str, (converted("rwkv"), converted("rwkv7")))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("spiking", [False, True])
+def test_generates_as_the_loop_without_a_state(
+    recurrent: str, spiking: bool, tiny_checkpoint: Fixture, converted: Fixture, tokens: Tensor
+) -> None:
+    model = load(converted(recurrent) if spiking else tiny_checkpoint(recurrent))
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    found = model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)
+    ids = tokens
+    with torch.no_grad():
+        for _ in range(8):
+            logits = model(ids, use_cache=False).logits[:, -1]
+            logits[:, model.config.eos_token_id] = -torch.inf  # as min_new_tokens does
+            ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), 1)
+    assert torch.equal(found, ids)
+
+
+def test_saved_and_copied_as_what_it_was(recurrent: str, converted: Fixture, tmp_path: Path, tokens: Tensor) -> None:
+    """A copy computes the same; what is saved carries the class name that transformers knows."""
+    model = load(converted(recurrent))
+    with torch.no_grad():
+        expected = model(tokens).logits
+        assert torch.equal(copy.deepcopy(model)(tokens).logits, expected)
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(model).__name__]
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path)(tokens).logits, expected)
