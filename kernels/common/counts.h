@@ -16,7 +16,13 @@ struct CountRange {
   bool symmetric;     // no zero point
   float clip_ratio;   // share of the token's range that is kept
   Clip clip;
-  float threshold;    // τ of the clip
+};
+
+// Where counts are counted: bin i is the count `lowest + i`. Added to; null bins: nowhere.
+struct Histogram {
+  int64_t* bins;
+  int lowest;
+  int64_t size;
 };
 
 // Round to nearest, ties to even, |x| < 2^22: adding 1.5·2^23 leaves no bit for a fraction.
@@ -74,7 +80,7 @@ SPIKECONV_HD F bucket(F u, F scale, F zero, F low, F high) {
   return k != k ? F{} : k;
 }
 
-// Spike of virtual step t (from 0): sign(k) while t < |k|; the spikes sum to k.
-SPIKECONV_HD int unfold(int count, int step) { return count > step ? 1 : -count > step ? -1 : 0; }
+// Spike of a count in a slot of a temporal code whose digits, by |count|, are given: they go with the count's sign.
+SPIKECONV_HD int spike_of(int count, const int8_t* digits) { return count < 0 ? -digits[-count] : digits[count]; }
 
 }  // namespace spikeconv

@@ -9,6 +9,8 @@
 
 namespace spikeconv {
 
+constexpr int kMostRatios = 16;  // clip ratios among which a row's groups choose
+
 struct RowShape {
   int head_dim, bits;
   int group;       // inputs that share a scale; divides head_dim

@@ -8,9 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "counts.h"
 #include "layout.h"
-#include "rows.h"
+#include "settings.h"
 
 namespace spikeconv {
 
@@ -58,19 +57,16 @@ inline int64_t tokens_of(const Tensor& t) {
   return tokens;
 }
 
-inline Clip clip_of(const std::string& name) {
-  if (name == "none") return Clip::none;
-  if (name == "relu") return Clip::relu;
-  if (name == "shifted") return Clip::shifted;
-  STD_TORCH_CHECK(name == "two-sided", "spikeconv: clip must be none, relu, shifted or two-sided");
-  return Clip::two_sided;
-}
-
-// Checks a rotation of inputs of a size; returns the order of its block, the product of the bases' and `power`.
-inline int64_t block_order(int64_t size, const Tensor& signs, const Tensors& bases, int64_t power) {
+// Checks a rotation of inputs of a size, signs [size / power, power] and base matrices; returns the order of its block,
+// the product of the bases' and `power`.
+inline int64_t block_order(int64_t size, const Tensors& rotation) {
+  const Tensor& signs = rotation[0];
+  STD_TORCH_CHECK(signs.dim() == 2, "spikeconv: a rotation's signs must have two axes, the second of a power of two");
+  const int64_t power = signs.size(1);
   STD_TORCH_CHECK(power > 0 && (power & (power - 1)) == 0, "spikeconv: ", power, " is not a power of two");
   int64_t order = power;
-  for (const Tensor& base : bases) {
+  for (size_t b = 1; b < rotation.size(); ++b) {
+    const Tensor& base = rotation[b];
     STD_TORCH_CHECK(base.dim() == 2 && base.size(0) == base.size(1) && base.size(0) > 0,
                     "spikeconv: a base matrix must be square");
     order *= base.size(0);
@@ -80,12 +76,44 @@ inline int64_t block_order(int64_t size, const Tensor& signs, const Tensors& bas
   return order;
 }
 
-// Checks how keys and values lie in rows.
-inline RowShape row_shape(int64_t head_dim, int64_t bits, int64_t group, bool symmetric) {
-  STD_TORCH_CHECK(bits >= 2 && bits <= 8, "spikeconv: keys and values are counts of 2 to 8 bits, not ", bits);
-  STD_TORCH_CHECK(head_dim >= 1 && group >= 1 && head_dim % group == 0, "spikeconv: groups of ", group,
-                  " do not divide a head_dim of ", head_dim);
-  return {int(head_dim), int(bits), int(group), symmetric};
+// τ of a clip as a tensor on the device of `x`, kept in `keep`; null where nothing is clipped.
+inline const float* threshold_of(const Tensor& x, const OptionalTensor& threshold, Clip clip, Tensors& keep) {
+  STD_TORCH_CHECK((clip == Clip::none) != threshold.has_value(),
+                  "spikeconv: a membrane clip and its threshold come together; one of them is missing");
+  if (!threshold) return nullptr;
+  STD_TORCH_CHECK(threshold->numel() == 1, "spikeconv: a threshold is one number, not ", threshold->numel());
+  keep.push_back(beside(x, *threshold, ScalarType::Float));
+  return data<const float>(keep.back());
+}
+
+// A temporal code's digits int8 [slots, largest + 1] beside the counts.
+inline Tensor digits_of(const Tensor& counts, const OptionalTensor& digits, int largest) {
+  STD_TORCH_CHECK(digits && digits->dim() == 2 && digits->size(1) == largest + 1 &&
+                      digits->scalar_type() == ScalarType::Char,
+                  "spikeconv: to unfold takes a code's digits, int8 [slots, ", largest + 1, "]");
+  return beside(counts, *digits, ScalarType::Char);
+}
+
+// The tensors of one of the linears that share their counts; flat, four of each.
+struct Operands {
+  const Tensor &weight, &scale;
+  const OptionalTensor &sum, &bias;  // the former with a zero point only
+  int64_t out_features;
+};
+
+inline std::vector<Operands> operands_of(const std::vector<OptionalTensor>& flat, bool zero_point) {
+  STD_TORCH_CHECK(!flat.empty() && flat.size() % 4 == 0,
+                  "spikeconv: expected weight, scale, sum and bias of every linear, not ", flat.size(), " tensors");
+  std::vector<Operands> all;
+  for (size_t i = 0; i < flat.size(); i += 4) {
+    STD_TORCH_CHECK(flat[i] && flat[i + 1], "spikeconv: every weight needs its scale");
+    const int64_t out = flat[i + 1]->numel();
+    all.push_back({*flat[i], *flat[i + 1], flat[i + 2], flat[i + 3], out});
+    STD_TORCH_CHECK(flat[i + 2].has_value() == zero_point, "spikeconv: zero points and sums come together");
+    STD_TORCH_CHECK(!zero_point || flat[i + 2]->numel() == out, "spikeconv: one sum per output");
+    STD_TORCH_CHECK(!flat[i + 3] || flat[i + 3]->numel() == out, "spikeconv: one bias per output");
+  }
+  return all;
 }
 
 // Shape of a weight in tiles.

@@ -165,7 +165,7 @@ void write_output(const Output& out, int bits, int32_t count_sum, int64_t token,
                   int32_t* acc) {
   for (int64_t i = 0; i < n; ++i) acc[i] = without_offset(acc[i], count_sum, bits);
   if (out.zero)
-    for (int64_t i = 0; i < n; ++i) acc[i] -= out.zero[token] * out.weight_sum[first + i];
+    for (int64_t i = 0; i < n; ++i) acc[i] = without_zero(acc[i], out.zero[token], out.weight_sum[first + i]);
   const int64_t at = token * out.stride + first;
   if (!out.scale) {
     __builtin_memcpy(static_cast<int32_t*>(out.data) + at, acc, size_t(n) * 4);
@@ -201,7 +201,7 @@ void multiply_tiles(const Weight& w, const Panel& panel, int64_t tile, int64_t t
   const int64_t block = in_place ? panel.steps : w.columns ? kStepBlock / 4 : kStepBlock;
   for (int plane = 0; plane < panel.planes; ++plane) {
     if (plane)
-      for (int64_t i = 0; i < panel.tokens * width; ++i) acc[i] *= 2;
+      for (int64_t i = 0; i < panel.tokens * width; ++i) acc[i] = add_wrapped(acc[i], acc[i]);
     for (int64_t begin = 0; begin < panel.steps; begin += block) {
       const int64_t end = least(begin + block, panel.steps);
       if (!in_place) unpack(w, tile, tiles, begin, end, unpacked);

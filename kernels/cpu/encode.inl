@@ -185,21 +185,33 @@ void write_counts(const float* u, int64_t n, TokenScale s, const CountRange& ran
   for (; i < n; ++i) counts[i] = Count(bucket(u[i], s.scale, s.zero, range.min, range.max));
 }
 
+// A thread's own bins, [kHistogramCopies][size], at the end of its scratch.
+uint64_t* own_bins(const Histogram& h, float* scratch, int64_t floats) {
+  if (!h.bins) return nullptr;
+  const uintptr_t end = uintptr_t(scratch + floats) / 8 * 8, bytes = size_t(kHistogramCopies * h.size) * 8;
+  uint64_t* own = reinterpret_cast<uint64_t*>(end - bytes);
+  __builtin_memset(own, 0, bytes);
+  return own;
+}
+
 template <class Count>
-void add_statistics(const Count* counts, int64_t n, int64_t* statistics) {
-  int64_t spikes = 0, zeros = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const int k = counts[i];
-    spikes += k < 0 ? -k : k;
-    zeros += k == 0;
+void count_counts(const Count* counts, int64_t n, const Histogram& h, uint64_t* own) {
+  for (int64_t i = 0; i < n; ++i) ++own[i % kHistogramCopies * h.size + (counts[i] - h.lowest)];
+}
+
+void add_bins(const Histogram& h, const uint64_t* own) {
+  for (int64_t bin = 0; h.bins && bin < h.size; ++bin) {
+    uint64_t sum = 0;
+    for (int copy = 0; copy < kHistogramCopies; ++copy) sum += own[copy * h.size + bin];
+    if (sum) __atomic_fetch_add(&h.bins[bin], int64_t(sum), __ATOMIC_RELAXED);
   }
-  __atomic_fetch_add(&statistics[0], spikes, __ATOMIC_RELAXED);
-  __atomic_fetch_add(&statistics[1], zeros, __ATOMIC_RELAXED);
 }
 
 void encode(const EncodeJob& job, int64_t token_begin, int64_t token_end, float* scratch) {
   const int64_t n = job.transform.size;
   float* gamma = scratch + 2 * n;
+  uint64_t* own = own_bins(job.histogram, scratch, encode_scratch(job));
+  const float threshold = job.threshold ? *job.threshold : 0;
   if (job.norm.weight) load_row(job.norm.weight, job.norm.dtype, 0, n, gamma);
   for (int64_t token = token_begin; token < token_end; ++token) {
     float *u = scratch, *other = scratch + n;
@@ -211,18 +223,19 @@ void encode(const EncodeJob& job, int64_t token_begin, int64_t token_end, float*
       for (int64_t i = 0; i < n; ++i) out[i] = u[i] * job.transform.factor;
       continue;
     }
-    const Extremes extremes = finish_potential(u, n, job.transform.factor, job.range.clip, job.range.threshold);
+    const Extremes extremes = finish_potential(u, n, job.transform.factor, job.range.clip, threshold);
     const TokenScale s = token_scale(extremes.low, extremes.high, job.range);
     job.scale[token] = s.scale;
     job.zero[token] = whole_zero(s);
     if (job.wide) {
       int16_t* counts = static_cast<int16_t*>(job.counts) + token * n;
       write_counts(u, n, s, job.range, counts);
-      if (job.statistics) add_statistics(counts, n, job.statistics);
+      if (own) count_counts(counts, n, job.histogram, own);
     } else {
       int8_t* counts = static_cast<int8_t*>(job.counts) + token * n;
       write_counts(u, n, s, job.range, counts);
-      if (job.statistics) add_statistics(counts, n, job.statistics);
+      if (own) count_counts(counts, n, job.histogram, own);
     }
   }
+  add_bins(job.histogram, own);
 }

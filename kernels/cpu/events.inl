@@ -4,9 +4,10 @@
 void add_column(const Weight& w, int64_t input, int count, int64_t begin, int64_t end, int32_t* acc) {
   const uint8_t* column = w.data + input * w.stride;
   if (is_nibble(w.bits))
-    for (int64_t o = begin; o < end; ++o) acc[o - begin] += count * int32_t(column_nibble(column, o));
+    for (int64_t o = begin; o < end; ++o)
+      acc[o - begin] = add_wrapped(acc[o - begin], count * int32_t(column_nibble(column, o)));
   else
-    for (int64_t o = begin; o < end; ++o) acc[o - begin] += count * int32_t(column[o]);
+    for (int64_t o = begin; o < end; ++o) acc[o - begin] = add_wrapped(acc[o - begin], count * int32_t(column[o]));
 }
 
 // Four columns at a time run past sums that stay in the first-level cache, so that memory sees four long streams. The
@@ -19,7 +20,7 @@ void events(const Weight& w, const int32_t* index, const int16_t* count, int64_t
   const int64_t period = ColumnSum::period((1 << w.bits) - 1, most(-lowest, highest)) / ColumnSum::kColumns *
                          ColumnSum::kColumns;
   int64_t done = 0;
-  if (is_nibble(w.bits) && highest <= INT8_MAX && period) {
+  if (is_nibble(w.bits) && lowest >= INT8_MIN && highest <= INT8_MAX && period) {
     const int64_t whole = (end - begin) / ColumnSum::kOutputs * ColumnSum::kOutputs;
     const uint8_t* base = w.data + begin / 2;
     for (int64_t stop; done < fired; done = stop) {

@@ -39,12 +39,13 @@ struct EncodeJob {
   Transform transform;
   Norm norm;
   CountRange range;
+  const float* threshold;  // τ of the range's clip
   float* rotated;     // [tokens, size]; if set, only the rotation is wanted
   void* counts;       // [tokens, size] int8 or int16
   bool wide;          // int16
   float* scale;       // [tokens]
   int32_t* zero;      // [tokens]
-  int64_t* statistics;  // {Σ|k|, number of zero counts} of these tokens, added to; may be null
+  Histogram histogram;
 };
 
 // One integer weight in tiles or columns.
@@ -99,7 +100,7 @@ struct RowsJob {
   const float* ratios;   // [ratio_count] shares of a group's range to try
   int64_t ratio_count;
   uint8_t* rows;         // [rows, row_bytes]
-  int64_t* statistics;   // as of EncodeJob
+  Histogram histogram;
 };
 
 // Rows [batch, key heads, length] of a cache or of a slice of it; strides in bytes.
@@ -149,7 +150,7 @@ struct Kernels {
   const char* name;
   int panel_rows;  // tokens of a full tile of a panel
 
-  // Scratch of `encode_scratch(size)` floats.
+  // Scratch of `encode_scratch(job)` floats.
   void (*encode)(const EncodeJob&, int64_t token_begin, int64_t token_end, float* scratch);
   // Lay out counts [tokens, in] (int8, or int16 if wide) as a panel; `data` holds panel_bytes().
   void (*make_panel)(const void* counts, bool wide, int64_t in_features, int64_t tokens, int8_t* data, int32_t* sums);
@@ -160,7 +161,7 @@ struct Kernels {
   void (*events)(const Weight&, const int32_t* index, const int16_t* count, int64_t fired, int32_t count_sum,
                  const Output&, int64_t token, int64_t begin, int64_t end, int32_t* acc, void* sums);
   void (*rtn)(const RtnJob&, int64_t row_begin, int64_t row_end, float* scratch);
-  // Scratch of `rows_scratch(head_dim)` floats.
+  // Scratch of `rows_scratch(job)` floats.
   void (*encode_rows)(const RowsJob&, int64_t row_begin, int64_t row_end, float* scratch);
   // Records [queries][head_dim + 2] of a part: Σ p v with p = e^(score - peak), the peak, Σ p. Scratch of
   // `attend_scratch(…)` floats.
@@ -189,8 +190,12 @@ constexpr int64_t kTileKeys = 48;       // keys at a time; decoded, they should 
 constexpr int64_t kMostFewKeys = 20 * kTileKeys;  // of a part with few queries
 constexpr int64_t kRecordExtra = 2;     // numbers of a record beside Σ p v
 
-inline int64_t encode_scratch(int64_t size) { return 3 * size + 64; }
-inline int64_t rows_scratch(int64_t head_dim) { return 4 * head_dim + 64; }
+constexpr int kHistogramCopies = 4;  // beside each other, so that equal neighbours do not wait for one another
+
+// In floats: working memory, then a thread's own histogram of 64-bit bins.
+inline int64_t own_histogram(const Histogram& h) { return h.bins ? 2 * kHistogramCopies * h.size + 2 : 0; }
+inline int64_t encode_scratch(const EncodeJob& job) { return 3 * job.transform.size + 64 + own_histogram(job.histogram); }
+inline int64_t rows_scratch(const RowsJob& job) { return 4 * job.shape.head_dim + 64 + own_histogram(job.histogram); }
 
 // Bound of what `attend` takes of its scratch: queries and sums of all groups, in whole words and a vector more, scores
 // and a tile.

@@ -32,22 +32,23 @@ namespace {
 // ---- encode -------------------------------------------------------------------------------------------------------
 
 // What an encoder knows before its input comes.
-EncodeJob encoder(int64_t size, const OptionalTensor& signs, const Tensors& bases, int64_t power,
-                  const OptionalTensor& norm_weight, double norm_epsilon, int64_t count_min, int64_t count_max,
-                  bool symmetric, double clip_ratio, const std::string& clip, double threshold, Tensors& keep) {
+EncodeJob encoder(const Tensor& like, int64_t size, const Tensors& rotation, const OptionalTensor& norm_weight,
+                  const OptionalTensor& threshold, const EncodeSettings& settings, Tensors& keep) {
   EncodeJob job{};
-  job.transform = transform_of(size, signs, bases, power, keep);
+  job.transform = transform_of(size, rotation, keep);
   if (norm_weight) {
     STD_TORCH_CHECK(norm_weight->numel() == size, "spikeconv: a norm's weight must have the input's size");
     keep.push_back(floats(*norm_weight));
-    job.norm = {keep.back().data_ptr(), dtype_of(keep.back()), float(norm_epsilon)};
+    job.norm = {keep.back().data_ptr(), dtype_of(keep.back()), settings.norm_epsilon};
   }
-  job.range = {float(count_min), float(count_max), symmetric, float(clip_ratio), clip_of(clip), float(threshold)};
-  job.wide = count_min < INT8_MIN || count_max > INT8_MAX;
+  job.range = settings.range;
+  job.threshold = threshold_of(like, threshold, settings.range.clip, keep);
+  job.wide = settings.wide();
   return job;
 }
 
-Tensor rotate(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_t power) {
+Tensor rotate(const Tensor& x, const Tensors& rotation) {
+  STD_TORCH_CHECK(!rotation.empty(), "spikeconv: a rotation needs its signs");
   const Tensor in = floats(x);
   Tensor out = make(shape_of(in), aoti_torch_dtype_float32());
   if (in.numel() == 0) return out;
@@ -55,36 +56,32 @@ Tensor rotate(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_
   EncodeJob job{};
   job.x = in.data_ptr();
   job.dtype = dtype_of(in);
-  job.transform = transform_of(in.size(in.dim() - 1), signs, bases, power, keep);
+  job.transform = transform_of(in.size(in.dim() - 1), rotation, keep);
   job.rotated = data<float>(out);
   run_encode(job, tokens_of(in));
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> encode(const Tensor& x, const OptionalTensor& signs, const Tensors& bases,
-                                                  int64_t power, const OptionalTensor& norm_weight,
-                                                  double norm_epsilon, int64_t count_min, int64_t count_max,
-                                                  bool symmetric, double clip_ratio, const std::string& clip,
-                                                  double threshold, bool with_statistics) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> encode(const Tensor& x, const Tensors& rotation,
+                                                  const OptionalTensor& norm_weight, const OptionalTensor& threshold,
+                                                  const std::vector<double>& table, bool histogram) {
   const Tensor in = floats(x);
+  const EncodeSettings settings = EncodeSettings::from_table(table);
   Tensors keep;
-  EncodeJob job = encoder(in.size(in.dim() - 1), signs, bases, power, norm_weight, norm_epsilon, count_min, count_max,
-                          symmetric, clip_ratio, clip, threshold, keep);
+  EncodeJob job = encoder(in, in.size(in.dim() - 1), rotation, norm_weight, threshold, settings, keep);
   const std::vector<int64_t> per_token = with_last(in, 1);
   Tensor counts = make(shape_of(in), job.wide ? aoti_torch_dtype_int16() : aoti_torch_dtype_int8());
   Tensor scale = make(per_token, aoti_torch_dtype_float32());
   Tensor zero = make(per_token, aoti_torch_dtype_int32());
-  Tensor statistics = make({with_statistics ? 2 : 0}, aoti_torch_dtype_int64());
-  if (with_statistics) data<int64_t>(statistics)[0] = data<int64_t>(statistics)[1] = 0;
-  if (in.numel() == 0) return {counts, scale, zero, statistics};
+  Tensor bins = make_histogram(histogram, settings.bins(), settings.range.min, job.histogram);
+  if (in.numel() == 0) return {counts, scale, zero, bins};
   job.x = in.data_ptr();
   job.dtype = dtype_of(in);
   job.counts = counts.data_ptr();
   job.scale = data<float>(scale);
   job.zero = data<int32_t>(zero);
-  job.statistics = with_statistics ? data<int64_t>(statistics) : nullptr;
   run_encode(job, tokens_of(in));
-  return {counts, scale, zero, statistics};
+  return {counts, scale, zero, bins};
 }
 
 // ---- accumulate ---------------------------------------------------------------------------------------------------
@@ -113,17 +110,9 @@ Counts counts_of(const Tensor& counts) {
   return {counts.data_ptr(), tokens_of(counts), counts.size(counts.dim() - 1), wide};
 }
 
-Execution execution_of(const std::string& name) {
-  if (name == "auto") return Execution::automatic;
-  if (name == "dense") return Execution::dense;
-  STD_TORCH_CHECK(name == "events", "spikeconv: execution must be auto, dense or events; only accumulate unfolds");
-  return Execution::events;
-}
-
 Weight weight_of(const Tensor& weight, int64_t in_features, int64_t out_features, int64_t bits, bool events,
                  Tensors& keep) {
-  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Byte && bits >= 2 && bits <= 8,
-                  "spikeconv: weights are bytes that hold 2 to 8 bits");
+  STD_TORCH_CHECK(weight.scalar_type() == ScalarType::Byte, "spikeconv: weights are bytes");
   Tensor held = weight.dim() == 3 ? arrange(weight, in_features, events ? "columns" : "tiles") : weight;
   const bool columns = held.dim() == 2;
   if (!columns || held.stride(1) != 1) held = rows_of(held);
@@ -135,47 +124,52 @@ Weight weight_of(const Tensor& weight, int64_t in_features, int64_t out_features
   return {data<const uint8_t>(held), columns, columns ? held.stride(0) : 0, int(bits), in_features, out_features};
 }
 
-Tensor accumulate(const Tensor& counts, const Tensor& weight, int64_t out_features, int64_t bits, int64_t largest_count,
-                  const std::string& execution) {
+Tensor accumulate(const Tensor& counts, const Tensor& weight, const OptionalTensor& digits, int64_t out_features,
+                  const std::vector<double>& table) {
   const Tensor held = rows_of(counts);
   const Counts in = counts_of(held);
-  const bool unfolds = execution == "unfold";
-  const Execution how = unfolds ? Execution::dense : execution_of(execution);
+  const ProductSettings settings = ProductSettings::from_table(table, in.in_features);
   Tensor acc = make(with_last(held, out_features), aoti_torch_dtype_int32());
   Tensors keep;
-  Member m{weight_of(weight, in.in_features, out_features, bits, how == Execution::events, keep), {}};
-  if (unfolds) {
-    run_unfold(in, largest_count, m.weight, data<int32_t>(acc));
+  const bool events = settings.execution == Execution::events;
+  Member m{weight_of(weight, in.in_features, out_features, settings.bits, events, keep), {}};
+  if (settings.execution == Execution::unfold) {
+    const Tensor code = digits_of(held, digits, settings.largest);
+    run_unfold(in, settings, data<const int8_t>(code), code.size(0), m.weight, data<int32_t>(acc));
   } else {
     m.output = {acc.data_ptr(), Dtype::int32, out_features, nullptr, nullptr, nullptr, nullptr, nullptr, {}};
-    run_products(in, largest_count, {&m, 1}, how);
+    run_products(in, settings, {&m, 1});
   }
   return acc;
 }
 
+// Sums that no weight has would overflow the accumulators.
+void check_sums(const int32_t* sums, int64_t count, int64_t largest) {
+  int32_t low = 0, high = 0;
+  for (int64_t i = 0; i < count; ++i) low = std::min(low, sums[i]), high = std::max(high, sums[i]);
+  STD_TORCH_CHECK(high <= largest && -int64_t(low) <= largest,
+                  "spikeconv: a weight's row adds up to more than its integers can (", largest,
+                  "): its sums are not those of the weight; convert the model again");
+}
+
 // What linears with one input know before their counts come: all but where outputs, scales and zero points lie.
-std::vector<Member> members_of(int64_t in_features, const Tensors& weights, const Tensors& weight_scales,
-                               const Tensors& weight_sums, const Tensors& biases, int64_t bits, Execution execution,
-                               Tensors& keep) {
-  STD_TORCH_CHECK(!weights.empty() && weight_scales.size() == weights.size() &&
-                      (biases.empty() || biases.size() == weights.size()) &&
-                      (weight_sums.empty() || weight_sums.size() == weights.size()),
-                  "spikeconv: every weight needs its scale, and its sum and bias where there are any");
+std::vector<Member> members_of(int64_t in_features, const std::vector<OptionalTensor>& operands, bool zero_point,
+                               const ProductSettings& settings, Tensors& keep) {
+  STD_TORCH_CHECK(settings.execution != Execution::unfold, "spikeconv: only accumulate unfolds");
+  const bool events = settings.execution == Execution::events;
   std::vector<Member> members;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const int64_t out = weight_scales[i].numel();
-    Member m{weight_of(weights[i], in_features, out, bits, execution == Execution::events, keep), {}};
-    keep.push_back(beside(weights[i], weight_scales[i], ScalarType::Float));
+  for (const Operands& linear : operands_of(operands, zero_point)) {
+    Member m{weight_of(linear.weight, in_features, linear.out_features, settings.bits, events, keep), {}};
+    keep.push_back(beside(linear.weight, linear.scale, ScalarType::Float));
     m.output.weight_scale = data<const float>(keep.back());
-    m.output.stride = out;
-    if (!weight_sums.empty()) {
-      STD_TORCH_CHECK(weight_sums[i].numel() == out, "spikeconv: one sum per output");
-      keep.push_back(beside(weights[i], weight_sums[i], ScalarType::Int));
+    m.output.stride = linear.out_features;
+    if (linear.sum) {
+      keep.push_back(beside(linear.weight, *linear.sum, ScalarType::Int));
       m.output.weight_sum = data<const int32_t>(keep.back());
+      check_sums(m.output.weight_sum, linear.out_features, settings.largest_sum(in_features));
     }
-    if (!biases.empty()) {
-      STD_TORCH_CHECK(biases[i].numel() == out, "spikeconv: one bias per output");
-      keep.push_back(floats(biases[i]));
+    if (linear.bias) {
+      keep.push_back(floats(*linear.bias));
       m.output.bias = keep.back().data_ptr();
       m.output.bias_dtype = dtype_of(keep.back());
     }
@@ -184,49 +178,43 @@ std::vector<Member> members_of(int64_t in_features, const Tensors& weights, cons
   return members;
 }
 
-Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor& zero_point, const Tensors& weights,
-                const Tensors& weight_scales, const Tensors& weight_sums, const Tensors& biases, int64_t bits,
-                int64_t largest_count, ScalarType dtype, const std::string& execution) {
+Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor& zero_point,
+                const std::vector<OptionalTensor>& operands, const std::vector<double>& table, ScalarType dtype) {
   const Tensor held = rows_of(counts), token_scale = beside(counts, scale, ScalarType::Float);
   const Counts in = counts_of(held);
+  const ProductSettings settings = ProductSettings::from_table(table, in.in_features);
   Tensor zero;
   if (zero_point) zero = beside(counts, *zero_point, ScalarType::Int);
   STD_TORCH_CHECK(token_scale.numel() == in.tokens && (!zero_point || zero.numel() == in.tokens),
                   "spikeconv: one scale and one zero point per token");
-  STD_TORCH_CHECK(zero_point.has_value() != weight_sums.empty(), "spikeconv: zero points and sums come together");
-  const Execution how = execution_of(execution);
   Tensors keep;
-  std::vector<Member> members =
-      members_of(in.in_features, weights, weight_scales, weight_sums, biases, bits, how, keep);
+  std::vector<Member> members = members_of(in.in_features, operands, zero_point.has_value(), settings, keep);
   const Tensors outputs = make_outputs(held, dtype, data<const float>(token_scale),
                                        zero_point ? data<const int32_t>(zero) : nullptr, members);
-  run_products(in, largest_count, members, how);
+  run_products(in, settings, members);
   return outputs;
 }
 
-Tensor plan_group(int64_t in_features, const OptionalTensor& signs, const Tensors& bases, int64_t power,
-                  const OptionalTensor& norm_weight, double norm_epsilon, int64_t count_min, int64_t count_max,
-                  bool symmetric, double clip_ratio, const std::string& clip, double threshold,
-                  const Tensors& weights, const Tensors& weight_scales, const Tensors& weight_sums,
-                  const Tensors& biases, int64_t bits, int64_t largest_count, const std::string& execution) {
+Tensor plan_group(int64_t in_features, const Tensors& rotation, const OptionalTensor& norm_weight,
+                  const OptionalTensor& threshold, const std::vector<double>& encode_table,
+                  const std::vector<OptionalTensor>& operands, const std::vector<double>& product_table) {
+  const EncodeSettings settings = EncodeSettings::from_table(encode_table);
   GroupPlan plan{};
   Tensors keep;
-  plan.job = encoder(in_features, signs, bases, power, norm_weight, norm_epsilon, count_min, count_max, symmetric,
-                     clip_ratio, clip, threshold, keep);
-  plan.largest = largest_count;
-  plan.execution = execution_of(execution);
-  STD_TORCH_CHECK(symmetric == weight_sums.empty(), "spikeconv: zero points and sums come together");
+  plan.products = ProductSettings::from_table(product_table, in_features);
   const std::vector<Member> members =
-      members_of(in_features, weights, weight_scales, weight_sums, biases, bits, plan.execution, keep);
+      members_of(in_features, operands, !settings.range.symmetric, plan.products, keep);
+  plan.job = encoder(*operands[0], in_features, rotation, norm_weight, threshold, settings, keep);
   STD_TORCH_CHECK(int64_t(members.size()) <= GroupPlan::kMostMembers, "spikeconv: a plan takes at most ",
                   GroupPlan::kMostMembers, " linears");
   plan.member_count = int64_t(members.size());
   std::copy(members.begin(), members.end(), plan.members);
   // Whatever was copied on the way would be gone when the plan runs.
   std::vector<const void*> given;
-  for (const Tensors* list : {&bases, &weights, &weight_scales, &weight_sums, &biases})
-    for (const Tensor& t : *list) given.push_back(t.data_ptr());
-  for (const OptionalTensor* t : {&signs, &norm_weight})
+  for (const Tensor& t : rotation) given.push_back(t.data_ptr());
+  for (const OptionalTensor& t : operands)
+    if (t) given.push_back(t->data_ptr());
+  for (const OptionalTensor* t : {&norm_weight, &threshold})
     if (*t) given.push_back((*t)->data_ptr());
   for (const Tensor& t : keep)
     STD_TORCH_CHECK(std::find(given.begin(), given.end(), t.data_ptr()) != given.end(),
@@ -311,10 +299,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
   m.def("cpu_read(Tensor buffer) -> int");
   m.def("cpu_large_pages(Tensor buffer) -> bool");
   m.def(
-      "plan_group(int in_features, Tensor? signs, Tensor[] bases, int power, Tensor? norm_weight, float norm_epsilon,"
-      " int count_min, int count_max, bool symmetric, float clip_ratio, str clip, float threshold, Tensor[] weights,"
-      " Tensor[] weight_scales, Tensor[] weight_sums, Tensor[] biases, int bits, int largest_count, str execution)"
-      " -> Tensor");
+      "plan_group(int in_features, Tensor[] rotation, Tensor? norm_weight, Tensor? threshold, float[] encode,"
+      " Tensor?[] operands, float[] products) -> Tensor");
   m.def("run_group(Tensor x, Tensor plan) -> Tensor[]");
   m.def(
       "decode_layer(Tensor x, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor qkv_plan, Tensor output_plan,"

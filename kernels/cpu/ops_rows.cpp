@@ -15,31 +15,27 @@
 namespace spikeconv {
 namespace {
 
-std::tuple<Tensor, Tensor> encode_rows(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_t power,
-                                       int64_t bits, int64_t group, bool symmetric,
-                                       const std::vector<double>& clip_ratios, bool with_statistics) {
+std::tuple<Tensor, Tensor> encode_rows(const Tensor& x, const Tensors& rotation, const std::vector<double>& table,
+                                       bool histogram) {
+  STD_TORCH_CHECK(!rotation.empty(), "spikeconv: keys and values are rotated");
   const Tensor in = floats(x);
   const int64_t head_dim = in.size(in.dim() - 1);
-  STD_TORCH_CHECK(!clip_ratios.empty(), "spikeconv: at least one clip ratio");
-  const std::vector<float> ratios(clip_ratios.begin(), clip_ratios.end());
+  const RowSettings settings = RowSettings::from_table(table, head_dim);
   RowsJob job{};
-  job.shape = row_shape(head_dim, bits, group, symmetric);
+  job.shape = settings.shape;
+  job.range = settings.range();
   Tensor rows = make(with_last(in, row_bytes(job.shape)), aoti_torch_dtype_uint8());
-  Tensor statistics = make({with_statistics ? 2 : 0}, aoti_torch_dtype_int64());
-  if (with_statistics) data<int64_t>(statistics)[0] = data<int64_t>(statistics)[1] = 0;
-  if (in.numel() == 0) return {rows, statistics};
+  Tensor bins = make_histogram(histogram, settings.bins(), job.range.min, job.histogram);
+  if (in.numel() == 0) return {rows, bins};
   Tensors keep;
   job.x = in.data_ptr();
   job.dtype = dtype_of(in);
-  job.transform = transform_of(head_dim, signs, bases, power, keep);
-  const float half = float(1 << (bits - 1));
-  job.range = {symmetric ? -half : 0, symmetric ? half - 1 : 2 * half - 1, symmetric, 1, Clip::none, 0};
-  job.ratios = ratios.data();
-  job.ratio_count = int64_t(ratios.size());
+  job.transform = transform_of(head_dim, rotation, keep);
+  job.ratios = settings.ratios;
+  job.ratio_count = settings.ratio_count;
   job.rows = data<uint8_t>(rows);
-  job.statistics = with_statistics ? data<int64_t>(statistics) : nullptr;
   run_encode_rows(job, tokens_of(in));
-  return {rows, statistics};
+  return {rows, bins};
 }
 
 // A cache's strides are kept; only a row itself must lie in one piece.
@@ -74,13 +70,13 @@ Mask mask_of(const Tensor& mask, const AttendJob& job, bool single, Tensors& kee
 }
 
 Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values, const OptionalTensor& mask, double scaling,
-              int64_t bits, int64_t group, bool symmetric, const std::string& execution) {
+              const std::vector<double>& table, const std::string& execution) {
   const bool unfolds = execution == "unfold";
   STD_TORCH_CHECK(query.dim() == 4 && keys.dim() == 4 && keys.size(1) > 0 && query.size(1) % keys.size(1) == 0,
                   "spikeconv: a query must be [batch, heads, tokens, head_dim], its heads a multiple of key heads");
   const Tensor in = unfolds ? rows_of(torch::stable::to(query, ScalarType::Float)) : floats(query);
   AttendJob job{};
-  job.shape = row_shape(in.size(3), bits, group, symmetric);
+  job.shape = RowSettings::from_table(table, in.size(3)).shape;
   job.query = in.data_ptr();
   job.dtype = dtype_of(in);
   job.scaling = float(scaling);

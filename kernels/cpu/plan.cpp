@@ -94,7 +94,7 @@ Tensors run_group(const Tensor& x, const Tensor& bytes) {
   const Tensors outputs =
       make_outputs(in, x.scalar_type(), job.scale, job.range.symmetric ? nullptr : job.zero, members);
   run_encode(job, counts.tokens);
-  run_products({job.counts, counts.tokens, counts.in_features, counts.wide}, plan.largest, members, plan.execution);
+  run_products({job.counts, counts.tokens, counts.in_features, counts.wide}, plan.products, members);
   return outputs;
 }
 

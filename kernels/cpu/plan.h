@@ -14,8 +14,8 @@ namespace spikeconv {
 struct GroupPlan {
   static constexpr int64_t kMostMembers = 8;
   EncodeJob job;
-  int64_t largest, member_count;
-  Execution execution;
+  ProductSettings products;
+  int64_t member_count;
   Member members[kMostMembers];
 };
 

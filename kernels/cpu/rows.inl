@@ -33,7 +33,7 @@ TokenScale best_scale(const RowsJob& job, Extremes extremes, const float* u, flo
 
 // Counts of one row, as bytes, and the scales behind where they will be packed.
 template <class Count>
-void count_row(const RowsJob& job, float* u, uint8_t* row, Count* counts, float* scratch) {
+void count_row(const RowsJob& job, float* u, uint8_t* row, Count* counts, float* scratch, uint64_t* own) {
   for (int64_t g = 0; g < row_groups(job.shape); ++g) {
     float* part = u + g * job.shape.group;
     const Extremes extremes = finish_potential(part, job.shape.group, job.transform.factor, Clip::none, 0);
@@ -41,7 +41,7 @@ void count_row(const RowsJob& job, float* u, uint8_t* row, Count* counts, float*
     write_counts(part, job.shape.group, s, job.range, counts + g * job.shape.group);
     write_scale(row, job.shape, g, s.scale, whole_zero(s));
   }
-  if (job.statistics) add_statistics(counts, job.shape.head_dim, job.statistics);
+  if (own) count_counts(counts, job.shape.head_dim, job.histogram, own);
 }
 
 // Counts from 0 are packed less 2^(bits-1), which is their highest bit turned over.
@@ -58,15 +58,17 @@ void pack_row(const RowShape& shape, uint8_t* counts, uint8_t* row) {
 void encode_rows(const RowsJob& job, int64_t row_begin, int64_t row_end, float* scratch) {
   const int64_t n = job.shape.head_dim, bytes = row_bytes(job.shape);
   float* errors = scratch + 2 * n;
+  uint64_t* own = own_bins(job.histogram, scratch, rows_scratch(job));
   uint8_t* counts = reinterpret_cast<uint8_t*>(scratch + 3 * n);
   for (int64_t r = row_begin; r < row_end; ++r) {
     uint8_t* row = job.rows + r * bytes;
     load_row(job.x, job.dtype, r * n, n, scratch);
     float* u = transform(job.transform, scratch, scratch + n);
     if (job.shape.symmetric)
-      count_row(job, u, row, reinterpret_cast<int8_t*>(counts), errors);
+      count_row(job, u, row, reinterpret_cast<int8_t*>(counts), errors, own);
     else
-      count_row(job, u, row, counts, errors);
+      count_row(job, u, row, counts, errors, own);
     pack_row(job.shape, counts, row);
   }
+  add_bins(job.histogram, own);
 }

@@ -3,8 +3,9 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <cstdlib>
 
-#include "../common/counts.h"
+#include "../common/accumulate.h"
 #include "dispatch.h"
 
 namespace spikeconv {
@@ -103,33 +104,44 @@ void run_encode(const EncodeJob& job, int64_t tokens) {
   const int64_t n = job.transform.size, grain = std::max<int64_t>(1, (kWorkPerThread / 16) / std::max<int64_t>(n, 1));
   const Kernels& isa = kernels();
   torch::stable::parallel_for(0, tokens, grain, [&](int64_t begin, int64_t end) {
-    isa.encode(job, begin, end, static_cast<float*>(scratch().bytes(encode_scratch(n) * 4)));
+    isa.encode(job, begin, end, static_cast<float*>(scratch().bytes(encode_scratch(job) * 4)));
   });
 }
 
-void run_products(const Counts& counts, int64_t largest, std::span<const Member> members, Execution execution) {
+void run_products(const Counts& counts, const ProductSettings& settings, std::span<const Member> members) {
   if (counts.tokens == 0) return;
-  const bool columns = members[0].weight.columns;
-  if (execution == Execution::events || (execution == Execution::automatic && columns && counts.tokens == 1))
+  const bool columns = members[0].weight.columns, automatic = settings.execution == Execution::automatic;
+  if (settings.execution == Execution::events || (automatic && columns && counts.tokens == 1))
     run_events(counts, members);
   else
-    run_dense(counts, largest, members);
+    run_dense(counts, settings.largest, members);
 }
 
-void run_unfold(const Counts& counts, int64_t largest, const Weight& weight, int32_t* acc) {
+void run_unfold(const Counts& counts, const ProductSettings& settings, const int8_t* digits, int64_t slots,
+                const Weight& weight, int32_t* acc) {
   const int64_t inputs = counts.tokens * counts.in_features, outputs = counts.tokens * weight.out_features;
+  const int64_t width = settings.largest + 1;
+  for (int64_t i = 0; i < slots * width; ++i)
+    STD_TORCH_CHECK(digits[i] >= -1 && digits[i] <= 1, "spikeconv: a code's digits must be -1, 0 or 1");
+  for (int64_t i = 0; i < inputs; ++i)
+    STD_TORCH_CHECK(std::abs(counts.at(0, i)) < width, "spikeconv: a count beyond ", width - 1,
+                    ", for which the code has no digits");
   std::vector<int8_t> spikes(static_cast<size_t>(inputs));
-  std::vector<int32_t> step_acc(static_cast<size_t>(outputs));
-  Member step_member{weight, {}};
-  step_member.output.data = step_acc.data();
-  step_member.output.dtype = Dtype::int32;
-  step_member.output.stride = weight.out_features;
-  const Counts step_counts{spikes.data(), counts.tokens, counts.in_features, false};
+  std::vector<int32_t> current(static_cast<size_t>(outputs));
+  Member member{weight, {}};
+  member.output.data = current.data();
+  member.output.dtype = Dtype::int32;
+  member.output.stride = weight.out_features;
+  const Counts slot_counts{spikes.data(), counts.tokens, counts.in_features, false};
+  const ProductSettings single{settings.bits, 1, Execution::dense, settings.membrane};
   std::fill(acc, acc + outputs, 0);
-  for (int64_t step = 0; step < largest; ++step) {
-    for (int64_t i = 0; i < inputs; ++i) spikes[size_t(i)] = int8_t(unfold(counts.at(0, i), int(step)));
-    run_products(step_counts, 1, {&step_member, 1}, Execution::dense);
-    for (int64_t i = 0; i < outputs; ++i) acc[i] += step_acc[size_t(i)];
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    for (int64_t i = 0; i < inputs; ++i) spikes[size_t(i)] = int8_t(spike_of(counts.at(0, i), digits + slot * width));
+    run_products(slot_counts, single, {&member, 1});
+    for (int64_t i = 0; i < outputs; ++i) {
+      const int32_t held = settings.membrane == Membrane::doubled ? add_wrapped(acc[i], acc[i]) : acc[i];
+      acc[i] = add_wrapped(held, current[size_t(i)]);
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "../common/settings.h"
 #include "kernels.h"
 #include "memory.h"
 
@@ -34,16 +35,15 @@ struct Member {
   int64_t tiles() const { return ceil_div(weight.out_features, kTileOutputs); }
 };
 
-enum class Execution { automatic, dense, events };
-
 void run_encode(const EncodeJob& job, int64_t tokens);
 
-// Products of all members, whose weights are all in tiles or all in columns; events need columns. `largest` bounds
-// |count|.
-void run_products(const Counts& counts, int64_t largest, std::span<const Member> members, Execution execution);
+// Products of all members, whose weights are all in tiles or all in columns; events need columns.
+void run_products(const Counts& counts, const ProductSettings& settings, std::span<const Member> members);
 
-// The accumulators [tokens, out] in `largest` steps of ternary spikes, each a product of its own.
-void run_unfold(const Counts& counts, int64_t largest, const Weight& weight, int32_t* acc);
+// The accumulators [tokens, out] slot by slot of a temporal code with digits [slots, largest + 1], each a product of
+// its own with ternary spikes.
+void run_unfold(const Counts& counts, const ProductSettings& settings, const int8_t* digits, int64_t slots,
+                const Weight& weight, int32_t* acc);
 
 void run_encode_rows(const RowsJob& job, int64_t rows);
 

@@ -99,7 +99,7 @@ void run_encode_rows(const RowsJob& job, int64_t rows) {
   const Kernels& isa = kernels();
   const int64_t n = job.shape.head_dim, work = std::max<int64_t>(1, 16 * n * (1 + job.ratio_count));
   torch::stable::parallel_for(0, rows, std::max<int64_t>(1, kWorkPerThread / work), [&](int64_t begin, int64_t end) {
-    isa.encode_rows(job, begin, end, static_cast<float*>(scratch().bytes(rows_scratch(n) * 4)));
+    isa.encode_rows(job, begin, end, static_cast<float*>(scratch().bytes(rows_scratch(job) * 4)));
   });
 }
 

@@ -58,24 +58,32 @@ inline Tensors make_outputs(const Tensor& x, ScalarType dtype, const float* scal
 }
 
 // The rotation of inputs of a size; `keep` holds on to the tensors behind it.
-inline Transform transform_of(int64_t size, const OptionalTensor& signs, const Tensors& matrices, int64_t power,
-                              Tensors& keep) {
+inline Transform transform_of(int64_t size, const Tensors& rotation, Tensors& keep) {
   Transform t{};
   t.size = size;
   t.factor = 1.0f;
-  if (!signs) return t;
-  STD_TORCH_CHECK(matrices.size() <= kMaxBases, "spikeconv: at most ", kMaxBases, " base matrices");
-  t.order = block_order(size, *signs, matrices, power);
-  t.power = power;
+  if (rotation.empty()) return t;
+  STD_TORCH_CHECK(rotation.size() <= 1 + kMaxBases, "spikeconv: at most ", kMaxBases, " base matrices");
+  const Tensor& signs = rotation[0];
+  t.order = block_order(size, rotation);
+  t.power = signs.size(1);
   t.factor = float(1.0 / std::sqrt(double(t.order)));
-  for (const Tensor& matrix : matrices) {
-    keep.push_back(beside(*signs, matrix, ScalarType::Float));
+  for (size_t b = 1; b < rotation.size(); ++b) {
+    keep.push_back(beside(signs, rotation[b], ScalarType::Float));
     t.bases[t.base_count] = data<const float>(keep.back());
-    t.base_orders[t.base_count++] = matrix.size(0);
+    t.base_orders[t.base_count++] = rotation[b].size(0);
   }
-  keep.push_back(beside(*signs, *signs, ScalarType::Float));
+  keep.push_back(beside(signs, signs, ScalarType::Float));
   t.signs = data<const float>(keep.back());
   return t;
+}
+
+// Zeroed bins for counts from `lowest` on, none unless wanted; `histogram` is told where they lie.
+inline Tensor make_histogram(bool wanted, int64_t bins, float lowest, Histogram& histogram) {
+  Tensor tensor = make({wanted ? bins : 0}, aoti_torch_dtype_int64());
+  std::fill(data<int64_t>(tensor), data<int64_t>(tensor) + tensor.numel(), 0);
+  histogram = {wanted ? data<int64_t>(tensor) : nullptr, int(lowest), bins};
+  return tensor;
 }
 
 }  // namespace spikeconv

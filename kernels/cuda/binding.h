@@ -62,25 +62,30 @@ inline int narrow(int64_t size) {
 }
 
 // The kernels' form of a rotation; tensors that it points to are kept in `keep`.
-inline Transform transform_of(const Tensor& x, const OptionalTensor& signs, const Tensors& bases, int64_t power,
-                              Tensors& keep) {
+inline Transform transform_of(const Tensor& x, const Tensors& rotation, Tensors& keep) {
   Transform t{};
   t.factor = 1.0f;
-  if (!signs) return t;
-  STD_TORCH_CHECK(bases.size() <= kMaxBases, "spikeconv: at most ", kMaxBases, " base matrices");
-  const int64_t order = block_order(x.size(x.dim() - 1), *signs, bases, power);
-  for (const Tensor& matrix : bases) {
-    STD_TORCH_CHECK(matrix.size(0) <= 2048, "spikeconv: a base matrix must be of an order up to 2048");
-    keep.push_back(beside(x, matrix, ScalarType::Float));
+  if (rotation.empty()) return t;
+  STD_TORCH_CHECK(rotation.size() <= 1 + kMaxBases, "spikeconv: at most ", kMaxBases, " base matrices");
+  t.order = int(block_order(x.size(x.dim() - 1), rotation));
+  t.power = int(rotation[0].size(1));
+  t.factor = float(1.0 / std::sqrt(double(t.order)));
+  for (size_t b = 1; b < rotation.size(); ++b) {
+    STD_TORCH_CHECK(rotation[b].size(0) <= 2048, "spikeconv: a base matrix must be of an order up to 2048");
+    keep.push_back(beside(x, rotation[b], ScalarType::Float));
     t.bases[t.base_count] = data<const float>(keep.back());
-    t.base_orders[t.base_count++] = int(matrix.size(0));
+    t.base_orders[t.base_count++] = int(rotation[b].size(0));
   }
-  keep.push_back(beside(x, *signs, ScalarType::Float));
+  keep.push_back(beside(x, rotation[0], ScalarType::Float));
   t.signs = data<const float>(keep.back());
-  t.order = int(order);
-  t.power = int(power);
-  t.factor = float(1.0 / std::sqrt(double(order)));
   return t;
+}
+
+// Zeroed bins for counts from `lowest` on, none unless wanted; `histogram` is told where they lie.
+inline Tensor make_histogram(const Tensor& x, bool wanted, int64_t bins, float lowest, Histogram& histogram) {
+  Tensor tensor = torch::stable::new_zeros(x, {wanted ? bins : 0}, ScalarType::Long);
+  histogram = {wanted ? data<int64_t>(tensor) : nullptr, int(lowest), bins};
+  return tensor;
 }
 
 }  // namespace spikeconv::cuda

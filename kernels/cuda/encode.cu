@@ -9,10 +9,11 @@ namespace {
 
 SPIKECONV_DEVICE TokenScale finish_potential(const EncodeJob& job, float* u, float* shared) {
   const CountRange range = job.range;
+  const float threshold = job.threshold ? *job.threshold : 0.0f;
   const float infinity = bfloat_to_float(0x7F80);
   float low = infinity, high = -infinity;
   for (int i = int(threadIdx.x); i < job.size; i += int(blockDim.x)) {
-    const float v = clip_potential(u[i] * job.transform.factor, range.clip, range.threshold);
+    const float v = clip_potential(u[i] * job.transform.factor, range.clip, threshold);
     u[i] = v;
     low = least(low, v);
     high = most(high, v);
@@ -22,15 +23,38 @@ SPIKECONV_DEVICE TokenScale finish_potential(const EncodeJob& job, float* u, flo
   return token_scale(low, high, range);
 }
 
+// A block's own bins lie in shared memory where they fit.
+SPIKECONV_DEVICE bool fits_shared(const Histogram& h) { return h.size <= kMaxThreads; }
+
+SPIKECONV_DEVICE void count_one(const Histogram& h, int count, int* own) {
+  const int bin = count - h.lowest;
+  if (fits_shared(h))
+    atomic_add(own + bin, int32_t(1));
+  else
+    atomic_add(h.bins + bin, int64_t(1));
+}
+
+SPIKECONV_DEVICE void clear_bins(const Histogram& h, int* own) {
+  if (!h.bins || !fits_shared(h)) return;
+  for (int i = int(threadIdx.x); i < int(h.size); i += int(blockDim.x)) own[i] = 0;
+  __syncthreads();
+}
+
+SPIKECONV_DEVICE void add_bins(const Histogram& h, const int* own) {
+  if (!h.bins || !fits_shared(h)) return;
+  __syncthreads();
+  for (int i = int(threadIdx.x); i < int(h.size); i += int(blockDim.x))
+    if (own[i]) atomic_add(h.bins + i, int64_t(own[i]));
+}
+
 // Each thread counts four neighbours, so that it can write them at once where the row is aligned.
 template <class Count>
-SPIKECONV_DEVICE void write_counts(const EncodeJob& job, const float* u, TokenScale s, Count* counts, float* shared) {
+SPIKECONV_DEVICE void write_counts(const EncodeJob& job, const float* u, TokenScale s, Count* counts, int* own) {
   struct alignas(4 * sizeof(Count)) Four {
     Count k[4];
   };
   const int n = job.size;
   const float low = job.range.min, high = job.range.max;
-  int spikes = 0, zeros = 0;
   for (int i = 4 * int(threadIdx.x); i < n; i += 4 * int(blockDim.x)) {
     Four four{};
 #pragma unroll
@@ -38,21 +62,12 @@ SPIKECONV_DEVICE void write_counts(const EncodeJob& job, const float* u, TokenSc
       if (i + j >= n) continue;
       const int k = int(bucket(u[i + j], s.scale, s.zero, low, high));
       four.k[j] = Count(k);
-      spikes += k < 0 ? -k : k;
-      zeros += k == 0;
+      if (job.histogram.bins) count_one(job.histogram, k, own);
     }
     if (n % 4 == 0)
       *reinterpret_cast<Four*>(counts + i) = four;
     else
       for (int j = 0; j < 4 && i + j < n; ++j) counts[i + j] = four.k[j];
-  }
-  if (!job.statistics) return;
-  int* sums = reinterpret_cast<int*>(shared);
-  spikes = reduce_block(spikes, [](int a, int b) { return a + b; }, sums);
-  zeros = reduce_block(zeros, [](int a, int b) { return a + b; }, sums);
-  if (threadIdx.x == 0) {
-    atomic_add(job.statistics, int64_t(spikes));
-    atomic_add(job.statistics + 1, int64_t(zeros));
   }
 }
 
@@ -84,10 +99,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1) encode_kernel(SPIKECONV_PARAME
         job.scale[token] = s.scale;
         job.zero[token] = whole_zero(s);
       }
+      int* own = reinterpret_cast<int*>(shared);
+      clear_bins(job.histogram, own);
       if (job.wide)
-        write_counts(job, u, s, static_cast<int16_t*>(job.counts) + token * n, shared);
+        write_counts(job, u, s, static_cast<int16_t*>(job.counts) + token * n, own);
       else
-        write_counts(job, u, s, static_cast<int8_t*>(job.counts) + token * n, shared);
+        write_counts(job, u, s, static_cast<int8_t*>(job.counts) + token * n, own);
+      add_bins(job.histogram, own);
     }
     __syncthreads();  // the next token overwrites this one
   }

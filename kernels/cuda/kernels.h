@@ -14,7 +14,6 @@ namespace spikeconv::cuda {
 enum class Dtype : int { float32, bfloat16, float16, int32 };
 
 constexpr int kMaxBases = 6;    // base matrices of a Hadamard block
-constexpr int kMaxRatios = 16;   // clip ratios among which a row's groups choose
 constexpr int kMaxHeadDim = 512;
 constexpr int kMaxMembers = 8;  // weights that one launch multiplies (q|k|v, gate|up)
 
@@ -37,12 +36,13 @@ struct EncodeJob {
   const float* norm_weight;  // [size]: RMSNorm in front; null: none
   float norm_epsilon;
   CountRange range;
+  const float* threshold;  // τ of the range's clip; null: none
   float* rotated;       // [tokens][size]; if set, only the rotation is wanted
   void* counts;         // [tokens][size] int8 or int16
   bool wide;            // int16
   float* scale;         // [tokens]
   int32_t* zero;        // [tokens]
-  int64_t* statistics;  // {Σ|k|, number of zero counts}, added to; may be null
+  Histogram histogram;
   float* workspace;     // encode_workspace() floats; null: tokens live in shared memory
 };
 
@@ -74,7 +74,7 @@ struct Weight {
 struct Output {
   void* data;  // [tokens][out_features]
   Dtype dtype;
-  bool add;                   // int32 only: acc is added to what is there
+  int keep;                   // int32 only: acc is added to so many times what is there; 0: it is not read
   const int32_t* zero;        // [tokens] or null
   const int32_t* weight_sum;  // [out]
   const float* scale;         // [tokens]; null: int32 accumulators go out
@@ -109,9 +109,9 @@ struct RowsJob {
   RowShape shape;
   Transform transform;
   int ratio_count;
-  float clip_ratios[kMaxRatios];
+  float ratios[kMostRatios];
   uint8_t* rows;        // [count][row_bytes]
-  int64_t* statistics;  // as in EncodeJob
+  Histogram histogram;
 };
 
 // Keys or values of all positions.
@@ -145,8 +145,12 @@ void arrange(const uint8_t* packed, int64_t out_features, int64_t in_features, i
 // Columns → tiles, for a dense product with a weight that is kept in columns.
 void columns_to_tiles(const Weight& columns, uint8_t* to, void* stream);
 
-// step < 0: the counts themselves; otherwise the spikes of that virtual step.
-void make_panel(const Counts& counts, int step, const Panel& panel, void* stream);
+// The spikes that counts send in a slot of a temporal code.
+struct Slot {
+  const int8_t* digits;  // [largest + 1], by |count|; null: the counts themselves
+  int largest;
+};
+void make_panel(const Counts& counts, const Slot& slot, const Panel& panel, void* stream);
 void dense_gemm(Members members, const Panel& panel, void* stream);
 void dense_gemv(Members members, const Counts& counts, void* stream);
 void events(Members members, const Counts& counts, void* stream);

@@ -26,50 +26,50 @@ void run_encode(EncodeJob& job, const Tensor& in, const OnDevice& device) {
   encode(job, device.stream);
 }
 
-Tensor rotate(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_t power) {
+Tensor rotate(const Tensor& x, const Tensors& rotation) {
+  STD_TORCH_CHECK(!rotation.empty(), "spikeconv: a rotation needs its signs");
   const OnDevice device(x);
   const Tensor in = floats(x);
   Tensor out = torch::stable::new_empty(in, in.sizes(), ScalarType::Float);
   if (in.numel() == 0) return out;
   Tensors keep;
   EncodeJob job{};
-  job.transform = transform_of(in, signs, bases, power, keep);
+  job.transform = transform_of(in, rotation, keep);
   job.rotated = data<float>(out);
   run_encode(job, in, device);
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> encode_op(const Tensor& x, const OptionalTensor& signs, const Tensors& bases,
-                                                     int64_t power, const OptionalTensor& norm_weight,
-                                                     double norm_epsilon, int64_t count_min, int64_t count_max,
-                                                     bool symmetric, double clip_ratio, const std::string& clip,
-                                                     double threshold, bool with_statistics) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> encode_op(const Tensor& x, const Tensors& rotation,
+                                                     const OptionalTensor& norm_weight,
+                                                     const OptionalTensor& threshold,
+                                                     const std::vector<double>& table, bool histogram) {
   const OnDevice device(x);
   const Tensor in = floats(x);
-  const bool wide = count_min < INT8_MIN || count_max > INT8_MAX;
-  const std::vector<int64_t> per_token = with_last(in, 1);
-  Tensor counts = torch::stable::new_empty(in, in.sizes(), wide ? ScalarType::Short : ScalarType::Char);
-  Tensor scale = torch::stable::new_empty(in, per_token, ScalarType::Float);
-  Tensor zero = torch::stable::new_empty(in, per_token, ScalarType::Int);
-  Tensor statistics = torch::stable::new_zeros(in, {with_statistics ? 2 : 0}, ScalarType::Long);
-  if (in.numel() == 0) return {counts, scale, zero, statistics};
+  const EncodeSettings settings = EncodeSettings::from_table(table);
   Tensors keep;
   EncodeJob job{};
-  job.transform = transform_of(in, signs, bases, power, keep);
+  job.range = settings.range;
+  job.threshold = threshold_of(in, threshold, settings.range.clip, keep);
+  job.wide = settings.wide();
+  const std::vector<int64_t> per_token = with_last(in, 1);
+  Tensor counts = torch::stable::new_empty(in, in.sizes(), job.wide ? ScalarType::Short : ScalarType::Char);
+  Tensor scale = torch::stable::new_empty(in, per_token, ScalarType::Float);
+  Tensor zero = torch::stable::new_empty(in, per_token, ScalarType::Int);
+  Tensor bins = make_histogram(in, histogram, settings.bins(), settings.range.min, job.histogram);
+  if (in.numel() == 0) return {counts, scale, zero, bins};
+  job.transform = transform_of(in, rotation, keep);
   if (norm_weight) {
     STD_TORCH_CHECK(norm_weight->numel() == in.size(in.dim() - 1), "spikeconv: a norm weight of another size");
     keep.push_back(beside(in, torch::stable::to(*norm_weight, ScalarType::Float), ScalarType::Float));
     job.norm_weight = data<const float>(keep.back());
-    job.norm_epsilon = float(norm_epsilon);
+    job.norm_epsilon = settings.norm_epsilon;
   }
-  job.range = {float(count_min), float(count_max), symmetric, float(clip_ratio), clip_of(clip), float(threshold)};
   job.counts = counts.data_ptr();
-  job.wide = wide;
   job.scale = data<float>(scale);
   job.zero = data<int32_t>(zero);
-  job.statistics = with_statistics ? data<int64_t>(statistics) : nullptr;
   run_encode(job, in, device);
-  return {counts, scale, zero, statistics};
+  return {counts, scale, zero, bins};
 }
 
 // ---- accumulate ---------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ Tensor arrange_op(const Tensor& packed, int64_t in_features, const std::string& 
   const OnDevice device(packed);
   const Tensor rows = beside(packed, packed, ScalarType::Byte);
   const int64_t out = rows.size(0), bits = rows.size(2);
-  STD_TORCH_CHECK(rows.size(1) == ceil_div(in_features, kWordInputs) && bits >= 1 && bits <= 8,
+  STD_TORCH_CHECK(rows.size(1) == ceil_div(in_features, kWordInputs) && bits >= 2 && bits <= 8,
                   "spikeconv: a packed weight of another shape than [out, ceil(in/8), bits]");
   Tensor to = torch::stable::new_empty(
       rows, columns ? columns_shape(out, in_features, bits) : tiles_shape(out, in_features, bits));
@@ -161,7 +161,7 @@ void run_dense(const Input& in, std::vector<Held>& held, const OnDevice& device)
     return;
   }
   const PanelMemory memory(in, in.counts.wide ? 2 : 1);
-  make_panel(in.counts, -1, memory.panel, device.stream);
+  make_panel(in.counts, {}, memory.panel, device.stream);
   for (size_t i = 0; i < held.size(); i += kMaxMembers) dense_gemm(members_of(held, i), memory.panel, device.stream);
 }
 
@@ -182,83 +182,91 @@ void run_events(const Input& in, std::vector<Held>& held, const OnDevice& device
   for (size_t i = 0; i < held.size(); i += kMaxMembers) events(members_of(held, i), in.counts, device.stream);
 }
 
-// T' steps of ternary spikes, each a product of its own that is added to the zeroed output.
-void run_unfold(const Input& in, int64_t largest, std::vector<Held>& held, const OnDevice& device) {
+// Slot by slot of a temporal code, each a product of its own with ternary spikes that goes to the zeroed output.
+void run_unfold(const Input& in, const ProductSettings& settings, const Tensor& digits, std::vector<Held>& held,
+                const OnDevice& device) {
   for (Held& h : held) {
     to_tiles(h, device);
-    h.member.output.add = true;
+    h.member.output.keep = settings.membrane == Membrane::doubled ? 2 : 1;
   }
   const PanelMemory memory(in, 1);
-  for (int64_t step = 0; step < largest; ++step) {
-    make_panel(in.counts, int(step), memory.panel, device.stream);
+  for (int64_t slot = 0; slot < digits.size(0); ++slot) {
+    const Slot of_code{data<const int8_t>(digits) + slot * digits.size(1), settings.largest};
+    make_panel(in.counts, of_code, memory.panel, device.stream);
     dense_gemm(members_of(held, 0), memory.panel, device.stream);
   }
 }
 
 // Columns pay for few tokens only; beyond, they are turned into tiles once and used by all tokens.
-void run(const Input& in, std::vector<Held>& held, const std::string& execution, const OnDevice& device) {
+void run(const Input& in, std::vector<Held>& held, Execution execution, const OnDevice& device) {
   if (in.counts.tokens == 0 || held.empty()) return;
-  if (execution == "events" || (execution == "auto" && held[0].columns && in.counts.tokens <= kVectorTokens))
+  const bool automatic = execution == Execution::automatic;
+  if (execution == Execution::events || (automatic && held[0].columns && in.counts.tokens <= kVectorTokens))
     run_events(in, held, device);
   else
     run_dense(in, held, device);
 }
 
-Tensor accumulate(const Tensor& counts, const Tensor& weight, int64_t out_features, int64_t bits, int64_t largest_count,
-                  const std::string& execution) {
+Tensor accumulate(const Tensor& counts, const Tensor& weight, const OptionalTensor& digits, int64_t out_features,
+                  const std::vector<double>& table) {
   const OnDevice device(counts);
   const Input in(counts);
+  const ProductSettings settings = ProductSettings::from_table(table, in.counts.in_features);
   beside(counts, weight, ScalarType::Byte);
-  std::vector<Held> held{hold(weight, in.counts.in_features, out_features, bits, execution == "events")};
+  const bool events = settings.execution == Execution::events;
+  std::vector<Held> held{hold(weight, in.counts.in_features, out_features, settings.bits, events)};
   Tensor acc = torch::stable::new_zeros(in.keep, with_last(in.keep, out_features), ScalarType::Int);
-  if (acc.numel() == 0) return acc;
   held[0].member.output.data = acc.data_ptr();
   held[0].member.output.dtype = Dtype::int32;
-  if (execution == "unfold")
-    run_unfold(in, largest_count, held, device);
-  else
-    run(in, held, execution, device);
+  if (settings.execution == Execution::unfold) {
+    const Tensor code = digits_of(counts, digits, settings.largest);
+    if (acc.numel()) run_unfold(in, settings, code, held, device);
+  } else if (acc.numel()) {
+    run(in, held, settings.execution, device);
+  }
   return acc;
 }
 
-Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor& zero_point, const Tensors& weights,
-                const Tensors& weight_scales, const Tensors& weight_sums, const Tensors& biases, int64_t bits,
-                int64_t, ScalarType dtype, const std::string& execution) {
+Tensors linears(const Tensor& counts, const Tensor& scale, const OptionalTensor& zero_point,
+                const std::vector<OptionalTensor>& operands, const std::vector<double>& table, ScalarType dtype) {
   const OnDevice device(counts);
-  STD_TORCH_CHECK(execution != "unfold", "spikeconv: only accumulate unfolds");
   const Input in(counts);
+  const ProductSettings settings = ProductSettings::from_table(table, in.counts.in_features);
+  STD_TORCH_CHECK(settings.execution != Execution::unfold, "spikeconv: only accumulate unfolds");
   Tensors outputs, keep{beside(counts, scale, ScalarType::Float)};
   const float* token_scale = data<const float>(keep[0]);
   const int32_t* zero = nullptr;
   if (zero_point) {
     keep.push_back(beside(counts, *zero_point, ScalarType::Int));
     zero = data<const int32_t>(keep.back());
+    STD_TORCH_CHECK(keep.back().numel() == in.counts.tokens, "spikeconv: one zero point per token");
   }
+  STD_TORCH_CHECK(keep[0].numel() == in.counts.tokens, "spikeconv: one scale per token");
   std::vector<Held> held;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    keep.push_back(beside(counts, weight_scales[i], ScalarType::Float));
-    const int64_t out = keep.back().numel();
-    Tensor y = torch::stable::new_empty(in.keep, with_last(in.keep, out), dtype);
-    beside(counts, weights[i], ScalarType::Byte);
-    held.push_back(hold(weights[i], in.counts.in_features, out, bits, execution == "events"));
+  for (const Operands& linear : operands_of(operands, zero != nullptr)) {
+    keep.push_back(beside(counts, linear.scale, ScalarType::Float));
+    Tensor y = torch::stable::new_empty(in.keep, with_last(in.keep, linear.out_features), dtype);
+    beside(counts, linear.weight, ScalarType::Byte);
+    const bool events = settings.execution == Execution::events;
+    held.push_back(hold(linear.weight, in.counts.in_features, linear.out_features, settings.bits, events));
     Output& output = held.back().member.output;
     output.data = y.data_ptr();
     output.dtype = dtype_of(y);
     output.scale = token_scale;
     output.weight_scale = data<const float>(keep.back());
     if (zero) {
-      keep.push_back(beside(counts, weight_sums[i], ScalarType::Int));
+      keep.push_back(beside(counts, *linear.sum, ScalarType::Int));
       output.zero = zero;
       output.weight_sum = data<const int32_t>(keep.back());
     }
-    if (!biases.empty()) {
-      keep.push_back(beside(counts, biases[i], biases[i].scalar_type()));
+    if (linear.bias) {
+      keep.push_back(beside(counts, *linear.bias, linear.bias->scalar_type()));
       output.bias = keep.back().data_ptr();
       output.bias_dtype = dtype_of(keep.back());
     }
     outputs.push_back(y);
   }
-  run(in, held, execution, device);
+  run(in, held, settings.execution, device);
   return outputs;
 }
 

@@ -1,6 +1,7 @@
 // The torch ops of spikeconv/ops/attention.py on CUDA: checks and memory; the arithmetic is in rows.cu and attend.cu.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -10,34 +11,33 @@
 namespace spikeconv::cuda {
 namespace {
 
-RowShape shape_of(int64_t head_dim, int64_t bits, int64_t group, bool symmetric) {
+RowSettings settings_of(const std::vector<double>& table, int64_t head_dim) {
   STD_TORCH_CHECK(head_dim <= kMaxHeadDim, "spikeconv: keys and values of ", head_dim, " inputs, expected up to ",
                   kMaxHeadDim);
-  return row_shape(head_dim, bits, group, symmetric);
+  return RowSettings::from_table(table, head_dim);
 }
 
-std::tuple<Tensor, Tensor> encode_rows_op(const Tensor& x, const Tensor& signs, const Tensors& bases, int64_t power,
-                                          int64_t bits, int64_t group, bool symmetric,
-                                          const std::vector<double>& clip_ratios, bool with_statistics) {
+std::tuple<Tensor, Tensor> encode_rows_op(const Tensor& x, const Tensors& rotation, const std::vector<double>& table,
+                                          bool histogram) {
+  STD_TORCH_CHECK(!rotation.empty(), "spikeconv: keys and values are rotated");
   const OnDevice device(x);
   const Tensor in = floats(x);
+  const RowSettings settings = settings_of(table, in.size(in.dim() - 1));
   RowsJob job{};
-  job.shape = shape_of(in.size(in.dim() - 1), bits, group, symmetric);
+  job.shape = settings.shape;
   Tensor rows = torch::stable::new_empty(in, with_last(in, row_bytes(job.shape)), ScalarType::Byte);
-  Tensor statistics = torch::stable::new_zeros(in, {with_statistics ? 2 : 0}, ScalarType::Long);
-  if (in.numel() == 0) return {rows, statistics};
-  STD_TORCH_CHECK(!clip_ratios.empty() && clip_ratios.size() <= kMaxRatios, "spikeconv: ", clip_ratios.size(),
-                  " clip ratios, expected 1 to ", kMaxRatios);
-  for (const double ratio : clip_ratios) job.clip_ratios[job.ratio_count++] = float(ratio);
+  Tensor bins = make_histogram(in, histogram, settings.bins(), settings.range().min, job.histogram);
+  if (in.numel() == 0) return {rows, bins};
+  job.ratio_count = settings.ratio_count;
+  std::copy(settings.ratios, settings.ratios + settings.ratio_count, job.ratios);
   Tensors keep;
-  job.transform = transform_of(in, signs, bases, power, keep);
+  job.transform = transform_of(in, rotation, keep);
   job.x = in.data_ptr();
   job.dtype = dtype_of(in);
   job.count = tokens_of(in);
   job.rows = data<uint8_t>(rows);
-  job.statistics = with_statistics ? data<int64_t>(statistics) : nullptr;
   encode_rows(job, device.stream);
-  return {rows, statistics};
+  return {rows, bins};
 }
 
 bool same_device(const Tensor& a, const Tensor& b) {
@@ -76,13 +76,13 @@ Tensor add_mask(const Tensor& query, const Tensor& mask, AttendJob& job) {
 }
 
 Tensor attend_op(const Tensor& query, const Tensor& keys, const Tensor& values, const OptionalTensor& mask,
-                 double scaling, int64_t bits, int64_t group, bool symmetric, const std::string& execution) {
+                 double scaling, const std::vector<double>& table, const std::string& execution) {
   const OnDevice device(query);
   STD_TORCH_CHECK(query.dim() == 4 && keys.dim() == 4 && keys.size(1) > 0 && query.size(1) % keys.size(1) == 0,
                   "spikeconv: expected queries and keys of 4 axes, and heads that are a multiple of key heads");
   const Tensor q = floats(query);
   AttendJob job{};
-  job.shape = shape_of(q.size(3), bits, group, symmetric);
+  job.shape = settings_of(table, q.size(3)).shape;
   job.batch = narrow(q.size(0));
   job.key_heads = narrow(keys.size(1));
   job.tokens = narrow(q.size(2));

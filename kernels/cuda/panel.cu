@@ -9,10 +9,16 @@ namespace {
 
 constexpr int kThreads = 128;
 
-// step ≥ 0: the spikes of that virtual step. One block per token.
+// Counts beyond the largest are the binding's caller's fault; they stay inside the table.
+SPIKECONV_DEVICE int spike_in(const Slot& slot, int count) {
+  const int largest = slot.largest;
+  return spike_of(count > largest ? largest : count < -largest ? -largest : count, slot.digits);
+}
+
+// One block per token.
 template <class Count, bool aligned>
 __global__ void __launch_bounds__(kThreads)
-panel_kernel(SPIKECONV_PARAMETER Counts counts, int step, SPIKECONV_PARAMETER Panel panel) {
+panel_kernel(SPIKECONV_PARAMETER Counts counts, SPIKECONV_PARAMETER Slot slot, SPIKECONV_PARAMETER Panel panel) {
   __shared__ int32_t shared[kThreads / kWarp];
   const int64_t token = blockIdx.x;
   const int in = counts.in_features;
@@ -26,8 +32,8 @@ panel_kernel(SPIKECONV_PARAMETER Counts counts, int step, SPIKECONV_PARAMETER Pa
       if (word * kWordInputs < in) {
         if constexpr (aligned)
           w = aligned_word(row, word);
-        else if (step >= 0)
-          w = gather_word(row, in, word, [&](int k) { return unfold(k, step); });
+        else if (slot.digits)
+          w = gather_word(row, in, word, [&](int k) { return spike_in(slot, k); });
         else if (panel.planes == 1)
           w = gather_word(row, in, word, [](int k) { return k; });
         else if (plane == 0)
@@ -46,13 +52,13 @@ panel_kernel(SPIKECONV_PARAMETER Counts counts, int step, SPIKECONV_PARAMETER Pa
 
 }  // namespace
 
-void make_panel(const Counts& counts, int step, const Panel& panel, void* stream) {
+void make_panel(const Counts& counts, const Slot& slot, const Panel& panel, void* stream) {
   if (counts.wide)
-    launch(panel_kernel<int16_t, false>, counts.tokens, kThreads, 0, stream, counts, step, panel);
-  else if (step < 0 && words_are_aligned(counts))
-    launch(panel_kernel<int8_t, true>, counts.tokens, kThreads, 0, stream, counts, step, panel);
+    launch(panel_kernel<int16_t, false>, counts.tokens, kThreads, 0, stream, counts, slot, panel);
+  else if (!slot.digits && words_are_aligned(counts))
+    launch(panel_kernel<int8_t, true>, counts.tokens, kThreads, 0, stream, counts, slot, panel);
   else
-    launch(panel_kernel<int8_t, false>, counts.tokens, kThreads, 0, stream, counts, step, panel);
+    launch(panel_kernel<int8_t, false>, counts.tokens, kThreads, 0, stream, counts, slot, panel);
 }
 
 }  // namespace spikeconv::cuda

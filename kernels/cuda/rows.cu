@@ -9,12 +9,13 @@ namespace spikeconv::cuda {
 namespace {
 
 constexpr int kThreads = 128, kWarps = kThreads / kWarp;
+constexpr int kMostBits = 8;   // of a count
 constexpr int kOwnLevels = 4;  // of the tree of squares within a lane
 static_assert(kThreads * kHeld >= kMaxHeadDim && kWarp << kOwnLevels >= kMaxHeadDim);
 
 SPIKECONV_DEVICE CountRange range_of(const RowShape& shape, float clip_ratio) {
   const int low = least_count(shape), high = low + (1 << shape.bits) - 1;
-  return {float(low), float(high), shape.symmetric, clip_ratio, Clip::none, 0.0f};
+  return {float(low), float(high), shape.symmetric, clip_ratio, Clip::none};
 }
 
 // Σ (s (k - z) - u)² of a group, by a warp.
@@ -40,7 +41,7 @@ SPIKECONV_DEVICE TokenScale best_scale(const RowsJob& job, const float* u) {
   TokenScale best{};
   float least_error = 0.0f;
   for (int r = 0; r < job.ratio_count; ++r) {
-    const CountRange range = range_of(job.shape, job.clip_ratios[r]);
+    const CountRange range = range_of(job.shape, job.ratios[r]);
     const TokenScale s = row_scale(low, high, range);
     const float error = square_error(u, group, s, range);
     if (r > 0 && !(error < least_error)) continue;
@@ -50,18 +51,12 @@ SPIKECONV_DEVICE TokenScale best_scale(const RowsJob& job, const float* u) {
   return best;
 }
 
-struct Spikes {
-  int count, zeros;
-};
-
 // The counts of a group take the place of its potentials.
-SPIKECONV_DEVICE void count_group(const RowsJob& job, float* u, TokenScale s, Spikes& spikes) {
+SPIKECONV_DEVICE void count_group(const RowsJob& job, float* u, TokenScale s, int* bins) {
   const CountRange range = range_of(job.shape, 1.0f);
   for (int i = int(threadIdx.x) % kWarp; i < job.shape.group; i += kWarp) {
     u[i] = bucket(u[i], s.scale, s.zero, range.min, range.max);
-    const int k = int(u[i]);
-    spikes.count += k < 0 ? -k : k;
-    spikes.zeros += k == 0;
+    if (job.histogram.bins) atomic_add(bins + (int(u[i]) - job.histogram.lowest), int32_t(1));
   }
 }
 
@@ -72,18 +67,9 @@ SPIKECONV_DEVICE void pack_word(const RowShape& shape, const float* counts, int 
   for (int b = 0; b < shape.bits; ++b) row[word * shape.bits + b] = uint8_t(packed >> 8 * b);
 }
 
-SPIKECONV_DEVICE void add_statistics(const RowsJob& job, Spikes spikes) {
-  __shared__ int shared[kWarps];
-  const int count = reduce_block(spikes.count, [](int a, int b) { return a + b; }, shared);
-  const int zeros = reduce_block(spikes.zeros, [](int a, int b) { return a + b; }, shared);
-  if (threadIdx.x == 0) {
-    atomic_add(job.statistics, int64_t(count));
-    atomic_add(job.statistics + 1, int64_t(zeros));
-  }
-}
-
 // `at_once` rows.
 __global__ void __launch_bounds__(kThreads) encode_rows_kernel(SPIKECONV_PARAMETER RowsJob job, int at_once) {
+  __shared__ int bins[1 << kMostBits];  // of the counts of this block
   float* u = dynamic_shared<float>();
   const RowShape shape = job.shape;
   const int head_dim = shape.head_dim, groups = row_groups(shape), words = row_words(shape), bytes = row_bytes(shape);
@@ -92,23 +78,24 @@ __global__ void __launch_bounds__(kThreads) encode_rows_kernel(SPIKECONV_PARAMET
   uint8_t* to = job.rows + first * bytes;
   for (int i = int(threadIdx.x); i < size; i += kThreads)
     u[i] = load_float(job.x, job.dtype, first * head_dim + i) * job.transform.signs[i % head_dim];
+  for (int i = int(threadIdx.x); job.histogram.bins && i < int(job.histogram.size); i += kThreads) bins[i] = 0;
   __syncthreads();
   transform_block(job.transform, u, size);
   for (int i = int(threadIdx.x); i < size; i += kThreads) u[i] *= job.transform.factor;
   __syncthreads();
 
-  Spikes spikes{};
   for (int i = int(threadIdx.x) / kWarp; i < rows * groups; i += kWarps) {
     float* own = u + i * shape.group;
     const TokenScale s = best_scale(job, own);
     sync_warp();  // every lane has read the first potential
-    count_group(job, own, s, spikes);
+    count_group(job, own, s, bins);
     if (threadIdx.x % kWarp == 0) write_scale(to + i / groups * bytes, shape, i % groups, s.scale, whole_zero(s));
   }
   __syncthreads();  // words may lie across groups
   for (int i = int(threadIdx.x); i < rows * words; i += kThreads)
     pack_word(shape, u + i / words * head_dim, i % words, to + i / words * bytes);
-  if (job.statistics) add_statistics(job, spikes);
+  for (int i = int(threadIdx.x); job.histogram.bins && i < int(job.histogram.size); i += kThreads)
+    if (bins[i]) atomic_add(job.histogram.bins + i, int64_t(bins[i]));
 }
 
 }  // namespace

@@ -66,9 +66,13 @@ def bench_attention(
         yield from rows
 
 
+def _settings(shape: CacheShape) -> list[float]:
+    return ops.RowSettings(BITS, shape.head_dim, True, CLIP_RATIOS).table()
+
+
 def _encode(shape: CacheShape, x: Tensor) -> Tensor:
     rotation = Rotation(shape.head_dim, 0).on(x.device)
-    rows: Tensor = ops.encode_rows(x, *rotation, BITS, shape.head_dim, True, CLIP_RATIOS, False)[0]
+    rows: Tensor = ops.encode_rows(x, rotation, _settings(shape), False)[0]
     return rows
 
 
@@ -92,10 +96,10 @@ def _attend_row(shape: CacheShape, limits: Limits, length: int, seconds: float) 
     states = [torch.randn(1, shape.key_heads, length, shape.head_dim) for _ in "kv"]
     query = torch.randn(1, shape.heads, 1, shape.head_dim)
     rows = [_encode(shape, x) for x in states]
-    scaling = shape.head_dim**-0.5
+    scaling, settings = shape.head_dim**-0.5, _settings(shape)
 
     def attend(keys: Tensor, values: Tensor) -> object:
-        return ops.attend(query, keys, values, None, scaling, BITS, shape.head_dim, True, "auto")
+        return ops.attend(query, keys, values, None, scaling, settings, "auto")
 
     candidates = {"ours": _from_memory(attend, rows)}
     for name, dtype in PEERS.items():

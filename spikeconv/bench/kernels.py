@@ -158,11 +158,12 @@ def _copy(parts: list[Tensor], layout: str, pages: LargePages) -> list[Tensor]:
 
 def _product(weights: _Weights, counts: Tensor, execution: str) -> Callable[[], object]:
     scale = torch.rand(counts.shape[0], 1)
+    settings = ops.ProductSettings(BITS, LARGEST, execution).table()
 
     def run() -> object:
-        return ops.linears(
-            counts, scale, None, next(weights), weights.scales, [], [], BITS, LARGEST, torch.float32, execution
-        )
+        pairs = zip(next(weights), weights.scales, strict=True)
+        operands = [each for weight, weight_scale in pairs for each in (weight, weight_scale, None, None)]
+        return ops.linears(counts, scale, None, operands, settings, torch.float32)
 
     return run
 
@@ -172,7 +173,7 @@ def _dense_rows(shape: Shape, limits: Limits, tokens: int, seconds: float, peers
     counts = torch.randint(-7, 8, (tokens, shape.inputs), dtype=torch.int8)
     rotation = Rotation(shape.inputs, 0).on(counts.device)
     x = torch.randn(tokens, shape.inputs)
-    encode = partial(ops.encode, x, *rotation, None, 0.0, -8, 7, True, 0.9, "none", 0.0, False)
+    encode = partial(ops.encode, x, rotation, None, None, ops.EncodeSettings(-8, 7, True, 0.9).table(), False)
     candidates: dict[str, Callable[[], object]] = {
         "ours": _product(_Weights(shape, "tiles", few), counts, "dense"),
         "encode": encode,

@@ -1,17 +1,16 @@
-"""SDLLM's two-step code: an integer spike count per input, then |k| spikes over T' virtual steps.
+"""SDLLM's two-step code: an integer spike count per input, then its spikes slot by slot of a temporal code.
 
-k = clamp(round(u / s) + z, k_min, k_max)        step one (eq. 9, 16)
-spike_t = sign(k) · [t < |k|],  Σ_t spike_t = k   step two (eq. 10, 17)
+k = clamp(round(u / s) + z, k_min, k_max)         step one (eq. 9, 16)
+spike_t = sign(k) · [t < |k|],  Σ_t spike_t = k   step two (eq. 10, 17): the unary code, over T' virtual steps
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from spikeconv import ops
-from spikeconv.codecs.base import Norm, SpikeCounts, unfold
+from spikeconv.codecs.base import Norm, SpikeCounts
+from spikeconv.codes import UNARY, Code
 from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 
@@ -28,7 +27,6 @@ class CountCodec:
     clip_ratio: float
     virtual_steps: int
     clip_mode: str = "none"
-    clip_threshold: float = 0.0
 
     @classmethod
     def of(cls, scheme: LinearScheme) -> "CountCodec":
@@ -41,22 +39,29 @@ class CountCodec:
         return max(-self.count_min, self.count_max)
 
     def encode(
-        self, x: Tensor, rotation: Rotation | None = None, norm: Norm | None = None, with_statistics: bool = False
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        norm: Norm | None = None,
+        threshold: Tensor | None = None,
+        histogram: bool = False,
     ) -> SpikeCounts:
-        """Counts of x [..., n] after the norm and the rotation, one scale per token."""
-        counts, scale, zero, statistics = ops.encode(x, *self.arguments(x.device, rotation, norm), with_statistics)
-        return SpikeCounts(counts, scale, None if self.symmetric else zero, statistics)
+        """Counts of x [..., n] after the norm, the rotation and the clip at τ, one float32; one scale per token."""
+        factors = [] if rotation is None else rotation.on(x.device)
+        gamma = None if norm is None else norm.weight
+        encoded = ops.encode(x, factors, gamma, threshold, self.settings(norm).table(), histogram)
+        counts, scale, zero, bins = encoded
+        return SpikeCounts(counts, scale, None if self.symmetric else zero, bins, self.count_min)
 
-    def arguments(self, device: torch.device, rotation: Rotation | None, norm: Norm | None) -> tuple[Any, ...]:
-        """What `ops.encode` takes between its input and `with_statistics`."""
-        signs, bases, power = rotation.on(device) if rotation else (None, [], 1)
-        weight, epsilon = norm or (None, 0.0)
-        limits = (self.count_min, self.count_max, self.symmetric, self.clip_ratio)
-        return signs, bases, power, weight, epsilon, *limits, self.clip_mode, self.clip_threshold
+    def settings(self, norm: Norm | None) -> ops.EncodeSettings:
+        """Those of `ops.encode` behind a norm."""
+        epsilon = 0.0 if norm is None else norm.epsilon
+        limits = self.count_min, self.count_max, self.symmetric
+        return ops.EncodeSettings(*limits, self.clip_ratio, self.clip_mode, epsilon)
 
-    def unfold(self, counts: Tensor) -> Tensor:
-        """The spike train [T, ..., n] int8 with entries in {-1, 0, 1}; it sums to the counts over T = largest count.
+    def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
+        """The spike train int8 [slots, ..., n] of a temporal code.
 
-        T is T' where step two is part of the scheme; counts that are sent whole (4-4) unfold for proof only.
+        Unary slots are T' where step two is part of the scheme; counts that are sent whole (4-4) unfold for proof only.
         """
-        return unfold(counts, self.largest_count)
+        return code.unfold(counts, self.largest_count)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spikeconv.codecs.base import Norm, SpikeCounts, potential, statistics_of, unfold
+from spikeconv import ops
+from spikeconv.codecs.base import Norm, SpikeCounts, potential
+from spikeconv.codes import UNARY, Code
 from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 
@@ -40,9 +42,17 @@ class MultiheadCodec:
         return LARGEST_DIGIT
 
     def encode(
-        self, x: Tensor, rotation: Rotation | None = None, norm: Norm | None = None, with_statistics: bool = False
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        norm: Norm | None = None,
+        threshold: Tensor | None = None,
+        histogram: bool = False,
     ) -> SpikeCounts:
-        """Signed digits of x [..., n] after the norm and the rotation: T · l planes, the most significant first."""
+        """Signed digits of x [..., n] after the norm and the rotation: T · l planes, the most significant first.
+
+        Nothing is clipped: the threshold is of no use here.
+        """
         # In float64 a float32 times a power of ten is exact, and so is every digit.
         u = potential(x, rotation, norm).double()
         finite = u.isfinite().all(-1, keepdim=True)
@@ -57,16 +67,17 @@ class MultiheadCodec:
         counts = torch.stack(planes)
         weights = torch.tensor(self.plane_weights(), dtype=torch.float32, device=x.device)
         scale = weights.view(-1, *[1] * u.dim()) * torch.where(finite, 1.0, torch.nan).float()
-        return SpikeCounts(counts, scale, None, statistics_of(counts, with_statistics), stacked=True)
+        bins = ops.histogram_of(counts, -LARGEST_DIGIT, 2 * LARGEST_DIGIT + 1 if histogram else 0)
+        return SpikeCounts(counts, scale, None, bins, -LARGEST_DIGIT, stacked=True)
 
     def plane_weights(self) -> list[float]:
         """What a spike of each plane is worth: W_i / T."""
         layer = [10.0 ** (self.integer_digits - 1 - i) / self.time_steps for i in range(self.layers)]
         return layer * self.time_steps
 
-    def unfold(self, counts: Tensor) -> Tensor:
-        """The spike train [9, planes, ..., n] int8 with entries in {-1, 0, 1}; it sums to the digits."""
-        return unfold(counts, LARGEST_DIGIT)
+    def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
+        """The spike train int8 [slots, planes, ..., n] of a temporal code; 9 unary slots."""
+        return code.unfold(counts, LARGEST_DIGIT)
 
     def _quotient(self, magnitude: Tensor) -> Tensor:
         shifted = magnitude * 10 ** (self.layers - self.integer_digits)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spikeconv.codecs.base import Norm, SpikeCounts, potential, statistics_of, unfold
+from spikeconv import ops
+from spikeconv.codecs.base import Norm, SpikeCounts, potential
+from spikeconv.codes import UNARY, Code
 from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 
@@ -36,20 +38,29 @@ class RepetitionCodec:
         return self.time_steps
 
     def encode(
-        self, x: Tensor, rotation: Rotation | None = None, norm: Norm | None = None, with_statistics: bool = False
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        norm: Norm | None = None,
+        threshold: Tensor | None = None,
+        histogram: bool = False,
     ) -> SpikeCounts:
-        """Signed spike counts of x [..., n] after the norm and the rotation, one threshold per token."""
+        """Signed spike counts of x [..., n] after the norm and the rotation, one θ per token.
+
+        Nothing is clipped: the threshold is of no use here.
+        """
         u = potential(x, rotation, norm)
         magnitude = u.abs()
         if self.threshold_quantile == 1:
-            threshold = magnitude.amax(-1, keepdim=True)
+            theta = magnitude.amax(-1, keepdim=True)
         else:
-            threshold = magnitude.quantile(self.threshold_quantile, -1, keepdim=True)
-        threshold = torch.where(threshold == 0, 1.0, threshold)
-        fired = (magnitude * self.time_steps / threshold).floor().clamp_max(self.time_steps)
+            theta = magnitude.quantile(self.threshold_quantile, -1, keepdim=True)
+        theta = torch.where(theta == 0, 1.0, theta)
+        fired = (magnitude * self.time_steps / theta).floor().clamp_max(self.time_steps)
         counts = (u.sign() * fired).nan_to_num(0).to(torch.int8)
-        return SpikeCounts(counts, threshold / self.time_steps, None, statistics_of(counts, with_statistics))
+        bins = ops.histogram_of(counts, -self.time_steps, 2 * self.time_steps + 1 if histogram else 0)
+        return SpikeCounts(counts, theta / self.time_steps, None, bins, -self.time_steps)
 
-    def unfold(self, counts: Tensor) -> Tensor:
-        """The spike train [T, ..., n] int8 with entries in {-1, 0, 1}; it sums to the counts."""
-        return unfold(counts, self.time_steps)
+    def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
+        """The spike train int8 [slots, ..., n] of a temporal code; T unary slots."""
+        return code.unfold(counts, self.time_steps)

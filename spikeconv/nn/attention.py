@@ -11,15 +11,15 @@ from spikeconv.rotation import Rotation
 
 __all__ = ["KvCode", "attention_codes"]
 
-Observer = Callable[[int, int, Tensor], None]
+Observer = Callable[[int, int, Tensor, int], None]
 
-CLIP_RATIOS = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7]
+CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Shares of a group's range that are tried. One for all groups costs more: a wide one steps, a narrow one peaks."""
 
 
 class KvCode:
     """The code of one attention layer's keys and values; `observers`, by `k` and `v`, are told of every encoding: how
-    many inputs it has, how many of them a key or value, and the statistics of `ops.encode_rows`.
+    many inputs it has, how many of them a key or value, the histogram of `ops.encode_rows` and the count of its bin 0.
 
     Another `scheme` brings another rotation.
 
@@ -43,6 +43,7 @@ class KvCode:
     def scheme(self, scheme: LinearScheme) -> None:
         self._scheme = scheme
         self.rotation = Rotation(self.head_dim, scheme.seed)
+        self.settings = ops.RowSettings(scheme.count_bits, self.group, scheme.symmetric, CLIP_RATIOS)
         kind = "signed" if scheme.symmetric else "unsigned"
         self.geometry = (
             f"{scheme.count_bits}-bit {kind} counts of {self.head_dim} in groups of {self.group}, seed {scheme.seed}"
@@ -52,22 +53,20 @@ class KvCode:
     @property
     def row_bytes(self) -> int:
         """Bytes of one key or value of one head."""
-        return ops.row_bytes(self.head_dim, self.scheme.count_bits, self.group, self.scheme.symmetric)
+        return ops.row_bytes(self.head_dim, self.settings)
 
     def rows(self, states: Tensor, kind: Literal["k", "v"]) -> Tensor:
         """Rows uint8 [..., row_bytes] of keys or values [..., head_dim]."""
-        scheme, observers = self.scheme, tuple(self.observers[kind])
-        arguments = (scheme.count_bits, self.group, scheme.symmetric, CLIP_RATIOS, bool(observers))
-        rows, statistics = ops.encode_rows(states, *self.rotation.on(states.device), *arguments)
+        factors, observers = self.rotation.on(states.device), tuple(self.observers[kind])
+        rows, histogram = ops.encode_rows(states, factors, self.settings.table(), bool(observers))
         for observer in observers:
-            observer(states.numel(), self.head_dim, statistics)
+            observer(states.numel(), self.head_dim, histogram, self.settings.count_min)
         return rows  # type: ignore[no-any-return]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
         """Attention of query [batch, heads, tokens, head_dim] over rows: the same shape and dtype as the query."""
-        scheme = self.scheme
-        arguments = (mask, scaling, scheme.count_bits, self.group, scheme.symmetric, self.execution)
-        rotated: Tensor = ops.attend(self.rotation(query), keys, values, *arguments)
+        settings = self.settings.table()
+        rotated: Tensor = ops.attend(self.rotation(query), keys, values, mask, scaling, settings, self.execution)
         return self.rotation.inverse(rotated).to(query.dtype)
 
     def __getstate__(self) -> dict[str, Any]:

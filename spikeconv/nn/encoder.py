@@ -6,10 +6,12 @@ x ─▶ minus its constant part, or RMSNorm, if it was folded in ─▶ rotatio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
 from spikeconv.codecs import Norm, SpikeCounts, codec_of
+from spikeconv.codes import UNARY, Code
 from spikeconv.config import FLOAT_BITS, LinearScheme
 from spikeconv.rotation import Rotation
 
@@ -78,6 +80,8 @@ class Encoder:
         self._scheme = scheme
         self.rotation = None if scheme.rotation == "none" else Rotation(self.in_features, scheme.seed)
         self.codec = None if scheme.count_bits == FLOAT_BITS else codec_of(scheme)
+        self.code: Code = UNARY
+        self.threshold = None if scheme.clip_mode == "none" else torch.tensor([scheme.clip_threshold], device="cpu")
 
     def __call__(self, x: Tensor) -> Encoding:
         """Encode x [..., in_features]."""
@@ -94,7 +98,8 @@ class Encoder:
             u = x.float() if norm is None else ops.rms_norm(x, norm.weight, norm.epsilon)
             u = u if self.rotation is None else self.rotation(u)
             return Encoding(None, ops.clip_potential(u, self.scheme.clip_mode, self.scheme.clip_threshold))
-        spikes = self.codec.encode(x, self.rotation, norm, with_statistics=bool(self.observers))
+        threshold = None if self.threshold is None else self.threshold.to(x.device)
+        spikes = self.codec.encode(x, self.rotation, norm, threshold, bool(self.observers))
         for observer in tuple(self.observers):
             observer(spikes)
         return Encoding(spikes, None)

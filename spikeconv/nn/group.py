@@ -97,11 +97,9 @@ class SpikeGroup:
             spikes.counts,
             spikes.scale,
             spikes.zero_point,
-            *operands_of(members),
-            first.scheme.weight_bits,
-            codec.largest_count,
+            operands_of(members),
+            ops.ProductSettings(first.scheme.weight_bits, codec.largest_count, first.execution).table(),
             x.dtype,
-            first.execution,
         )
         return outputs
 

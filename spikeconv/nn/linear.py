@@ -106,9 +106,11 @@ class SpikeLinear(nn.Module):
         """The int32 accumulators [..., out] ([planes, ..., out]) of an encoding with spikes, zero point taken off."""
         assert encoding.spikes is not None and self.encoder.codec is not None
         counts, zero = encoding.spikes.counts, encoding.spikes.zero_point
-        largest = self.encoder.codec.largest_count
+        largest, code = self.encoder.codec.largest_count, self.encoder.code
+        settings = ops.ProductSettings(self.scheme.weight_bits, largest, execution, code.membrane)
+        digits = code.digits(largest).to(counts.device) if execution == "unfold" else None
         weight = self._packed() if (execution, self.layout) == ("events", "tiles") else self.weight
-        acc: Tensor = ops.accumulate(counts, weight, self.out_features, self.scheme.weight_bits, largest, execution)
+        acc: Tensor = ops.accumulate(counts, weight, digits, self.out_features, settings.table())
         return acc if zero is None or self.weight_sum is None else acc - zero * self.weight_sum
 
     def scaled(self, acc: Tensor, encoding: Encoding, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spikeconv import ops
 from spikeconv.codecs import CountCodec
 from spikeconv.ops import native
 
@@ -29,7 +30,7 @@ class GroupPlan:
     points to cannot be freed while it lives, so nothing else can come to lie at one of its addresses.
     """
 
-    __slots__ = ("_cells", "_encoder", "_members", "_settings", "_storages", "arguments")
+    __slots__ = ("_cells", "_members", "_rotation", "_settings", "_storages", "arguments")
 
     def __init__(self, group: "SpikeGroup", codec: CountCodec) -> None:
         encoder, first = group.encoder, group.members[0]
@@ -38,18 +39,21 @@ class GroupPlan:
         owners = [cell for linear in group.members for cell in linear.cells()]
         if encoder.norm is not None:
             owners.append((encoder.norm._parameters, "weight"))
+        owners.append((vars(encoder), "threshold"))
         # Where each tensor is looked up (any may be replaced), and what was found there.
         self._cells = [(owner, name, owner[name], _address(owner[name])) for owner, name in owners]
         # `x.data = y` moves a tensor object elsewhere, and would free what the plan points to.
         self._storages = [tensor.untyped_storage() for _, _, tensor, _ in self._cells if tensor is not None]
-        self._encoder = codec.arguments(torch.device("cpu"), encoder.rotation, encoder.folded())
+        self._rotation = [] if encoder.rotation is None else encoder.rotation.on(torch.device("cpu"))
+        norm = encoder.folded()
         self.arguments: Tensor = native.plan_group(
             first.in_features,
-            *self._encoder,
-            *operands_of(group.members),
-            first.scheme.weight_bits,
-            codec.largest_count,
-            first.execution,
+            self._rotation,
+            None if norm is None else norm.weight,
+            encoder.threshold,
+            codec.settings(norm).table(),
+            operands_of(group.members),
+            ops.ProductSettings(first.scheme.weight_bits, codec.largest_count, first.execution).table(),
         )
 
     def holds(self, group: "SpikeGroup") -> bool:
@@ -85,7 +89,6 @@ def _address(tensor: Tensor | None) -> int:
     return -1 if tensor is None else tensor.data_ptr()
 
 
-def operands_of(members: "list[SpikeLinear]") -> tuple[list[Tensor], ...]:
-    """Weights, their scales, their sums (or none) and biases (or none) of linears that agree on the scheme."""
-    lists = zip(*(linear.tensors() for linear in members), strict=True)
-    return tuple([] if tensors[0] is None else list(tensors) for tensors in lists)
+def operands_of(members: "list[SpikeLinear]") -> list[Tensor | None]:
+    """Weight, scale, sum and bias of one linear after the other."""
+    return [tensor for linear in members for tensor in linear.tensors()]

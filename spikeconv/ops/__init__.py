@@ -1,8 +1,6 @@
-from spikeconv.ops.accumulation import unfold_step
 from spikeconv.ops.attention import pack_rows, row_bytes, unpack_rows
-from spikeconv.ops.encoding import clip_potential, rms_norm
+from spikeconv.ops.encoding import clip_potential, histogram_of, rms_norm
 from spikeconv.ops.library import (
-    EXECUTIONS,
     accumulate,
     arrange,
     attend,
@@ -13,16 +11,21 @@ from spikeconv.ops.library import (
     rotate,
 )
 from spikeconv.ops.packing import Layout, pack, packed_shape, unpack, unpack_arranged
+from spikeconv.ops.settings import EXECUTIONS, EncodeSettings, ProductSettings, RowSettings
 
 __all__ = [
     "EXECUTIONS",
+    "EncodeSettings",
     "Layout",
+    "ProductSettings",
+    "RowSettings",
     "accumulate",
     "arrange",
     "attend",
     "clip_potential",
     "encode",
     "encode_rows",
+    "histogram_of",
     "linears",
     "pack",
     "pack_rows",
@@ -31,7 +34,6 @@ __all__ = [
     "rms_norm",
     "rotate",
     "row_bytes",
-    "unfold_step",
     "unpack",
     "unpack_arranged",
     "unpack_rows",

@@ -4,60 +4,56 @@
     y   = (acc - z Σ_i W[:, i]) · s · s_w + b   linears
 
 The three executions give the same int32 accumulators bit for bit (SDLLM, theorems 2 and 4): `unfold` adds signed
-columns over T' virtual steps, `events` adds the columns of the non-zero counts, `dense` is one integer product. `auto`
-is whichever of the last two the weight's layout is made for.
+columns slot by slot of a temporal code (`codes`), `events` adds the columns of the non-zero counts, `dense` is one
+integer product. `auto` is whichever of the last two the weight's layout is made for.
 """
 
 import torch
 from torch import Tensor
 
+from spikeconv.errors import SpikeconvError
 from spikeconv.ops.packing import unpack_arranged
+from spikeconv.ops.settings import ProductSettings
 
-__all__ = ["accumulate", "linears", "unfold_step"]
+__all__ = ["accumulate", "linears"]
 
 EXACT_FLOAT32 = 1 << 24
 """Below this every integer, and so every partial sum of integers, is a float32."""
 
 
-def unfold_step(counts: Tensor, step: int) -> Tensor:
-    """Spikes of virtual step `step` (from 0): sign(k) while step < |k|, so that they sum to k over the steps."""
-    return counts.sign() * (counts.short().abs() > step)  # int8 has no |-128|
-
-
 def accumulate(
-    counts: Tensor, weight: Tensor, out_features: int, bits: int, largest_count: int, execution: str
+    counts: Tensor, weight: Tensor, digits: Tensor | None, out_features: int, settings: list[float]
 ) -> Tensor:
     """Signed column accumulation of integer weights by spike counts.
 
     Args:
-        counts: [..., in] int8 or int16, |counts| ≤ largest_count.
+        counts: [..., in] int8 or int16.
         weight: uint8, packed or arranged (see `packing`).
+        digits: int8 [slots, largest_count + 1] for "unfold", else None: what |k| sends in each slot, -1, 0 or 1. The
+            spike is that times the sign of k.
         out_features: outputs of the weight.
-        bits: bits of a weight.
-        largest_count: bound on |counts|; the number of virtual steps of `unfold`.
-        execution: "auto", "dense", "events" or "unfold".
+        settings: `ProductSettings.table()`.
 
     Returns:
-        [..., out] int32, the same bits for every execution and layout.
+        [..., out] int32, the same bits for every execution, code and layout.
     """
+    chosen = ProductSettings.of(settings, counts.shape[-1])
     flat = counts.reshape(-1, counts.shape[-1])
-    columns = unpack_arranged(weight, out_features, flat.shape[-1], bits)
-    run = {"auto": _dense, "dense": _dense, "events": _events, "unfold": _unfold}[execution]
-    return run(flat, columns, largest_count, bits).view(*counts.shape[:-1], out_features)
+    columns = unpack_arranged(weight, out_features, flat.shape[-1], chosen.bits)
+    if chosen.execution == "unfold":
+        acc = _unfold(flat, columns, chosen, _checked_digits(digits, flat, chosen))
+    else:
+        acc = (_events if chosen.execution == "events" else _dense)(flat, columns, chosen)
+    return acc.view(*counts.shape[:-1], out_features)
 
 
 def linears(
     counts: Tensor,
     scale: Tensor,
     zero_point: Tensor | None,
-    weights: list[Tensor],
-    weight_scales: list[Tensor],
-    weight_sums: list[Tensor],
-    biases: list[Tensor],
-    bits: int,
-    largest_count: int,
+    operands: list[Tensor | None],
+    settings: list[float],
     dtype: torch.dtype,
-    execution: str,
 ) -> list[Tensor]:
     """The outputs of several linears that share an encoded input.
 
@@ -65,31 +61,56 @@ def linears(
         counts: [..., in] int8 or int16.
         scale: [..., 1] float32 per token.
         zero_point: [..., 1] int32 per token, or None for signed counts.
-        weights: one weight per linear, packed or arranged.
-        weight_scales: float32 [out] each.
-        weight_sums: int32 [out] each, the row sums that the zero point multiplies; empty without zero point.
-        biases: [out] each in any float dtype, or empty.
-        bits: bits of a weight.
-        largest_count: bound on |counts|.
+        operands: four of every linear: its weight, packed or arranged; its scale float32 [out]; the row sums of the
+            weight int32 [out], which the zero point multiplies (None without one); its bias [out] in any float dtype,
+            or None.
+        settings: `ProductSettings.table()`; any execution but "unfold".
         dtype: of the outputs.
-        execution: "auto", "dense" or "events".
 
     Returns:
         One tensor [..., out] per linear.
     """
+    chosen = ProductSettings.of(settings, counts.shape[-1])
+    if chosen.execution == "unfold":
+        raise SpikeconvError("Only `accumulate` unfolds; `linears` takes auto, dense or events.")
     outputs = []
-    for i, (weight, weight_scale) in enumerate(zip(weights, weight_scales, strict=True)):
-        acc = accumulate(counts, weight, weight_scale.shape[0], bits, largest_count, execution)
-        if zero_point is not None:
-            acc = acc - zero_point * weight_sums[i]
+    for weight, weight_scale, weight_sum, bias in zip(*(operands[i::4] for i in range(4)), strict=True):
+        assert weight is not None and weight_scale is not None
+        acc = accumulate(counts, weight, None, weight_scale.shape[0], settings)
+        if (zero_point is None) != (weight_sum is None):
+            raise SpikeconvError("Zero points and sums of weights come together; one of them is missing.")
+        if zero_point is not None and weight_sum is not None:
+            _check_sums(weight_sum, counts.shape[-1], chosen.bits)
+            acc = acc - zero_point * weight_sum
         y = acc.float() * scale * weight_scale
-        outputs.append((y + biases[i].float() if biases else y).to(dtype))
+        outputs.append((y if bias is None else y + bias.float()).to(dtype))
     return outputs
 
 
-def _dense(counts: Tensor, weight: Tensor, largest_count: int, bits: int) -> Tensor:
+def _check_sums(weight_sum: Tensor, in_features: int, bits: int) -> None:
+    largest = int(weight_sum.long().abs().max()) if weight_sum.numel() else 0
+    if largest > in_features << bits - 1:
+        raise SpikeconvError(
+            f"A weight's row adds up to {largest}, more than {in_features} integers of {bits} bits can: its sums are"
+            " not those of the weight. Convert the model again."
+        )
+
+
+def _checked_digits(digits: Tensor | None, counts: Tensor, settings: ProductSettings) -> Tensor:
+    """A temporal code's table, if it fits the counts."""
+    wanted = settings.largest_count + 1
+    if digits is None or digits.dtype != torch.int8 or digits.dim() != 2 or digits.shape[1] != wanted:
+        raise SpikeconvError(f"To unfold takes a code's digits, int8 [slots, {wanted}] for counts up to {wanted - 1}.")
+    if digits.numel() and int(digits.abs().max()) > 1:
+        raise SpikeconvError("A code's digits must be -1, 0 or 1: a slot sends a spike or none.")
+    if counts.numel() and int(counts.short().abs().max()) >= wanted:
+        raise SpikeconvError(f"A count beyond {wanted - 1}, for which the code has no digits.")
+    return digits
+
+
+def _dense(counts: Tensor, weight: Tensor, settings: ProductSettings) -> Tensor:
     """One product of integers; float32 is exact on every stretch of inputs short enough for |acc| < 2^24."""
-    stretch = (EXACT_FLOAT32 - 1) // (largest_count << (bits - 1))
+    stretch = (EXACT_FLOAT32 - 1) // (settings.largest_count << (settings.bits - 1))
     parts = zip(counts.split(stretch, dim=1), weight.split(stretch, dim=1), strict=True)
     total = torch.zeros((counts.shape[0], weight.shape[0]), dtype=torch.int32, device=counts.device)
     for k, w in parts:
@@ -97,7 +118,7 @@ def _dense(counts: Tensor, weight: Tensor, largest_count: int, bits: int) -> Ten
     return total
 
 
-def _events(counts: Tensor, weight: Tensor, largest_count: int, bits: int) -> Tensor:
+def _events(counts: Tensor, weight: Tensor, settings: ProductSettings) -> Tensor:
     """Only the columns of non-zero counts are read, token by token, all in integers."""
     columns = weight.mT.contiguous()
     total = torch.zeros((counts.shape[0], weight.shape[0]), dtype=torch.int32, device=counts.device)
@@ -107,11 +128,14 @@ def _events(counts: Tensor, weight: Tensor, largest_count: int, bits: int) -> Te
     return total
 
 
-def _unfold(counts: Tensor, weight: Tensor, largest_count: int, bits: int) -> Tensor:
-    """T' steps; in each, the columns of positive spikes are added and those of negative spikes subtracted."""
-    total = torch.zeros((counts.shape[0], weight.shape[0]), dtype=torch.int32, device=counts.device)
-    for step in range(largest_count):
-        spikes = unfold_step(counts, step)
-        total += _dense((spikes > 0).to(torch.int8), weight, 1, bits)
-        total -= _dense((spikes < 0).to(torch.int8), weight, 1, bits)
-    return total
+def _unfold(counts: Tensor, weight: Tensor, settings: ProductSettings, digits: Tensor) -> Tensor:
+    """Slot by slot, the columns of positive spikes are added and those of negative spikes subtracted."""
+    membrane = torch.zeros((counts.shape[0], weight.shape[0]), dtype=torch.int32, device=counts.device)
+    signs, magnitudes = counts.sign(), counts.short().abs().long()  # int8 has no |-128|
+    single = settings._replace(largest_count=1)
+    for digit in digits:
+        spikes = signs * digit[magnitudes]
+        current = _dense((spikes > 0).to(torch.int8), weight, single)
+        current -= _dense((spikes < 0).to(torch.int8), weight, single)
+        membrane = (2 * membrane if settings.membrane == "double" else membrane) + current
+    return membrane

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spikeconv.ops.accumulation import unfold_step
-from spikeconv.ops.encoding import encode, rotate, square_sum
+from spikeconv.ops.encoding import encode, histogram_of, rotate, square_sum
 from spikeconv.ops.packing import LANES, pack, unpack
+from spikeconv.ops.settings import EncodeSettings, RowSettings
 
 __all__ = ["attend", "encode_rows", "pack_rows", "row_bytes", "unpack_rows"]
 
@@ -29,47 +29,39 @@ QUERIES = 256
 """Queries whose scores are held at once."""
 
 
-def row_bytes(head_dim: int, bits: int, group: int, symmetric: bool) -> int:
-    """Bytes of a row of `head_dim` counts with one scale for every `group` of them."""
-    return -(-head_dim // LANES) * bits + head_dim // group * (SCALE_BYTES + (not symmetric))
+def row_bytes(head_dim: int, settings: RowSettings) -> int:
+    """Bytes of a row of `head_dim` counts with one scale for every group of them."""
+    scales = head_dim // settings.group * (SCALE_BYTES + (not settings.symmetric))
+    return -(-head_dim // LANES) * settings.bits + scales
 
 
-def encode_rows(
-    x: Tensor,
-    signs: Tensor,
-    bases: list[Tensor],
-    power: int,
-    bits: int,
-    group: int,
-    symmetric: bool,
-    clip_ratios: list[float],
-    with_statistics: bool,
-) -> tuple[Tensor, Tensor]:
+def encode_rows(x: Tensor, rotation: list[Tensor], settings: list[float], histogram: bool) -> tuple[Tensor, Tensor]:
     """Rows of keys or values, rotated; of several ranges every group takes the one with the least error.
+
+    A scale of signed counts has the sign that gives the largest input, clipped, the count -2^(b-1). Errors
+    Σ (s (k - z) - u)² are float32 sums in the order of RMSNorm's; between equal ones the first clip ratio stays.
 
     Args:
         x: [..., head_dim], any float dtype.
-        signs, bases, power: the rotation, as in `rotate`.
-        bits: bits of a count, 2 to 8.
-        group: inputs that share a scale.
-        symmetric: counts in [-2^(b-1), 2^(b-1)-1], or from 0 to 2^b-1 with a zero point. A scale of signed counts
-            has the sign that gives the largest input, clipped, the count -2^(b-1).
-        clip_ratios: shares of a group's range to try. Errors Σ (s (k - z) - u)² are float32 sums in the order of
-            RMSNorm's; between equal ones the first ratio stays.
-        with_statistics: whether to count spikes.
+        rotation: as in `rotate`.
+        settings: `RowSettings.table()`.
+        histogram: whether to count the counts.
 
     Returns:
-        uint8 [..., row_bytes] and, as in `encode`, statistics int64 [2] or [0].
+        uint8 [..., row_bytes] and, as in `encode`, a histogram int64 [2^b], from the smallest count on, or [0].
     """
-    u = rotate(x, signs, bases, power).unflatten(-1, (-1, group))
-    low, high = (1 - (1 << bits - 1), 1 << bits - 1) if symmetric else (0, (1 << bits) - 1)
-    if symmetric:  # encoded with its largest input positive, in a range turned over
+    chosen = RowSettings.of(settings, x.shape[-1])
+    u = rotate(x, rotation).unflatten(-1, (-1, chosen.group))
+    half = 1 << chosen.bits - 1
+    low, high = (1 - half, half) if chosen.symmetric else (0, 2 * half - 1)
+    if chosen.symmetric:  # encoded with its largest input positive, in a range turned over
         turn = torch.where(u.amax(-1, keepdim=True) > -u.amin(-1, keepdim=True), -1.0, 1.0)
         u = -turn * u
     best: list[Tensor] = []
     least = torch.empty(0)
-    for ratio in clip_ratios:
-        *encoded, _ = encode(u, None, [], 1, None, 0.0, low, high, symmetric, ratio, "none", 0.0, False)
+    for ratio in chosen.clip_ratios:
+        table = EncodeSettings(low, high, chosen.symmetric, ratio).table()
+        *encoded, _ = encode(u, [], None, None, table, False)
         counts, scale, zero = encoded
         error = square_sum(scale * (counts - zero) - u)
         if best:
@@ -78,12 +70,10 @@ def encode_rows(
             error = torch.where(better, error, least)
         best, least = encoded, error
     counts, scale, zero = best
-    if symmetric:
+    if chosen.symmetric:
         counts, scale = -counts, turn * scale
-    statistics = scale.new_zeros(0, dtype=torch.int64)
-    if with_statistics:
-        statistics = torch.stack((counts.short().abs().sum(), counts.numel() - counts.count_nonzero()))
-    return pack_rows(counts, scale, None if symmetric else zero, bits), statistics
+    bins = histogram_of(counts, chosen.count_min, chosen.bins if histogram else 0)
+    return pack_rows(counts, scale, None if chosen.symmetric else zero, chosen.bits), bins
 
 
 def pack_rows(counts: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int) -> Tensor:
@@ -109,14 +99,15 @@ def pack_rows(counts: Tensor, scale: Tensor, zero_point: Tensor | None, bits: in
     return torch.cat(parts, -1)
 
 
-def unpack_rows(rows: Tensor, head_dim: int, bits: int, group: int, symmetric: bool) -> States:
+def unpack_rows(rows: Tensor, head_dim: int, settings: RowSettings) -> States:
     """Counts, scale and zero point of rows [..., row_bytes]; the inverse of `pack_rows`."""
-    leading, groups = rows.shape[:-1], head_dim // group
+    bits = settings.bits
+    leading, groups = rows.shape[:-1], head_dim // settings.group
     words = -(-head_dim // LANES)
     packed, rest = rows.split((words * bits, rows.shape[-1] - words * bits), -1)
-    counts = unpack(packed.reshape(-1, words, bits), head_dim).view(*leading, groups, group)
+    counts = unpack(packed.reshape(-1, words, bits), head_dim).view(*leading, groups, settings.group)
     scale = rest[..., : groups * SCALE_BYTES].contiguous().view(torch.float32).view(*leading, groups, 1)
-    if symmetric:
+    if settings.symmetric:
         return counts, scale, None
     zero_point = rest[..., groups * SCALE_BYTES :].int().view(*leading, groups, 1)
     return counts.short() + (1 << bits - 1), scale, zero_point
@@ -128,9 +119,7 @@ def attend(
     values: Tensor,
     mask: Tensor | None,
     scaling: float,
-    bits: int,
-    group: int,
-    symmetric: bool,
+    settings: list[float],
     execution: str,
 ) -> Tensor:
     """Attention with keys and values that are used as counts.
@@ -141,9 +130,7 @@ def attend(
         values: the same.
         mask: added to the scores, broadcast to [batch, heads, tokens, length], or None.
         scaling: what the scores are multiplied by.
-        bits: bits of a count.
-        group: inputs that share a scale.
-        symmetric: whether counts are signed.
+        settings: `RowSettings.table()` of keys and values.
         execution: "dense" (products by counts) or "unfold" (one addition per spike); anything else is dense.
 
     Returns:
@@ -151,8 +138,9 @@ def attend(
     """
     batch, heads, tokens, head_dim = query.shape
     key_heads = keys.shape[1]
-    k, v = (unpack_rows(rows, head_dim, bits, group, symmetric) for rows in (keys, values))
-    multiply = _dense if execution != "unfold" else _unfold(1 << bits - 1 if symmetric else (1 << bits) - 1)
+    chosen = RowSettings.of(settings, head_dim)
+    k, v = (unpack_rows(rows, head_dim, chosen) for rows in (keys, values))
+    multiply = _dense if execution != "unfold" else _unfold(max(-chosen.count_min, chosen.count_min + chosen.bins - 1))
     if mask is not None:
         mask = mask.expand(*mask.shape[:-2], tokens, mask.shape[-1])
     outputs = []
@@ -172,7 +160,8 @@ def _dense(x: Tensor, counts: Tensor) -> Tensor:
 
 def _unfold(steps: int) -> Product:
     def product(x: Tensor, counts: Tensor) -> Tensor:
-        return torch.stack([x @ unfold_step(counts, step).float() for step in range(steps)]).sum(0)
+        signs, magnitudes = counts.sign(), counts.short().abs()  # int8 has no |-128|
+        return torch.stack([x @ (signs * (magnitudes > step)).float() for step in range(steps)]).sum(0)
 
     return product
 

@@ -10,22 +10,26 @@ are the same bits on every back end.
 import torch
 from torch import Tensor
 
-__all__ = ["clip_potential", "encode", "rms_norm", "rotate", "square_sum"]
+from spikeconv.errors import SpikeconvError
+from spikeconv.ops.settings import EncodeSettings
+
+__all__ = ["clip_potential", "encode", "histogram_of", "rms_norm", "rotate", "square_sum"]
 
 
-def rotate(x: Tensor, signs: Tensor, bases: list[Tensor], power: int) -> Tensor:
+def rotate(x: Tensor, rotation: list[Tensor]) -> Tensor:
     """Block-diagonal randomized Hadamard transform of the last axis, in float32.
 
     Args:
         x: [..., n], any float dtype.
-        signs: [n] float32, ±1.
-        bases: square ±1 float32 matrices.
-        power: 2^k; a block is the Kronecker product of the bases and Sylvester's matrix of that order, m in all, m | n.
+        rotation: signs [n / 2^k, 2^k] float32, ±1, then any number of square ±1 float32 matrices H_1, H_2, …. A block
+            is the Kronecker product of the matrices and Sylvester's matrix of order 2^k, m in all, m | n.
 
     Returns:
         [..., n] float32; `(H_1 ⊗ H_2 ⊗ … ⊗ H_(2^k)) D x / √m` in each block of m.
     """
-    u = x.float() * signs
+    signs, *bases = rotation
+    power = signs.shape[1]
+    u = x.float() * signs.flatten()
     distance = 1
     while distance < power:
         a, b = u.reshape(-1, power // (2 * distance), 2, distance).unbind(2)
@@ -55,7 +59,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def clip_potential(u: Tensor, clip: str, threshold: float | Tensor) -> Tensor:
-    """u [..., n] with what the threshold τ cuts off set to zero; modes as in `encode`. NaN stays."""
+    """u [..., n] with what the threshold τ cuts off set to zero; `clip` is one of `settings.CLIPS`. NaN stays."""
     if clip == "none":
         return u
     keep = (u > threshold) | u.isnan()
@@ -68,62 +72,57 @@ def clip_potential(u: Tensor, clip: str, threshold: float | Tensor) -> Tensor:
 
 def encode(
     x: Tensor,
-    signs: Tensor | None,
-    bases: list[Tensor],
-    power: int,
+    rotation: list[Tensor],
     norm_weight: Tensor | None,
-    norm_epsilon: float,
-    count_min: int,
-    count_max: int,
-    symmetric: bool,
-    clip_ratio: float,
-    clip: str,
-    threshold: float,
-    with_statistics: bool,
+    threshold: Tensor | None,
+    settings: list[float],
+    histogram: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Integer spike counts with one scale per token, from a linear's input in one step.
 
     Args:
         x: [..., n], any float dtype.
-        signs, bases, power: the rotation, as in `rotate`; no signs, no rotation.
+        rotation: as in `rotate`; empty: none.
         norm_weight: [n], γ of an RMSNorm in front, or None.
-        norm_epsilon: its ε.
-        count_min: smallest count.
-        count_max: largest count; the clipped maximum of a token lands on it.
-        symmetric: True for signed counts; False for counts from 0 with a zero point.
-        clip_ratio: share of the token's range that is kept.
-        clip: what the threshold τ cuts off: "none"; "relu" u·1[u > τ]; "shifted" max(u - τ, 0); "two-sided"
-            sign(u)·max(|u| - τ, 0) (SDLLM, quantile-smoothed ReLU).
-        threshold: τ.
-        with_statistics: whether to count spikes.
+        threshold: τ of the clip, one float32; None where nothing is clipped.
+        settings: `EncodeSettings.table()`.
+        histogram: whether to count the counts.
 
     Returns:
         counts [..., n] int8 (int16 if eight bits do not hold them), scale [..., 1] float32, zero_point [..., 1]
-        int32, with u ≈ scale · (counts - zero_point), and statistics int64 [2]: Σ|k| and the number of zero counts
-        (empty unless asked for). A token with NaN or infinity keeps a non-finite scale, so that it cannot pass for
-        a number.
+        int32, with u ≈ scale · (counts - zero_point), and a histogram int64 [count_max - count_min + 1], whose bin i
+        is how many counts are `count_min + i` ([0] unless asked for). A token with NaN or infinity keeps a non-finite
+        scale, so that it cannot pass for a number.
     """
-    u = x.float().contiguous() if norm_weight is None else rms_norm(x, norm_weight, norm_epsilon)
-    if signs is not None:
-        u = rotate(u, signs, bases, power)
-    u = clip_potential(u, clip, threshold)
+    chosen = EncodeSettings.of(settings)
+    if (chosen.clip == "none") != (threshold is None):
+        raise SpikeconvError("A membrane clip and its threshold come together; one of them is missing.")
+    u = x.float().contiguous() if norm_weight is None else rms_norm(x, norm_weight, chosen.norm_epsilon)
+    if rotation:
+        u = rotate(u, rotation)
+    if threshold is not None:
+        u = clip_potential(u, chosen.clip, threshold.reshape(()))
     # Divisors are tensors: a GPU would turn a number into a multiplication by its reciprocal.
-    if symmetric:
-        scale = clip_ratio * u.abs().amax(-1, keepdim=True)
-        scale = scale / torch.full_like(scale, count_max)
+    if chosen.symmetric:
+        scale = chosen.clip_ratio * u.abs().amax(-1, keepdim=True)
+        scale = scale / torch.full_like(scale, chosen.count_max)
     else:
-        low = clip_ratio * u.amin(-1, keepdim=True).clamp_max(0)
-        high = clip_ratio * u.amax(-1, keepdim=True).clamp_min(0)
-        scale = (high - low) / torch.full_like(low, count_max - count_min)
+        low = chosen.clip_ratio * u.amin(-1, keepdim=True).clamp_max(0)
+        high = chosen.clip_ratio * u.amax(-1, keepdim=True).clamp_min(0)
+        scale = (high - low) / torch.full_like(low, chosen.count_max - chosen.count_min)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    zero = torch.zeros_like(scale) if symmetric else (-low / scale).round_()
-    counts = (u / scale).round_().add_(zero).clamp_(count_min, count_max).nan_to_num_(0)
-    counts = counts.to(torch.int8 if count_min >= -128 and count_max <= 127 else torch.int16)
-    statistics = scale.new_zeros(0, dtype=torch.int64)
-    if with_statistics:  # int16 keeps |-128|
-        zeros = counts.numel() - counts.count_nonzero()
-        statistics = torch.stack((counts.short().abs().sum(), zeros))
-    return counts, scale, zero.nan_to_num_(0).int(), statistics
+    zero = torch.zeros_like(scale) if chosen.symmetric else (-low / scale).round_()
+    counts = (u / scale).round_().add_(zero).clamp_(chosen.count_min, chosen.count_max).nan_to_num_(0)
+    counts = counts.to(torch.int16 if chosen.is_wide else torch.int8)
+    bins = histogram_of(counts, chosen.count_min, chosen.bins if histogram else 0)
+    return counts, scale, zero.nan_to_num_(0).int(), bins
+
+
+def histogram_of(counts: Tensor, lowest: int, bins: int) -> Tensor:
+    """int64 [bins]: how many counts are `lowest`, `lowest + 1`, …; [0] without looking at them for 0 bins."""
+    if not bins:
+        return counts.new_zeros(0, dtype=torch.int64)
+    return (counts.flatten().long() - lowest).bincount(minlength=bins)
 
 
 def square_sum(x: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from spikeconv.ops import accumulation, attention, encoding, native, packing, rtn
+from spikeconv.ops.settings import EncodeSettings, RowSettings
 
 __all__ = [
-    "EXECUTIONS",
     "accumulate",
     "arrange",
     "attend",
@@ -26,36 +26,30 @@ __all__ = [
     "rotate",
 ]
 
-EXECUTIONS = ("dense", "events", "unfold")
-"""The three executions that must agree; "auto" is whichever of the first two a weight's layout is made for."""
-
 SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
-    "rotate": ("(Tensor x, Tensor signs, Tensor[] bases, int power) -> Tensor", encoding.rotate),
+    "rotate": ("(Tensor x, Tensor[] rotation) -> Tensor", encoding.rotate),
     "encode": (
-        "(Tensor x, Tensor? signs, Tensor[] bases, int power, Tensor? norm_weight, float norm_epsilon, int count_min,"
-        " int count_max, bool symmetric, float clip_ratio, str clip, float threshold, bool with_statistics)"
-        " -> (Tensor counts, Tensor scale, Tensor zero_point, Tensor statistics)",
+        "(Tensor x, Tensor[] rotation, Tensor? norm_weight, Tensor? threshold, float[] settings, bool histogram)"
+        " -> (Tensor counts, Tensor scale, Tensor zero_point, Tensor histogram)",
         encoding.encode,
     ),
     "arrange": ("(Tensor packed, int in_features, str layout) -> Tensor", packing.arrange),
     "accumulate": (
-        "(Tensor counts, Tensor weight, int out_features, int bits, int largest_count, str execution) -> Tensor",
+        "(Tensor counts, Tensor weight, Tensor? digits, int out_features, float[] settings) -> Tensor",
         accumulation.accumulate,
     ),
     "linears": (
-        "(Tensor counts, Tensor scale, Tensor? zero_point, Tensor[] weights, Tensor[] weight_scales,"
-        " Tensor[] weight_sums, Tensor[] biases, int bits, int largest_count, ScalarType dtype, str execution)"
+        "(Tensor counts, Tensor scale, Tensor? zero_point, Tensor?[] operands, float[] settings, ScalarType dtype)"
         " -> Tensor[]",
         accumulation.linears,
     ),
     "encode_rows": (
-        "(Tensor x, Tensor signs, Tensor[] bases, int power, int bits, int group, bool symmetric, float[] clip_ratios,"
-        " bool with_statistics) -> (Tensor rows, Tensor statistics)",
+        "(Tensor x, Tensor[] rotation, float[] settings, bool histogram) -> (Tensor rows, Tensor histogram)",
         attention.encode_rows,
     ),
     "attend": (
-        "(Tensor query, Tensor keys, Tensor values, Tensor? mask, float scaling, int bits, int group, bool symmetric,"
-        " str execution) -> Tensor",
+        "(Tensor query, Tensor keys, Tensor values, Tensor? mask, float scaling, float[] settings, str execution)"
+        " -> Tensor",
         attention.attend,
     ),
     "quantize_rtn": (
@@ -97,20 +91,19 @@ for _name in (*SCHEMAS, "run_group"):
 
 
 @torch.library.register_fake("spikeconv::rotate")
-def _(x: Tensor, signs: Tensor, bases: list[Tensor], power: int) -> Tensor:
+def _(x: Tensor, rotation: list[Tensor]) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
 @torch.library.register_fake("spikeconv::encode")
 def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    count_min, count_max, with_statistics = arguments[5], arguments[6], arguments[-1]
-    dtype = torch.int8 if count_min >= -128 and count_max <= 127 else torch.int16
+    settings, histogram = EncodeSettings.of(arguments[-2]), arguments[-1]
     token = (*x.shape[:-1], 1)
     return (
-        x.new_empty(x.shape, dtype=dtype),
+        x.new_empty(x.shape, dtype=torch.int16 if settings.is_wide else torch.int8),
         x.new_empty(token, dtype=torch.float32),
         x.new_empty(token, dtype=torch.int32),
-        x.new_empty(2 if with_statistics else 0, dtype=torch.int64),
+        x.new_empty(settings.bins if histogram else 0, dtype=torch.int64),
     )
 
 
@@ -125,21 +118,20 @@ def _(packed: Tensor, in_features: int, layout: str) -> Tensor:
 
 
 @torch.library.register_fake("spikeconv::accumulate")
-def _(counts: Tensor, weight: Tensor, out_features: int, bits: int, largest_count: int, execution: str) -> Tensor:
+def _(counts: Tensor, weight: Tensor, digits: Tensor | None, out_features: int, settings: list[float]) -> Tensor:
     return counts.new_empty((*counts.shape[:-1], out_features), dtype=torch.int32)
 
 
 @torch.library.register_fake("spikeconv::linears")
-def _(counts: Tensor, scale: Tensor, zero: Tensor | None, weights: Any, weight_scales: list[Tensor], *rest: Any) -> Any:
-    return [counts.new_empty((*counts.shape[:-1], s.shape[0]), dtype=rest[-2]) for s in weight_scales]
+def _(counts: Tensor, scale: Tensor, zero: Tensor | None, operands: Any, settings: Any, dtype: Any) -> list[Tensor]:
+    return [counts.new_empty((*counts.shape[:-1], s.shape[0]), dtype=dtype) for s in operands[1::4]]
 
 
 @torch.library.register_fake("spikeconv::encode_rows")
-def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    bits, group, symmetric, _, with_statistics = arguments[3:]
-    size = attention.row_bytes(x.shape[-1], bits, group, symmetric)
-    statistics = x.new_empty(2 if with_statistics else 0, dtype=torch.int64)
-    return x.new_empty((*x.shape[:-1], size), dtype=torch.uint8), statistics
+def _(x: Tensor, rotation: list[Tensor], settings: list[float], histogram: bool) -> tuple[Tensor, Tensor]:
+    chosen = RowSettings.of(settings, x.shape[-1])
+    rows = x.new_empty((*x.shape[:-1], attention.row_bytes(x.shape[-1], chosen)), dtype=torch.uint8)
+    return rows, x.new_empty(chosen.bins if histogram else 0, dtype=torch.int64)
 
 
 @torch.library.register_fake("spikeconv::attend")

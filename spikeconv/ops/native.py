@@ -11,7 +11,7 @@ import threading
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,16 +84,29 @@ def use_cpu_kernels(name: str) -> str:
     return str(torch.ops.spikeconv.use_cpu_kernels(name))
 
 
-def plan_group(*arguments: Any) -> Tensor:
+def plan_group(
+    in_features: int,
+    rotation: list[Tensor],
+    norm_weight: Tensor | None,
+    threshold: Tensor | None,
+    encode: list[float],
+    operands: list[Tensor | None],
+    products: list[float],
+) -> Tensor:
     """An encoder and the linears behind it as one tensor for `run_group`; CPU only.
 
     The plan points to the tensors given, which must be contiguous, with weights in tiles or columns, and outlive it.
 
     Args:
-        arguments: in_features, those of `encode` from `signs` to `threshold`, and those of `linears` from `weights` to
-            `largest_count` and `execution`.
+        in_features: inputs of the linears.
+        rotation, norm_weight, threshold: those of `encode`.
+        encode: its settings.
+        operands: those of `linears`.
+        products: its settings.
     """
-    plan: Tensor = torch.ops.spikeconv.plan_group(*arguments)
+    plan: Tensor = torch.ops.spikeconv.plan_group(
+        in_features, rotation, norm_weight, threshold, encode, operands, products
+    )
     return plan
 
 

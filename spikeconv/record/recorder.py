@@ -19,33 +19,56 @@ __all__ = ["Recorder", "SpikeStatistics"]
 
 @dataclass
 class SpikeStatistics:
-    """Totals of one encoder: tokens and inputs seen and, as 0-d int64, Σ|k| (spikes), zero counts and Σ ones in |k|.
+    """What one encoder saw: tokens, inputs, and a histogram of its counts, from which all else follows.
 
     With several planes every plane counts: an input has as many counts.
+
+    Attributes:
+        tokens: of all encodings.
+        inputs: of all tokens.
+        planes: counts of an input.
+        lowest: count of the histogram's first bin.
+        histogram: int64, how many counts are `lowest`, `lowest + 1`, …; empty before the first encoding.
     """
 
     tokens: int = 0
     inputs: int = 0
-    spikes: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
-    zeros: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
-    ones: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     planes: int = 1
+    lowest: int = 0
+    histogram: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
 
     def add(self, encoded: SpikeCounts) -> None:
         """Count one encoding; nothing is copied to the host."""
         counts = encoded.counts
         self.planes = len(counts) if encoded.stacked else 1
-        self.note(counts.numel() // self.planes, counts.shape[-1], encoded.statistics)
+        self.note(counts.numel() // self.planes, counts.shape[-1], encoded.histogram, encoded.lowest)
 
-    def note(self, inputs: int, size: int, statistics: Tensor) -> None:
-        """Count so many inputs, `size` of them a token."""
+    def note(self, inputs: int, size: int, histogram: Tensor, lowest: int) -> None:
+        """Count so many inputs, `size` of them a token, and their counts, from `lowest` on."""
         self.tokens += inputs // size
         self.inputs += inputs
-        spikes, zeros, *ones = statistics
-        self.spikes = self.spikes.to(spikes.device) + spikes
-        self.zeros = self.zeros.to(zeros.device) + zeros
-        if ones:
-            self.ones = self.ones.to(ones[0].device) + ones[0]
+        seen = self.histogram.numel() > 0
+        self.lowest, self.histogram = lowest, self.histogram.to(histogram.device) + histogram if seen else histogram
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """How often each count that there can be was seen."""
+        return dict(enumerate(self.histogram.tolist(), self.lowest))
+
+    @property
+    def spikes(self) -> int:
+        """Σ|k|: spikes of the unary code."""
+        return sum(abs(count) * times for count, times in self.counts.items())
+
+    @property
+    def zeros(self) -> int:
+        """Counts that are zero."""
+        return self.counts.get(0, 0)
+
+    @property
+    def ones(self) -> int:
+        """Ones of all |k| written in binary: spikes of the binary code."""
+        return sum(abs(count).bit_count() * times for count, times in self.counts.items())
 
 
 class Recorder:

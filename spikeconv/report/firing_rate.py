@@ -201,12 +201,12 @@ def _cache(counted: SpikeStatistics, model: Any, tokens: int, macs: int) -> Cach
     code = next(iter(attention_codes(model).values()))
     steps = code.scheme.virtual_steps
     states = counted.inputs // code.head_dim // tokens  # heads of all layers
-    mean_count = int(counted.spikes) / counted.inputs
+    mean_count = counted.spikes / counted.inputs
     return CacheFiring(
         virtual_steps=steps,
         mean_count=mean_count,
         firing_rate=mean_count / steps,
-        zero_share=int(counted.zeros) / counted.inputs,
+        zero_share=counted.zeros / counted.inputs,
         bytes_per_token=states * code.row_bytes,
         bfloat16_bytes_per_token=states * code.head_dim * 2,
         macs=macs,
@@ -223,7 +223,7 @@ def _layer(
     rotation_additions: int,
 ) -> LayerFiring:
     scheme, inputs = linear.scheme, counted.inputs
-    spikes, zeros = int(counted.spikes), int(counted.zeros)
+    spikes, zeros = counted.spikes, counted.zeros
     macs = linear_macs(counted.tokens, linear.in_features, linear.out_features)
     mean_count, events = spikes / inputs, counted.planes - zeros / inputs
     rate = (events if scheme.codec == "multihead" else mean_count) / scheme.virtual_steps
@@ -234,7 +234,7 @@ def _layer(
         virtual_steps=scheme.virtual_steps,
         mean_count=mean_count,
         events=events,
-        ones=int(counted.ones) / inputs if scheme.codec == "multihead" else None,
+        ones=counted.ones / inputs if scheme.codec == "multihead" else None,
         firing_rate=None if scheme.spikes == "integer" else rate,
         zero_share=zeros / (inputs * counted.planes),
         spikes_per_token=spikes / counted.tokens,

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,14 +18,6 @@ from spikeconv.rotation.orders import factorize, hadamard_matrix, largest_order
 from spikeconv.rotation.signs import random_signs
 
 __all__ = ["Rotation"]
-
-
-class Factors(NamedTuple):
-    """A rotation as the ops take it: signs [n] float32, dense ±1 base matrices, and the power of two."""
-
-    signs: Tensor
-    bases: list[Tensor]
-    power: int
 
 
 @dataclass(frozen=True)
@@ -57,15 +48,15 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate [..., size] of any float dtype; float32 comes out."""
-        return ops.rotate(x, *self.on(x.device))  # type: ignore[no-any-return]
+        return ops.rotate(x, self.on(x.device))  # type: ignore[no-any-return]
 
     def inverse(self, u: Tensor) -> Tensor:
         """x of u = rotation(x), [..., size] float32: the transposed matrices, then the signs."""
-        x: Tensor = ops.rotate(u, *_transposed(self, u.device))
-        return x * self.on(u.device).signs
+        x: Tensor = ops.rotate(u, _transposed(self, u.device))
+        return x * self.on(u.device)[0].flatten()
 
-    def on(self, device: torch.device) -> Factors:
-        """Its constants on a device; they are cached and shared."""
+    def on(self, device: torch.device) -> list[Tensor]:
+        """Signs [size / 2^k, 2^k] and dense ±1 base matrices on a device, as the ops take them; cached and shared."""
         if not torch.compiler.is_compiling():
             return _tensors(self, device)
         return _constants(self, device)  # type: ignore[no-any-return]
@@ -76,7 +67,7 @@ class Rotation:
 
 
 @torch.compiler.assume_constant_result
-def _constants(rotation: Rotation, device: torch.device) -> Factors:
+def _constants(rotation: Rotation, device: torch.device) -> list[Tensor]:
     """What a compiler takes as given: it would trace the search for Hadamard orders, look by look."""
     return _tensors(rotation, device)
 
@@ -86,20 +77,20 @@ MOST_ROTATIONS = 4096
 
 
 @lru_cache(MOST_ROTATIONS)
-def _tensors(rotation: Rotation, device: torch.device) -> Factors:
+def _tensors(rotation: Rotation, device: torch.device) -> list[Tensor]:
     orders = rotation.factors
     power = orders[-1] if not orders[-1] & (orders[-1] - 1) else 1
     bases = [_base(m, device) for m in orders if m & (m - 1)]
     with _plainly():
-        return Factors(random_signs(rotation.size, rotation.seed).to(device), bases, power)
+        return [random_signs(rotation.size, rotation.seed).view(-1, power).to(device), *bases]
 
 
 @lru_cache(MOST_ROTATIONS)
-def _transposed(rotation: Rotation, device: torch.device) -> Factors:
+def _transposed(rotation: Rotation, device: torch.device) -> list[Tensor]:
     """Those of the transposed matrix without the signs, which come last there."""
-    signs, bases, power = _tensors(rotation, device)
+    signs, *bases = _tensors(rotation, device)
     with _plainly():
-        return Factors(torch.ones_like(signs), [_transposed_base(base.shape[0], device) for base in bases], power)
+        return [torch.ones_like(signs), *(_transposed_base(base.shape[0], device) for base in bases)]
 
 
 @cache

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.nn import KvCode, attention_codes
-from spikeconv.nn.attention import CLIP_RATIOS
 from spikeconv.ops.attention import encode_rows as reference_rows
 from spikeconv.verification.result import VerifyResult
 
@@ -44,10 +43,7 @@ class _CheckedCode(KvCode):
 
     def rows(self, states: Tensor, kind: Literal["k", "v"]) -> Tensor:
         rows = super().rows(states, kind)
-        scheme = self.scheme
-        signs, bases, power = self.rotation.on(states.device)
-        settings = scheme.count_bits, self.group, scheme.symmetric
-        expected, _ = reference_rows(states, signs, bases, power, *settings, CLIP_RATIOS, False)
+        expected, _ = reference_rows(states, self.rotation.on(states.device), self.settings.table(), False)
         self._result.rows += rows[..., 0].numel()
         if not torch.equal(rows, expected):
             self._result.different_rows.append(f"{self._name}.{kind}")

@@ -140,7 +140,7 @@ def test_spikes_of_the_cache_are_counted(converted: Fixture) -> None:
         code.rows = note  # type: ignore[method-assign]
     roles = {name: layer["role"] for name, layer in read_record(loaded.path)["layers"].items()}
     report = firing_report(loaded.model, loaded.tokenizer, "Four score and seven", roles)
-    counts = torch.stack([ops.unpack_rows(rows, 8, 4, 8, True)[0] for rows in seen.values()]).short()
+    counts = torch.stack([ops.unpack_rows(rows, 8, ops.RowSettings(4, 8))[0] for rows in seen.values()]).short()
     keys_report, values_report = report.cache["k"], report.cache["v"]
     assert keys_report.mean_count == counts.abs().sum().item() / counts.numel()
     assert keys_report.zero_share == (counts == 0).sum().item() / counts.numel()
@@ -170,8 +170,8 @@ def test_verify_looks_at_the_cache(transformer: str, converted: Fixture, monkeyp
     encode_rows = ops.encode_rows
 
     def off_by_one(*arguments: Any) -> Any:
-        rows, statistics = encode_rows(*arguments)
-        return rows ^ 1, statistics
+        rows, histogram = encode_rows(*arguments)
+        return rows ^ 1, histogram
 
     monkeypatch.setattr(ops, "encode_rows", off_by_one)
     found = verify(loaded, "Four score and seven", source=False)

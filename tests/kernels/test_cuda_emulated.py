@@ -6,6 +6,8 @@ barriers, so that a missing barrier shows. Matrix instructions follow the fragme
 
 import shutil
 import subprocess
+from collections.abc import Callable
+from itertools import product as every
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from spikeconv.ops import attention, encoding
+from spikeconv.codes import CODES
+from spikeconv.ops import EncodeSettings, ProductSettings, RowSettings, attention, encoding
 from spikeconv.ops.library import SCHEMAS
 from spikeconv.rotation import Rotation
 
@@ -48,10 +51,17 @@ def ops(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return torch.ops.spikeconv_emulated
 
 
-@pytest.fixture(params=[0, 1, 7], ids=["ascending", "descending", "shuffled"])
-def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setenv("SPIKECONV_EMULATE_ORDER", str(request.param))
-    return int(request.param)
+ORDERS = (0, 1, 7)  # ascending, descending, shuffled
+
+
+@pytest.fixture
+def any_order(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets one of the orders by any number."""
+    return lambda number: monkeypatch.setenv("SPIKECONV_EMULATE_ORDER", str(ORDERS[number % 3]))
+
+
+def product(bits: int, largest: int, execution: str = "auto", membrane: str = "add") -> list[float]:
+    return ProductSettings(bits, largest, execution, membrane).table()
 
 
 # ---- weights and products --------------------------------------------------------------------------------------------
@@ -95,19 +105,18 @@ def tiles_of(weight: Tensor, bits: int) -> Tensor:
     return (words[:, :, 0] | words[:, :, 1] << 4 if bits <= 4 else words).to(torch.uint8)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8])
-@pytest.mark.parametrize(("out_features", "in_features"), [(1, 1), (35, 27), (48, 64)])
-def test_arrange(ops: Any, bits: int, out_features: int, in_features: int) -> None:
-    weight = random_weight(out_features, in_features, bits)
-    packed = pack(weight, bits)
-    assert torch.equal(ops.arrange(packed, in_features, "columns"), columns_of(weight, bits))
-    tiles = ops.arrange(packed, in_features, "tiles")
-    wanted = tiles_of(weight, bits)
-    # Where an input or output does not exist the kernel writes zeros, the expression above the offset.
-    exists = torch.nn.functional.pad(torch.ones_like(weight), (0, -in_features % 8, 0, -out_features % 16))
-    exists = exists.unflatten(1, (-1, 4, 2)).unflatten(0, (-1, 16)).permute(0, 2, 4, 1, 3) * 255
-    mask = exists[:, :, 0] & 15 | exists[:, :, 1] & 240 if bits <= 4 else exists
-    assert torch.equal(tiles, wanted & mask.byte())
+def test_arrange(ops: Any) -> None:
+    for bits, (out_features, in_features) in every((2, 3, 4, 5, 8), ((1, 1), (35, 27), (48, 64))):
+        weight = random_weight(out_features, in_features, bits)
+        packed = pack(weight, bits)
+        assert torch.equal(ops.arrange(packed, in_features, "columns"), columns_of(weight, bits)), bits
+        tiles = ops.arrange(packed, in_features, "tiles")
+        wanted = tiles_of(weight, bits)
+        # Where an input or output does not exist the kernel writes zeros, the expression above the offset.
+        exists = torch.nn.functional.pad(torch.ones_like(weight), (0, -in_features % 8, 0, -out_features % 16))
+        exists = exists.unflatten(1, (-1, 4, 2)).unflatten(0, (-1, 16)).permute(0, 2, 4, 1, 3) * 255
+        mask = exists[:, :, 0] & 15 | exists[:, :, 1] & 240 if bits <= 4 else exists
+        assert torch.equal(tiles, wanted & mask.byte()), bits
 
 
 CASES = [  # tokens, out, in, bits, largest count
@@ -128,39 +137,57 @@ CASES = [  # tokens, out, in, bits, largest count
 ]
 
 
-FORMS = [("packed", 0), ("tiles", 0), ("tiles", 1), ("tiles", 7), ("columns", 0), ("columns", 1), ("strided", 7)]
+FORMS = [("packed", 0), ("tiles", 0), ("tiles", 1), ("tiles", 2), ("columns", 0), ("columns", 1), ("strided", 2)]
 
 
-@pytest.mark.parametrize(("form", "order"), FORMS, indirect=["order"])
 @pytest.mark.parametrize(("tokens", "out_features", "in_features", "bits", "largest"), CASES)
 def test_accumulate(
-    ops: Any, order: int, tokens: int, out_features: int, in_features: int, bits: int, largest: int, form: str
+    ops: Any,
+    any_order: Callable[[int], None],
+    tokens: int,
+    out_features: int,
+    in_features: int,
+    bits: int,
+    largest: int,
 ) -> None:
     weight = random_weight(out_features, in_features, bits)
     counts = random_counts(tokens, in_features, largest)
     wanted = (counts.long() @ weight.mT).int()
-    held = pack(weight, bits)
-    if form != "packed":
-        held = ops.arrange(held, in_features, "tiles" if form == "tiles" else "columns")
-    if form == "strided":  # columns of one matrix inside another, at an odd address
-        wide = torch.full((in_features, held.shape[1] + 7), 0xFF, dtype=torch.uint8)
-        wide[:, 3 : 3 + held.shape[1]] = held
-        held = wide[:, 3 : 3 + held.shape[1]]
-    executions = {"packed": ["auto", "dense", "events"], "tiles": ["auto", "dense"]}.get(
-        form, ["auto", "dense", "events"]
-    )
-    for execution in executions:
-        acc = ops.accumulate(counts, held, out_features, bits, largest, execution)
-        assert torch.equal(acc, wanted), execution
+    for form, order in FORMS:
+        any_order(order)
+        held = pack(weight, bits)
+        if form != "packed":
+            held = ops.arrange(held, in_features, "tiles" if form == "tiles" else "columns")
+        if form == "strided":  # columns of one matrix inside another, at an odd address
+            wide = torch.full((in_features, held.shape[1] + 7), 0xFF, dtype=torch.uint8)
+            wide[:, 3 : 3 + held.shape[1]] = held
+            held = wide[:, 3 : 3 + held.shape[1]]
+        for execution in ("auto", "dense") if form == "tiles" else ("auto", "dense", "events"):
+            acc = ops.accumulate(counts, held, None, out_features, product(bits, largest, execution))
+            assert torch.equal(acc, wanted), (form, order, execution)
 
 
-@pytest.mark.parametrize(("tokens", "bits", "largest"), [(1, 4, 8), (3, 8, 3), (66, 4, 4), (2, 4, 200)])
-@pytest.mark.parametrize("form", ["tiles", "columns"])
-def test_unfold(ops: Any, tokens: int, bits: int, largest: int, form: str) -> None:
-    weight, counts = random_weight(37, 83, bits), random_counts(tokens, 83, largest)
-    held = ops.arrange(pack(weight, bits), 83, form)
-    acc = ops.accumulate(counts, held, 37, bits, largest, "unfold")
-    assert torch.equal(acc, (counts.long() @ weight.mT).int())
+def test_unfold(ops: Any) -> None:
+    """Every temporal code ends at the same accumulators."""
+    for (tokens, bits, largest), form in every(((1, 4, 8), (3, 8, 3), (66, 4, 4), (2, 4, 200)), ("tiles", "columns")):
+        weight, counts = random_weight(37, 83, bits), random_counts(tokens, 83, largest)
+        held = ops.arrange(pack(weight, bits), 83, form)
+        for code in CODES.values():
+            settings = product(bits, largest, "unfold", code.membrane)
+            acc = ops.accumulate(counts, held, code.digits(largest), 37, settings)
+            assert torch.equal(acc, (counts.long() @ weight.mT).int()), (code.name, tokens, form)
+
+
+def test_sums_of_stored_weights_may_wrap(ops: Any) -> None:
+    """Offset-binary sums pass 2^31 before the offset is taken off; the accumulators do not."""
+    inputs = 33200
+    counts, weight = torch.full((9, inputs), 255, dtype=torch.int16), torch.full((17, inputs), 127)
+    weight[1] = -128
+    wanted = (counts[:1].long() @ weight.mT).int()
+    for form, tokens in every(("tiles", "columns"), (1, 9)):
+        held = ops.arrange(pack(weight, 8), inputs, form)
+        acc = ops.accumulate(counts[:tokens], held, None, 17, product(8, 255))
+        assert torch.equal(acc, wanted.expand(tokens, -1)), (form, tokens)
 
 
 def test_misaligned_tiles_are_copied(ops: Any) -> None:
@@ -168,56 +195,59 @@ def test_misaligned_tiles_are_copied(ops: Any) -> None:
     tiles = ops.arrange(pack(weight, 4), 64, "tiles")
     memory = torch.empty(tiles.numel() + 4, dtype=torch.uint8)
     memory[4:] = tiles.flatten()
-    acc = ops.accumulate(counts, memory[4:].view(tiles.shape), 40, 4, 8, "dense")
+    acc = ops.accumulate(counts, memory[4:].view(tiles.shape), None, 40, product(4, 8, "dense"))
     assert torch.equal(acc, (counts.long() @ weight.mT).int())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("tokens", [1, 5, 20, 70])
-@pytest.mark.parametrize("form", ["tiles", "columns"])
 @pytest.mark.parametrize("extras", [False, True], ids=["plain", "zero-point-and-bias"])
-def test_linears(
-    ops: Any, dtype: torch.dtype, tokens: int, form: str, extras: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SPIKECONV_EMULATE_ORDER", str(tokens % 3))
+def test_linears(ops: Any, dtype: torch.dtype, extras: bool, any_order: Callable[[int], None]) -> None:
     in_features, sizes = 104, (96, 33, 130)
-    counts = random_counts(tokens, in_features, 15, 0 if extras else None).view(1, tokens, in_features)
-    weights = [random_weight(size, in_features, 4) for size in sizes]
-    scale, scales = torch.rand(1, tokens, 1) + 0.01, [torch.rand(size) * 0.1 for size in sizes]
-    zero = torch.randint(0, 15, (1, tokens, 1), dtype=torch.int32) if extras else None
-    sums = [w.sum(1).int() for w in weights] if extras else []
-    biases = [torch.randn(size).to(dtype) for size in sizes] if extras else []
-    held = [ops.arrange(pack(w, 4), in_features, form) for w in weights]
-    for execution in ("auto", "dense", *(["events"] if form == "columns" else [])):
-        outputs = ops.linears(counts, scale, zero, held, scales, sums, biases, 4, 15, dtype, execution)
-        for i, weight in enumerate(weights):
-            acc = (counts.long() @ weight.mT).int()
-            if zero is not None:
-                acc -= zero * sums[i]
-            y = acc.float() * scale * scales[i]
-            if biases:
-                y = y + biases[i].float()
-            assert torch.equal(outputs[i], y.to(dtype))
+    for tokens, form in every((1, 5, 20, 70), ("tiles", "columns")):
+        any_order(tokens)
+        counts = random_counts(tokens, in_features, 15, 0 if extras else None).view(1, tokens, in_features)
+        weights = [random_weight(size, in_features, 4) for size in sizes]
+        scale, scales = torch.rand(1, tokens, 1) + 0.01, [torch.rand(size) * 0.1 for size in sizes]
+        zero = torch.randint(0, 15, (1, tokens, 1), dtype=torch.int32) if extras else None
+        sums = [w.sum(1).int() if extras else None for w in weights]
+        biases = [torch.randn(size).to(dtype) if extras else None for size in sizes]
+        held = [ops.arrange(pack(w, 4), in_features, form) for w in weights]
+        operands = [t for member in zip(held, scales, sums, biases, strict=True) for t in member]
+        for execution in ("auto", "dense", *(["events"] if form == "columns" else [])):
+            outputs = ops.linears(counts, scale, zero, operands, product(4, 15, execution), dtype)
+            for y, weight, weight_scale, total, bias in zip(outputs, weights, scales, sums, biases, strict=True):
+                acc = (counts.long() @ weight.mT).int()
+                if zero is not None:
+                    acc -= zero * total
+                expected = acc.float() * scale * weight_scale
+                expected = expected if bias is None else expected + bias.float()
+                assert torch.equal(y, expected.to(dtype)), (tokens, form, execution)
 
 
 def test_more_members_than_a_launch_takes(ops: Any) -> None:
     counts, scale = random_counts(2, 16, 8), torch.ones(2, 1)
     weights = [random_weight(16 + i, 16, 4) for i in range(11)]
     for form in ("tiles", "columns"):
-        held = [ops.arrange(pack(w, 4), 16, form) for w in weights]
-        scales = [torch.ones(w.shape[0]) for w in weights]
-        outputs = ops.linears(counts, scale, None, held, scales, [], [], 4, 8, torch.float32, "auto")
+        operands = [t for w in weights for t in (ops.arrange(pack(w, 4), 16, form), torch.ones(w.shape[0]), None, None)]
+        outputs = ops.linears(counts, scale, None, operands, product(4, 8), torch.float32)
         for weight, y in zip(weights, outputs, strict=True):
             assert torch.equal(y, (counts.long() @ weight.mT).float())
 
 
-def test_no_tokens(ops: Any) -> None:
+def test_no_tokens_and_what_does_not_fit(ops: Any) -> None:
     held = ops.arrange(pack(random_weight(16, 8, 4), 4), 8, "tiles")
-    assert ops.accumulate(torch.empty(0, 8, dtype=torch.int8), held, 16, 4, 8, "auto").shape == (0, 16)
-    with pytest.raises(RuntimeError, match="columns"):
-        ops.accumulate(torch.zeros(1, 8, dtype=torch.int8), held, 16, 4, 8, "events")
-    with pytest.raises(RuntimeError, match="bytes where"):
-        ops.accumulate(torch.zeros(1, 8, dtype=torch.int8), held, 17, 4, 8, "auto")
+    counts = torch.zeros(1, 8, dtype=torch.int8)
+    assert ops.accumulate(counts[:0], held, None, 16, product(4, 8)).shape == (0, 16)
+    refused: list[tuple[str, tuple[Any, ...]]] = [
+        ("columns", (held, None, 16, product(4, 8, "events"))),
+        ("bytes where", (held, None, 17, product(4, 8))),
+        ("counts up to 256", (held, None, 16, product(4, 256))),
+        ("a code's digits", (held, None, 16, product(4, 8, "unfold"))),
+        ("a code's digits", (held, CODES["unary"].digits(7), 16, product(4, 8, "unfold"))),
+    ]
+    for sentence, arguments in refused:
+        with pytest.raises(RuntimeError, match=sentence):
+            ops.accumulate(counts, *arguments)
 
 
 # ---- encode ----------------------------------------------------------------------------------------------------------
@@ -241,146 +271,151 @@ ROTATIONS = [  # size, base orders, power
 ]
 
 
+def rotation_of(size: int, orders: tuple[int, ...], power: int) -> list[Tensor]:
+    return [signs_of(size // power, power), *(signs_of(m, m) for m in orders)]
+
+
 @pytest.mark.parametrize(("size", "orders", "power"), ROTATIONS)
-@pytest.mark.parametrize("memory", ["shared", "global"])
 def test_rotate(
-    ops: Any, order: int, size: int, orders: tuple[int, ...], power: int, memory: str, monkeypatch: pytest.MonkeyPatch
+    ops: Any,
+    any_order: Callable[[int], None],
+    size: int,
+    orders: tuple[int, ...],
+    power: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if memory == "global":
-        monkeypatch.setenv("SPIKECONV_EMULATE_SHARED", "2304")
-    x, signs, bases = torch.randn(5, size), signs_of(size), [signs_of(m, m) for m in orders]
-    assert torch.equal(ops.rotate(x, signs, bases, power), encoding.rotate(x, signs, bases, power))
+    x, rotation = torch.randn(5, size), rotation_of(size, orders, power)
+    for memory, order in every(("shared", "global"), range(3)):
+        monkeypatch.setenv("SPIKECONV_EMULATE_SHARED", "2304" if memory == "global" else str(99 << 10))
+        any_order(order)
+        assert torch.equal(ops.rotate(x, rotation), encoding.rotate(x, rotation)), (memory, order)
 
 
-ENCODES: list[dict[str, Any]] = [
-    {"symmetric": True, "low": -8, "high": 7},
-    {"symmetric": True, "low": -8, "high": 8, "clip": "two-sided", "threshold": 0.2},
-    {"symmetric": False, "low": 0, "high": 15},
-    {"symmetric": False, "low": 0, "high": 255, "clip": "relu", "threshold": 0.1},
-    {"symmetric": False, "low": 0, "high": 15, "clip": "shifted", "threshold": 0.3},
+ENCODES = [  # settings, τ
+    (EncodeSettings(-8, 7, True, 0.9, "none", 1e-5), None),
+    (EncodeSettings(-8, 8, True, 0.9, "two-sided", 1e-5), 0.2),
+    (EncodeSettings(0, 15, False, 0.9, "none", 1e-5), None),
+    (EncodeSettings(0, 255, False, 0.9, "relu", 1e-5), 0.1),
+    (EncodeSettings(0, 15, False, 0.9, "shifted", 1e-5), 0.3),
+    (EncodeSettings(-400, 400, True, 0.9, "none", 1e-5), None),  # more bins than a block holds
 ]
 
 
-@pytest.mark.parametrize("setting", ENCODES, ids=lambda s: f"{s['high']}-{s.get('clip', 'none')}")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("size", [75, 576, 2050])
+@pytest.mark.parametrize(("settings", "clip"), ENCODES, ids=[f"{s.count_max}-{s.clip}" for s, _ in ENCODES])
 @pytest.mark.parametrize("memory", ["shared", "global"])
 def test_encode(
-    ops: Any, setting: dict[str, Any], dtype: torch.dtype, size: int, memory: str, monkeypatch: pytest.MonkeyPatch
+    ops: Any,
+    settings: EncodeSettings,
+    clip: float | None,
+    memory: str,
+    any_order: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if memory == "global":
         monkeypatch.setenv("SPIKECONV_EMULATE_SHARED", "2304")
-    monkeypatch.setenv("SPIKECONV_EMULATE_ORDER", str(size % 3))
-    x = torch.randn(6, size).to(dtype)
-    x[1] = 0
-    x[2, 3] = torch.nan
-    x[3, 5] = torch.inf
-    x[4] *= 1e-3
-    gamma, epsilon = torch.randn(size), 1e-5
-    rotated = size == 576
-    signs, bases, power = (signs_of(size), [signs_of(36, 36)], 16) if rotated else (None, [], 1)
-    clip, threshold = setting.get("clip", "none"), setting.get("threshold", 0.0)
-    low, high, symmetric = setting["low"], setting["high"], setting["symmetric"]
-    arguments = (signs, bases, power, gamma, epsilon, low, high, symmetric, 0.9, clip, threshold, True)
-    for ours, wanted in zip(ops.encode(x, *arguments), encoding.encode(x, *arguments), strict=True):
-        assert ours.dtype == wanted.dtype and torch.equal(ours.nan_to_num(-1), wanted.nan_to_num(-1))
+    for dtype, size in every((torch.float32, torch.bfloat16, torch.float16), (75, 576, 2050)):
+        any_order(size)
+        x = torch.randn(6, size).to(dtype)
+        x[1] = 0
+        x[2, 3] = torch.nan
+        x[3, 5] = torch.inf
+        x[4] *= 1e-3
+        rotation = rotation_of(size, (36,), 16) if size == 576 else []
+        threshold = None if clip is None else torch.tensor([clip])
+        arguments = (rotation, torch.randn(size), threshold, settings.table(), True)
+        for ours, wanted in zip(ops.encode(x, *arguments), encoding.encode(x, *arguments), strict=True):
+            assert ours.dtype == wanted.dtype and torch.equal(ours.nan_to_num(-1), wanted.nan_to_num(-1)), size
 
 
 def test_the_longest_inputs(ops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """53,248 = 52 · 1,024 inputs: the shared memory of a Hopper GPU just holds them."""
     for limit in (99 << 10, 232448):
         monkeypatch.setenv("SPIKECONV_EMULATE_SHARED", str(limit))
-        x, signs, bases = torch.randn(1, 53248), signs_of(53248), [signs_of(52, 52)]
-        assert torch.equal(ops.rotate(x, signs, bases, 1024), encoding.rotate(x, signs, bases, 1024))
+        x, rotation = torch.randn(1, 53248), rotation_of(53248, (52,), 1024)
+        assert torch.equal(ops.rotate(x, rotation), encoding.rotate(x, rotation))
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------
 
-CODES = pytest.mark.parametrize("symmetric", [True, False], ids=["signed", "unsigned"])
-BITS = pytest.mark.parametrize("bits", range(2, 9))
-RATIOS = [1.0, 0.95, 0.9, 0.7]
+WIDTHS = list(every(range(2, 9), (True, False)))  # bits, symmetric
+RATIOS = (1.0, 0.95, 0.9, 0.7)
 
 
-def any_order(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPIKECONV_EMULATE_ORDER", str((0, 1, 7)[number % 3]))
-
-
-@BITS
-@CODES
 @pytest.mark.parametrize(
     ("head_dim", "group"), [(7, 7), (15, 5), (20, 20), (36, 12), (64, 8), (80, 80), (128, 128), (256, 64), (512, 512)]
 )
-def test_encode_rows(
-    ops: Any, bits: int, symmetric: bool, head_dim: int, group: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    any_order(bits, monkeypatch)
-    x = torch.randn(2, 3, 3, head_dim) * torch.logspace(-3, 3, 9).view(3, 3, 1)
-    x[0, 0, 0], x[0, 0, 1, 1], x[0, 1, 1, 0] = 0, torch.nan, torch.inf
-    x[1, 2, 2] *= 1e30  # errors are infinite, and so none is less than the first
-    arguments = (*Rotation(head_dim, 2).on(x.device), bits, group, symmetric, RATIOS, True)
-    rows, statistics = ops.encode_rows(x, *arguments)
-    expected, expected_statistics = attention.encode_rows(x, *arguments)
-    number = torch.ones(2, 3, 3, dtype=torch.bool)
-    number[0, 0, 1] = number[0, 1, 1] = False  # of others only that they are none is promised
-    assert torch.equal(rows[number], expected[number]) and torch.equal(statistics, expected_statistics)
-    found, wanted = (unpack(r[~number], head_dim, bits, group, symmetric)[1] for r in (rows, expected))
-    assert torch.equal(found.isfinite(), wanted.isfinite())
+def test_encode_rows(ops: Any, head_dim: int, group: int, any_order: Callable[[int], None]) -> None:
+    rotation = Rotation(head_dim, 2).on(torch.device("cpu"))
+    for bits, symmetric in WIDTHS:
+        any_order(bits)
+        x = torch.randn(2, 3, 3, head_dim) * torch.logspace(-3, 3, 9).view(3, 3, 1)
+        x[0, 0, 0], x[0, 0, 1, 1], x[0, 1, 1, 0] = 0, torch.nan, torch.inf
+        x[1, 2, 2] *= 1e30  # errors are infinite, and so none is less than the first
+        settings = RowSettings(bits, group, symmetric, RATIOS)
+        rows, histogram = ops.encode_rows(x, rotation, settings.table(), True)
+        expected, expected_histogram = attention.encode_rows(x, rotation, settings.table(), True)
+        number = torch.ones(2, 3, 3, dtype=torch.bool)
+        number[0, 0, 1] = number[0, 1, 1] = False  # of others only that they are none is promised
+        assert torch.equal(rows[number], expected[number]) and torch.equal(histogram, expected_histogram), settings
+        found, wanted = (unpack(r[~number], head_dim, settings)[1] for r in (rows, expected))
+        assert torch.equal(found.isfinite(), wanted.isfinite()), settings
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("head_dim", "group"), [(20, 4), (128, 128)])
-def test_encode_rows_in_any_order(ops: Any, order: int, dtype: torch.dtype, head_dim: int, group: int) -> None:
-    x = torch.randn(3, 7, head_dim, 2).to(dtype).mT  # not contiguous
-    for ratios in ([1.0], RATIOS):
-        arguments = (*Rotation(head_dim, 2).on(x.device), 4, group, True, ratios, False)
-        for ours, wanted in zip(ops.encode_rows(x, *arguments), attention.encode_rows(x, *arguments), strict=True):
-            assert torch.equal(ours, wanted)
+def test_encode_rows_in_any_order(ops: Any, any_order: Callable[[int], None]) -> None:
+    shapes, dtypes = ((20, 4), (128, 128)), (torch.float32, torch.bfloat16, torch.float16)
+    for (head_dim, group), dtype, order in every(shapes, dtypes, range(3)):
+        any_order(order)
+        x = torch.randn(3, 7, head_dim, 2).to(dtype).mT  # not contiguous
+        for ratios in ((1.0,), RATIOS):
+            table = RowSettings(4, group, True, ratios).table()
+            arguments = (x, Rotation(head_dim, 2).on(x.device), table, False)
+            for ours, wanted in zip(ops.encode_rows(*arguments), attention.encode_rows(*arguments), strict=True):
+                assert torch.equal(ours, wanted), (head_dim, dtype, order)
 
 
-def unpack(rows: Tensor, head_dim: int, bits: int, group: int, symmetric: bool) -> list[Tensor]:
+def unpack(rows: Tensor, head_dim: int, settings: RowSettings) -> list[Tensor]:
     """Counts, scales and zero points, those of signed counts being 0."""
-    counts, scale, zero = attention.unpack_rows(rows, head_dim, bits, group, symmetric)
+    counts, scale, zero = attention.unpack_rows(rows, head_dim, settings)
     return [counts, scale, torch.zeros_like(scale) if zero is None else zero]
 
 
-def random_rows(
-    heads: int, length: int, head_dim: int, bits: int, group: int, symmetric: bool
-) -> tuple[Tensor, Tensor]:
+def random_rows(heads: int, length: int, head_dim: int, settings: RowSettings) -> tuple[Tensor, Tensor]:
     """Rows of keys and of values of a batch of two."""
-    arguments = (*Rotation(head_dim, 2).on(torch.device("cpu")), bits, group, symmetric, [1.0, 0.9], False)
-    keys, values = (attention.encode_rows(torch.randn(2, heads, length, head_dim), *arguments)[0] for _ in range(2))
+    rotation, table = Rotation(head_dim, 2).on(torch.device("cpu")), settings._replace(clip_ratios=(1.0, 0.9)).table()
+    keys, values = (
+        attention.encode_rows(torch.randn(2, heads, length, head_dim), rotation, table, False)[0] for _ in range(2)
+    )
     return keys, values
 
 
-def exact_attention(query: Tensor, rows: Any, mask: Tensor | None, scaling: float, *code: Any) -> Tensor:
+def exact_attention(query: Tensor, rows: Any, mask: Tensor | None, scaling: float, code: RowSettings) -> Tensor:
     keys, values = (
         ((counts.double() - zero) * scale.double()).flatten(-2).repeat_interleave(query.shape[1] // r.shape[1], 1)
         for r in rows
-        for counts, scale, zero in [unpack(r, query.shape[-1], *code)]
+        for counts, scale, zero in [unpack(r, query.shape[-1], code)]
     )
     scores = query.double() @ keys.mT * scaling
     return (scores if mask is None else scores + mask.double()).softmax(-1) @ values
 
 
-def assert_attends(ops: Any, query: Tensor, rows: Any, mask: Tensor | None, *code: Any, executions: Any) -> None:
-    expected = exact_attention(query, rows, mask, 0.2, *code)
+def assert_attends(
+    ops: Any, query: Tensor, rows: Any, mask: Tensor | None, code: RowSettings, *executions: str
+) -> None:
+    expected = exact_attention(query, rows, mask, 0.2, code)
     bound = 2e-5 * expected.nan_to_num(0).abs().max().item()
     for execution in executions:
-        y = ops.attend(query, *rows, mask, 0.2, *code, execution)
+        y = ops.attend(query, *rows, mask, 0.2, code.table(), execution)
         assert y.dtype == torch.float32 and y.shape == query.shape
         torch.testing.assert_close(y.double(), expected, rtol=0, atol=bound, equal_nan=True)
 
 
-@BITS
-@CODES
 @pytest.mark.parametrize(("head_dim", "group"), [(7, 7), (15, 5), (20, 20), (64, 16), (128, 128)])
-def test_attend_to_any_code(
-    ops: Any, bits: int, symmetric: bool, head_dim: int, group: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    any_order(bits, monkeypatch)
-    code = (bits, group, symmetric)
-    rows = random_rows(2, 37, head_dim, *code)
-    assert_attends(ops, torch.randn(2, 4, 3, head_dim), rows, None, *code, executions=("dense", "unfold"))
+def test_attend_to_any_code(ops: Any, head_dim: int, group: int, any_order: Callable[[int], None]) -> None:
+    for bits, symmetric in WIDTHS:
+        any_order(bits)
+        code = RowSettings(bits, group, symmetric)
+        rows = random_rows(2, 37, head_dim, code)
+        assert_attends(ops, torch.randn(2, 4, 3, head_dim), rows, None, code, "dense", "unfold")
 
 
 def mask_of(kind: str, heads: int, tokens: int, length: int) -> Tensor | None:
@@ -402,70 +437,72 @@ def mask_of(kind: str, heads: int, tokens: int, length: int) -> Tensor | None:
 
 
 @pytest.mark.parametrize("kind", ["none", "of-positions", "of-sequences", "infinite", "least"])
-@pytest.mark.parametrize(
-    ("tokens", "repeats", "length"), [(1, 1, 300), (1, 4, 300), (3, 3, 140), (40, 2, 150), (3, 1, 1)]
-)
-def test_attend(ops: Any, kind: str, tokens: int, repeats: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    any_order(len(kind), monkeypatch)  # all three occur
-    code = (4, 20, True)
-    query, rows = torch.randn(2, 2 * repeats, tokens, 20), random_rows(2, length, 20, *code)
-    mask = mask_of(kind, 2 * repeats, tokens, length)
-    assert_attends(ops, query, rows, mask, *code, executions=("auto", "unfold") if tokens == 3 else ("auto",))
+def test_attend(ops: Any, kind: str, any_order: Callable[[int], None]) -> None:
+    any_order(len(kind))  # all three occur
+    code = RowSettings(4, 20)
+    for tokens, repeats, length in ((1, 1, 300), (1, 4, 300), (3, 3, 140), (40, 2, 150), (3, 1, 1)):
+        query, rows = torch.randn(2, 2 * repeats, tokens, 20), random_rows(2, length, 20, code)
+        mask = mask_of(kind, 2 * repeats, tokens, length)
+        assert_attends(ops, query, rows, mask, code, *(("auto", "unfold") if tokens == 3 else ("auto",)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("mask_dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_attend_in_any_dtype(ops: Any, dtype: torch.dtype, mask_dtype: torch.dtype) -> None:
-    query = torch.randn(2, 3, 4, 24).to(dtype).transpose(1, 2)  # not contiguous
-    mask = torch.randn(4, 3, 50).mT.to(mask_dtype).mT
-    assert_attends(ops, query, random_rows(2, 50, 24, 8, 8, False), mask, 8, 8, False, executions=["dense"])
+def test_attend_in_any_dtype(ops: Any) -> None:
+    code = RowSettings(8, 8, False)
+    for dtype, mask_dtype in every(
+        (torch.float32, torch.bfloat16, torch.float16), (torch.float64, torch.bfloat16, torch.float16)
+    ):
+        query = torch.randn(2, 3, 4, 24).to(dtype).transpose(1, 2)  # not contiguous
+        mask = torch.randn(4, 3, 50).mT.to(mask_dtype).mT
+        assert_attends(ops, query, random_rows(2, 50, 24, code), mask, code, "dense")
 
 
 @pytest.mark.parametrize("symmetric", [True, False])  # rows of whole words, and at odd addresses
 def test_attend_to_a_part_of_a_cache(ops: Any, symmetric: bool) -> None:
-    code = (4, 32, symmetric)
-    rows = random_rows(3, 60, 32, *code)
+    code = RowSettings(4, 32, symmetric)
+    rows = random_rows(3, 60, 32, code)
     cached = []
     for part in rows:
         cache = torch.full((2, 80, 4, part.shape[-1]), 0xFF, dtype=torch.uint8)
         cache[:, 7:67, 1:] = part.transpose(1, 2)
         cached.append(cache[:, 7:67, 1:].transpose(1, 2))
     query = torch.randn(2, 3, 2, 32)
-    assert torch.equal(
-        ops.attend(query, *cached, None, 0.2, *code, "dense"), ops.attend(query, *rows, None, 0.2, *code, "dense")
-    )
-    assert_attends(ops, query, cached, None, *code, executions=["dense"])
+    part, whole = (ops.attend(query, *held, None, 0.2, code.table(), "dense") for held in (cached, rows))
+    assert torch.equal(part, whole)
+    assert_attends(ops, query, cached, None, code, "dense")
 
 
 def test_attend_to_a_long_past(ops: Any) -> None:
     """More positions than 64 splits of two tiles."""
-    rows = [part[:1].repeat(1, 1, 30, 1) for part in random_rows(1, 550, 8, 4, 8, True)]
-    assert_attends(ops, torch.randn(1, 1, 1, 8), rows, None, 4, 8, True, executions=["dense"])
+    code = RowSettings(4, 8)
+    rows = [part[:1].repeat(1, 1, 30, 1) for part in random_rows(1, 550, 8, code)]
+    assert_attends(ops, torch.randn(1, 1, 1, 8), rows, None, code, "dense")
 
 
 def test_attend_to_rows_of_many_scales(ops: Any) -> None:
     """A tile of 128 of these would not fit into shared memory."""
-    assert_attends(
-        ops, torch.randn(2, 1, 2, 512), random_rows(1, 21, 512, 8, 2, False), None, 8, 2, False, executions=["dense"]
-    )
+    code = RowSettings(8, 2, False)
+    assert_attends(ops, torch.randn(2, 1, 2, 512), random_rows(1, 21, 512, code), None, code, "dense")
 
 
 def test_no_number_spreads_as_in_the_reference(ops: Any) -> None:
-    rows = random_rows(2, 9, 16, 4, 16, True)
+    code = RowSettings(4, 16)
+    rows = random_rows(2, 9, 16, code)
     rows[0][0, 1, 3, -4:] = rows[1][1, 0, 5, -4:] = 255  # NaN as a key's and as a value's scale
     query = torch.randn(2, 4, 3, 16)
-    y, expected = (f(query, *rows, None, 0.2, 4, 16, True, "dense") for f in (ops.attend, attention.attend))
+    y, expected = (f(query, *rows, None, 0.2, code.table(), "dense") for f in (ops.attend, attention.attend))
     assert torch.equal(y.isnan(), expected.isnan()) and 0 < y.isnan().sum() < y.numel()
 
 
 def test_attend_to_nothing_and_to_other_rows(ops: Any) -> None:
-    keys, values = random_rows(2, 5, 16, 4, 16, True)
+    code = RowSettings(4, 16)
+    keys, values = random_rows(2, 5, 16, code)
     query = torch.randn(2, 4, 3, 16)
-    assert not ops.attend(query, keys[:, :, :0], values[:, :, :0], None, 0.2, 4, 16, True, "dense").any()
-    assert ops.attend(query[:, :, :0], keys, values, None, 0.2, 4, 16, True, "dense").shape == (2, 4, 0, 16)
-    with pytest.raises(RuntimeError, match="expected rows"):
-        ops.attend(query, keys, values, None, 0.2, 5, 16, True, "dense")
-    with pytest.raises(RuntimeError, match="do not divide"):
-        ops.attend(query, keys, values, None, 0.2, 4, 12, True, "dense")
-    with pytest.raises(RuntimeError, match="a mask of 4"):
-        ops.attend(query, keys, values, torch.zeros(4), 0.2, 4, 16, True, "dense")
+    assert not ops.attend(query, keys[:, :, :0], values[:, :, :0], None, 0.2, code.table(), "dense").any()
+    assert ops.attend(query[:, :, :0], keys, values, None, 0.2, code.table(), "dense").shape == (2, 4, 0, 16)
+    for sentence, settings, mask in (
+        ("expected rows", RowSettings(5, 16), None),
+        ("do not divide", RowSettings(4, 12), None),
+        ("a mask of 4", code, torch.zeros(4)),
+    ):
+        with pytest.raises(RuntimeError, match=sentence):
+            ops.attend(query, keys, values, mask, 0.2, settings.table(), "dense")

@@ -31,10 +31,9 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[Any]:
         use_cpu_kernels("auto")
 
 
-@pytest.fixture(params=[1, 2, 3, 8])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Threads of torch, and so of the kernels."""
+@pytest.fixture
+def threads() -> Iterator[Iterator[int]]:
+    """Numbers of threads, set for torch, and so for the kernels, one after the other."""
     before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
+    yield (torch.set_num_threads(number) or number for number in (1, 2, 3, 8))  # type: ignore[func-returns-value]
     torch.set_num_threads(before)

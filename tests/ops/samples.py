@@ -23,19 +23,23 @@ def random_weight(rows: int, columns: int, bits: int) -> Tensor:
 def linears_arguments(
     outputs: tuple[int, ...], tokens: int, bits: int, zero: bool, bias: torch.dtype | None
 ) -> list[Any]:
-    """CPU arguments of `linears` up to the dtype, weights packed."""
+    """CPU arguments of `linears` up to the settings, weights packed."""
     low, high = (0, 15) if zero else (-8, 7)
     weights = [random_weight(n, 90, bits) for n in outputs]
+    operands = [
+        (
+            ops.pack(w, bits),
+            torch.rand(n),
+            w.sum(1, dtype=torch.int32) if zero else None,
+            torch.randn(n).to(bias) if bias else None,
+        )
+        for w, n in zip(weights, outputs, strict=True)
+    ]
     return [
         random_counts((tokens, 90), low, high),
         torch.rand(tokens, 1),
         torch.randint(0, 15, (tokens, 1), dtype=torch.int32) if zero else None,
-        [ops.pack(w, bits) for w in weights],
-        [torch.rand(n) for n in outputs],
-        [w.sum(1, dtype=torch.int32) for w in weights] if zero else [],
-        [torch.randn(n).to(bias) for n in outputs] if bias else [],
-        bits,
-        15 if zero else 8,
+        [tensor for member in operands for tensor in member],
     ]
 
 

@@ -1,5 +1,8 @@
-"""Three executions, three layouts, one integer: all equal a brute-force int64 product, exactly."""
+"""Three executions, three layouts, every temporal code, one integer: all equal a brute-force int64 product, exactly."""
 
+from collections.abc import Iterator
+from itertools import product as every
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +11,7 @@ from samples import random_counts, random_weight
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.codes import CODES
 
 LAYOUTS = ("packed", "tiles", "columns")
 RUNS = [
@@ -16,13 +20,12 @@ RUNS = [
     for layout in LAYOUTS
     if (execution, layout) != ("events", "tiles")  # an event reads columns
 ]
-EACH_RUN = pytest.mark.parametrize(("execution", "layout"), RUNS)
-WEIGHT_BITS = range(2, 9)
-COUNT_RANGES = {
-    **{f"symmetric-{b}": (-(2 ** (b - 1)), 2 ** (b - 1) - 1) for b in range(2, 9)},
-    **{f"full-{b}": (-(2 ** (b - 1)), 2 ** (b - 1)) for b in (4, 8)},
-    **{f"asymmetric-{b}": (0, 2**b - 1) for b in range(2, 9)},
-}
+COUNT_RANGES = [
+    *((-(2 ** (b - 1)), 2 ** (b - 1) - 1) for b in range(2, 9)),
+    *((-(2 ** (b - 1)), 2 ** (b - 1)) for b in (4, 8)),
+    *((0, 2**b - 1) for b in range(2, 9)),
+    (-255, 255),
+]
 
 
 def product(counts: Tensor, weight: Tensor) -> Tensor:
@@ -30,139 +33,184 @@ def product(counts: Tensor, weight: Tensor) -> Tensor:
     return (counts.double() @ weight.double().mT).long()
 
 
-def check(
-    kernels: Any, counts: Tensor, weight: Tensor, bits: int, largest: int, execution: str, layout: str = "packed"
-) -> None:
-    packed = ops.pack(weight, bits).to(kernels.device)
-    arranged = packed if layout == "packed" else kernels.arrange(packed, weight.shape[1], layout)
-    acc = kernels.accumulate(counts.to(kernels.device), arranged, weight.shape[0], bits, largest, execution)
-    assert acc.dtype == torch.int32 and acc.shape == (*counts.shape[:-1], weight.shape[0])
-    assert torch.equal(acc.cpu().long(), product(counts, weight))
+class Case:
+    """Counts and a weight, and the accumulators that every way to them must give."""
+
+    def __init__(self, kernels: Any, counts: Tensor, weight: Tensor, bits: int, largest: int) -> None:
+        self.kernels, self.counts, self.bits, self.largest = kernels, counts.to(kernels.device), bits, largest
+        self.outputs, packed = weight.shape[0], ops.pack(weight, bits).to(kernels.device)
+        self.held = {
+            layout: packed if layout == "packed" else kernels.arrange(packed, weight.shape[1], layout)
+            for layout in LAYOUTS
+        }
+        self.wanted = product(counts, weight)
+
+    def check(self, *runs: tuple[str, str]) -> None:
+        """Each way; unfolded by the unary code."""
+        for execution, layout in runs or RUNS:
+            acc = self.accumulate(execution, layout)
+            assert acc.dtype == torch.int32 and acc.shape == (*self.counts.shape[:-1], self.outputs)
+            assert torch.equal(acc.cpu().long(), self.wanted), (execution, layout, self.bits, self.largest)
+
+    def accumulate(self, execution: str, layout: str, code: str = "unary") -> Tensor:
+        settings = ops.ProductSettings(self.bits, self.largest, execution, CODES[code].membrane)
+        digits = CODES[code].digits(self.largest).to(self.kernels.device) if execution == "unfold" else None
+        held = self.held[layout]
+        acc: Tensor = self.kernels.accumulate(self.counts, held, digits, self.outputs, settings.table())
+        return acc
 
 
-@EACH_RUN
-@pytest.mark.parametrize("counts_in", COUNT_RANGES)
-@pytest.mark.parametrize("bits", WEIGHT_BITS)
-def test_equals_int64_product(bits: int, counts_in: str, execution: str, layout: str, kernels: Any) -> None:
-    low, high = COUNT_RANGES[counts_in]
-    counts = random_counts((7, 37), low, high)
-    counts[0], counts[1], counts[2, ::2] = low, high, low  # extremes, alone and mixed
-    check(kernels, counts, random_weight(19, 37, bits), bits, max(-low, high), execution, layout)
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_equals_int64_product(bits: int, kernels: Any) -> None:
+    for low, high in COUNT_RANGES:
+        counts = random_counts((7, 37), low, high)
+        counts[0], counts[1], counts[2, ::2] = low, high, low  # extremes, alone and mixed
+        Case(kernels, counts, random_weight(19, 37, bits), bits, max(-low, high)).check()
 
 
-SHAPES = [
-    (1, 1, 1),
-    (1, 8, 16),
-    (1, 577, 131),
-    (2, 64, 128),
-    (4, 1000, 17),
-    (5, 256, 129),
-    (7, 523, 260),
-    (97, 96, 33),
-    (200, 1100, 65),
-    (2048, 72, 40),
-]
+def test_every_code_ends_at_the_same_accumulators(kernels: Any) -> None:
+    for (low, high), code in every(COUNT_RANGES, CODES):
+        case = Case(kernels, random_counts((5, 45), low, high), random_weight(11, 45, 4), 4, max(-low, high))
+        for layout in LAYOUTS:
+            acc = case.accumulate("unfold", layout, code)
+            assert torch.equal(acc.cpu().long(), case.wanted), (low, high, code, layout)
 
 
-@EACH_RUN
-@pytest.mark.parametrize(("tokens", "inputs", "outputs"), SHAPES)
-@pytest.mark.parametrize(("bits", "largest"), [(4, 8), (6, 32), (8, 128)])
-def test_shapes(
-    tokens: int, inputs: int, outputs: int, bits: int, largest: int, execution: str, layout: str, kernels: Any
-) -> None:
-    if execution == "unfold" and (largest > 8 or tokens > 200):
-        tokens = 3  # T' products a token
-    if kernels.name == "reference" and execution == "events":
-        tokens = min(tokens, 100)  # a loop over tokens
-    counts = random_counts((tokens, inputs), -largest, largest - 1)
-    check(kernels, counts, random_weight(outputs, inputs, bits), bits, largest, execution, layout)
+@pytest.mark.parametrize(
+    ("tokens", "inputs", "outputs"),
+    [
+        (1, 1, 1),
+        (1, 8, 16),
+        (1, 577, 131),
+        (2, 64, 128),
+        (4, 1000, 17),
+        (5, 256, 129),
+        (7, 523, 260),
+        (97, 96, 33),
+        (200, 1100, 65),
+        (2048, 72, 40),
+    ],
+)
+def test_shapes(tokens: int, inputs: int, outputs: int, kernels: Any) -> None:
+    for (bits, largest), (execution, layout) in every(((4, 8), (6, 32), (8, 128)), RUNS):
+        few = tokens
+        if execution == "unfold" and (largest > 8 or tokens > 200):
+            few = min(tokens, 3)  # T' products a token
+        if kernels.name == "reference" and execution == "events":
+            few = min(tokens, 100)  # a loop over tokens
+        counts = random_counts((few, inputs), -largest, largest - 1)
+        Case(kernels, counts, random_weight(outputs, inputs, bits), bits, largest).check((execution, layout))
 
 
-@EACH_RUN
-@pytest.mark.parametrize("density", [0.0, 0.02, 0.3])
-def test_few_events(density: float, execution: str, layout: str, kernels: Any) -> None:
-    counts = random_counts((3, 700), -8, 7) * (torch.rand(3, 700) < density)
-    check(kernels, counts, random_weight(400, 700, 4), 4, 8, execution, layout)
+def test_few_events(kernels: Any) -> None:
+    for density in (0.0, 0.02, 0.3):
+        counts = random_counts((3, 700), -8, 7) * (torch.rand(3, 700) < density)
+        Case(kernels, counts, random_weight(400, 700, 4), 4, 8).check()
 
 
-@EACH_RUN
-@pytest.mark.parametrize("lead", [(0,), (1,), (7,), (2, 3), (2, 0), ()])
-def test_leading_axes(lead: tuple[int, ...], execution: str, layout: str, kernels: Any) -> None:
-    check(kernels, random_counts((*lead, 45), -8, 7), random_weight(11, 45, 4), 4, 8, execution, layout)
+def test_wide_counts_of_one_sign(kernels: Any) -> None:
+    """A token whose counts are below -128 but nowhere above 127 still is no token of signed bytes."""
+    for low, high in ((-255, 100), (-100, 255), (-255, -129), (129, 255)):
+        counts = random_counts((3, 300), low, high).short()
+        counts[:, 0], counts[:, 1] = low, high
+        Case(kernels, counts, random_weight(200, 300, 4), 4, 255).check()
 
 
-@EACH_RUN
-def test_strided_and_unaligned_counts(execution: str, layout: str, kernels: Any) -> None:
+def test_leading_axes_and_strides(kernels: Any) -> None:
     weight = random_weight(11, 45, 4)
+    for lead in ((0,), (1,), (7,), (2, 3), (2, 0), ()):
+        Case(kernels, random_counts((*lead, 45), -8, 7), weight, 4, 8).check()
     strided = random_counts((45, 6), -8, 7).mT
     assert not strided.is_contiguous()
-    check(kernels, strided, weight, 4, 8, execution, layout)
-    check(kernels, strided[:, ::3], weight[:, ::3], 4, 8, execution, layout)
+    Case(kernels, strided, weight, 4, 8).check()
+    Case(kernels, strided[:, ::3], weight[:, ::3], 4, 8).check()
     storage = random_counts((1 + 6 * 45,), -8, 7)
-    check(kernels, storage[1:].view(6, 45), weight, 4, 8, execution, layout)
+    Case(kernels, storage[1:].view(6, 45), weight, 4, 8).check()
+    Case(kernels, torch.zeros(3, 20, dtype=torch.int8), torch.full((4, 20), -8, dtype=torch.int8), 4, 8).check()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_unaligned_weight(layout: str, kernels: Any) -> None:
-    weight, counts = random_weight(35, 61, 4), random_counts((3, 61), -8, 7)
-    packed = ops.pack(weight, 4).to(kernels.device)
-    arranged = packed if layout == "packed" else kernels.arrange(packed, 61, layout)
-    shifted = torch.empty(arranged.numel() + 3, dtype=torch.uint8, device=kernels.device)[3:].view(arranged.shape)
-    acc = kernels.accumulate(counts.to(kernels.device), shifted.copy_(arranged), 35, 4, 8, "auto")
-    assert torch.equal(acc.cpu().long(), product(counts, weight))
+def test_unaligned_weight(kernels: Any) -> None:
+    case = Case(kernels, random_counts((3, 61), -8, 7), random_weight(35, 61, 4), 4, 8)
+    for layout, held in case.held.items():
+        shifted = torch.empty(held.numel() + 3, dtype=torch.uint8, device=kernels.device)[3:].view(held.shape)
+        case.held[layout] = shifted.copy_(held)
+    case.check()
 
 
-@pytest.mark.parametrize("bits", [4, 6])
-def test_columns_of_several_weights_side_by_side(bits: int, kernels: Any) -> None:
+def test_columns_of_several_weights_side_by_side(kernels: Any) -> None:
     """A group's columns are slices of one tensor."""
-    weights = [random_weight(n, 50, bits) for n in (64, 10, 130)]
-    columns = [kernels.arrange(ops.pack(w, bits).to(kernels.device), 50, "columns") for w in weights]
-    parts = torch.cat(columns, 1).split([c.shape[1] for c in columns], 1)
-    for tokens in (1, 4):
+    for bits, tokens in every((4, 6), (1, 4)):
         counts = random_counts((tokens, 50), -8, 7)
-        for weight, part in zip(weights, parts, strict=True):
-            acc = kernels.accumulate(counts.to(kernels.device), part, weight.shape[0], bits, 8, "auto")
-            assert torch.equal(acc.cpu().long(), product(counts, weight))
+        cases = [Case(kernels, counts, random_weight(n, 50, bits), bits, 8) for n in (64, 10, 130)]
+        columns = [case.held["columns"] for case in cases]
+        for case, part in zip(cases, torch.cat(columns, 1).split([c.shape[1] for c in columns], 1), strict=True):
+            case.held["columns"] = part
+            case.check(("auto", "columns"))
 
 
-@pytest.mark.parametrize("tokens", [1, 3, 64])
-@pytest.mark.parametrize(("execution", "layout"), [("dense", "tiles"), ("events", "columns"), ("dense", "columns")])
-def test_any_number_of_threads(tokens: int, execution: str, layout: str, threads: int, kernels: Any) -> None:
-    counts = random_counts((tokens, 2000), -8, 7)
-    check(kernels, counts, random_weight(999, 2000, 4), 4, 8, execution, layout)
+def test_any_number_of_threads(threads: Iterator[int], kernels: Any) -> None:
+    weight = random_weight(999, 2000, 4)
+    cases = [Case(kernels, random_counts((tokens, 2000), -8, 7), weight, 4, 8) for tokens in (1, 3, 64)]
+    for _ in threads:
+        for case in cases:
+            case.check(("dense", "tiles"), ("events", "columns"), ("dense", "columns"))
 
 
-@EACH_RUN
-def test_no_spikes_no_current(execution: str, layout: str, kernels: Any) -> None:
-    counts = torch.zeros(3, 20, dtype=torch.int8)
-    check(kernels, counts, torch.full((4, 20), -8, dtype=torch.int8), 4, 8, execution, layout)
-
-
-@EACH_RUN
-@pytest.mark.parametrize(("low", "high", "inputs"), [(-128, 127, 4097), (0, 255, 4609)])
-def test_exact_beyond_float32(low: int, high: int, inputs: int, execution: str, layout: str, kernels: Any) -> None:
+def test_exact_beyond_float32(kernels: Any) -> None:
     """8-bit extremes pass 2^24, where a single float32 product would round."""
-    counts = random_counts((3, inputs), low, high)
-    counts[0], counts[1] = high, low
-    weight = random_weight(5, inputs, 8)
-    exact = product(counts, weight)
-    assert (exact.float().long() != exact).any(), "the case must be beyond float32"
-    check(kernels, counts, weight, 8, max(-low, high), execution, layout)
+    for low, high, inputs in ((-128, 127, 4097), (0, 255, 4609)):
+        counts = random_counts((3, inputs), low, high)
+        counts[0], counts[1] = high, low
+        case = Case(kernels, counts, random_weight(5, inputs, 8), 8, max(-low, high))
+        assert (case.wanted.float().long() != case.wanted).any(), "the case must be beyond float32"
+        case.check()
 
 
-@EACH_RUN
-def test_exact_under_autocast(execution: str, layout: str, device: torch.device) -> None:
-    counts, weight = random_counts((5, 301), -8, 7), random_weight(7, 301, 4)
-    packed = ops.pack(weight, 4).to(device)
-    arranged = packed if layout == "packed" else ops.arrange(packed, 301, layout)
+def test_exact_up_to_the_last_bit_of_an_int32(kernels: Any) -> None:
+    """The longest rows that are allowed; the sums of offset-binary weights pass 2^31 on the way."""
+    for bits, largest in ((8, 255), (8, 128), (2, 255)):
+        inputs = (2**31 - 1) // (largest << bits - 1)
+        if inputs > 140_000:  # 4 million inputs need no more than the others: the bound is the settings' to know
+            inputs = 140_000
+        counts = torch.full((2, inputs), largest).short()
+        counts[1] = -largest
+        weight = torch.full((3, inputs), 2 ** (bits - 1) - 1, dtype=torch.int8)
+        weight[1] = -(2 ** (bits - 1))
+        executions = ("dense", "tiles"), ("dense", "columns"), ("events", "columns")
+        Case(kernels, counts, weight, bits, largest).check(*executions)
+
+
+def test_exact_under_autocast(device: torch.device) -> None:
+    registered = SimpleNamespace(device=device, arrange=ops.arrange, accumulate=ops.accumulate)
+    case = Case(registered, random_counts((5, 301), -8, 7), random_weight(7, 301, 4), 4, 8)
     with torch.autocast(device.type, torch.bfloat16):
-        acc = ops.accumulate(counts.to(device), arranged, 7, 4, 8, execution)
-    assert torch.equal(acc.cpu().long(), product(counts, weight))
+        case.check()
 
 
-def test_wrong_sizes_are_refused() -> None:
-    counts, weight = random_counts((2, 40), -8, 7), ops.pack(random_weight(5, 48, 4), 4)
-    with pytest.raises(RuntimeError):
-        ops.accumulate(counts, ops.arrange(weight, 48, "tiles"), 5, 4, 8, "dense")
-    with pytest.raises(RuntimeError):
-        ops.accumulate(counts, ops.arrange(weight, 48, "columns"), 9, 4, 8, "dense")
+def test_what_does_not_fit_is_refused(kernels: Any) -> None:
+    case = Case(kernels, random_counts((2, 40), -8, 7), random_weight(5, 40, 4), 4, 8)
+    wide = Case(kernels, random_counts((2, 40), -250, 250), random_weight(5, 40, 4), 4, 255)
+    digits = CODES["unary"].digits(8).to(kernels.device)
+    long = torch.zeros(1, 70_000, dtype=torch.int16, device=kernels.device)
+    packed = ops.pack(torch.zeros(1, 70_000, dtype=torch.int8), 8).to(kernels.device)
+    unfold = ops.ProductSettings(4, 8, "unfold")
+    bad: list[tuple[str, tuple[Any, ...]]] = [
+        ("counts up to 256", (case.counts, case.held["packed"], None, 5, ops.ProductSettings(4, 256))),
+        ("weights of 9 bits", (case.counts, case.held["packed"], None, 5, ops.ProductSettings(9, 8))),
+        ("70000 inputs with counts up to 255", (long, packed, None, 1, ops.ProductSettings(8, 255))),
+        ("code's digits", (case.counts, case.held["packed"], None, 5, unfold)),
+        ("code's digits", (case.counts, case.held["packed"], digits[:, 1:], 5, unfold)),
+    ]
+    if kernels.device.type == "cpu":  # elsewhere it would take a synchronisation
+        bad += [
+            ("-1, 0 or 1", (case.counts, case.held["packed"], 2 * digits, 5, unfold)),
+            ("count beyond 8", (wide.counts, wide.held["packed"], digits, 5, unfold)),
+        ]
+    if kernels.name != "reference":
+        bad += [
+            ("bytes where", (case.counts[:, :20], case.held["tiles"], None, 5, ops.ProductSettings(4, 8, "dense"))),
+            ("bytes where", (case.counts, case.held["columns"], None, 9, ops.ProductSettings(4, 8, "dense"))),
+        ]
+    for sentence, (*arguments, settings) in bad:
+        with pytest.raises(Exception, match=sentence):
+            kernels.accumulate(*arguments, settings.table())

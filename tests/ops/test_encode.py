@@ -1,12 +1,15 @@
 """Step one of the encoding: counts in range, the scale of the formula, and no number out of a broken token."""
 
+from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from spikeconv.ops import encoding
+from spikeconv.ops import EncodeSettings, encoding
+from spikeconv.ops.settings import CLIPS
 from spikeconv.rotation import Rotation
 
 RANGES = {
@@ -17,39 +20,36 @@ RANGES = {
     "asymmetric-4": (0, 15, False),
     "asymmetric-8": (0, 255, False),
 }
+EACH_RANGE = pytest.mark.parametrize("name", RANGES)
 
 
 def encode(kernels: Any, u: Tensor, low: int, high: int, symmetric: bool, clip_ratio: float) -> tuple[Tensor, ...]:
     """Counts, scale and zero point without norm and rotation."""
-    *encoded, statistics = kernels.encode(
-        u, None, [], 1, None, 0.0, low, high, symmetric, clip_ratio, "none", 0.0, False
-    )
-    assert statistics.numel() == 0
+    table = EncodeSettings(low, high, symmetric, clip_ratio).table()
+    *encoded, histogram = kernels.encode(u, [], None, None, table, False)
+    assert histogram.numel() == 0
     return tuple(encoded)
 
 
-EACH_RANGE = pytest.mark.parametrize("name", RANGES)
-
-
 @EACH_RANGE
-@pytest.mark.parametrize("clip", [0.9, 1.0])
-def test_range_shape_and_scale(name: str, clip: float, kernels: Any) -> None:
+def test_range_shape_and_scale(name: str, kernels: Any) -> None:
     low, high, symmetric = RANGES[name]
-    u = torch.randn(2, 5, 301, device=kernels.device) * torch.logspace(-6, 6, 5, device=kernels.device)[:, None]
-    counts, scale, zero = encode(kernels, u, low, high, symmetric, clip)
-    assert counts.dtype == (torch.int8 if high <= 127 else torch.int16)
-    assert counts.shape == u.shape and scale.shape == zero.shape == (2, 5, 1)
-    assert scale.dtype == torch.float32 and zero.dtype == torch.int32
-    assert counts.min() >= low and counts.max() <= high
-    assert (counts.short().abs().amax(-1) >= high).all()  # every token's largest value lands on the largest count
-    wide = u.double()
-    if symmetric:
-        expected = clip * wide.abs().amax(-1, keepdim=True) / high
-        assert not zero.any()
-    else:
-        expected = clip * (wide.amax(-1, keepdim=True) - wide.amin(-1, keepdim=True)) / high
-        assert ((zero >= 0) & (zero <= high)).all()
-    torch.testing.assert_close(scale.double(), expected, rtol=1e-6, atol=0)
+    for clip in (0.9, 1.0):
+        u = torch.randn(2, 5, 301, device=kernels.device) * torch.logspace(-6, 6, 5, device=kernels.device)[:, None]
+        counts, scale, zero = encode(kernels, u, low, high, symmetric, clip)
+        assert counts.dtype == (torch.int8 if high <= 127 else torch.int16)
+        assert counts.shape == u.shape and scale.shape == zero.shape == (2, 5, 1)
+        assert scale.dtype == torch.float32 and zero.dtype == torch.int32
+        assert counts.min() >= low and counts.max() <= high
+        assert (counts.short().abs().amax(-1) >= high).all()  # every token's largest value lands on the largest count
+        wide = u.double()
+        if symmetric:
+            expected = clip * wide.abs().amax(-1, keepdim=True) / high
+            assert not zero.any()
+        else:
+            expected = clip * (wide.amax(-1, keepdim=True) - wide.amin(-1, keepdim=True)) / high
+            assert ((zero >= 0) & (zero <= high)).all()
+        torch.testing.assert_close(scale.double(), expected, rtol=1e-6, atol=0)
 
 
 @EACH_RANGE
@@ -61,14 +61,14 @@ def test_unclipped_error_is_half_a_scale(name: str, kernels: Any) -> None:
     assert (error <= scale * (0.5 + 1e-4)).all()
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_one_signed_asymmetric_token_keeps_zero_exact(sign: int, kernels: Any) -> None:
-    u = sign * torch.rand(3, 33, device=kernels.device)
-    u[:, 0] = 0
-    counts, scale, zero = encode(kernels, u, 0, 15, False, 1.0)
-    assert torch.equal(counts[:, :1], zero)
-    assert (zero == (0 if sign > 0 else 15)).all()
-    assert ((u - scale * (counts - zero)).abs() <= scale * 0.5001).all()
+def test_one_signed_asymmetric_token_keeps_zero_exact(kernels: Any) -> None:
+    for sign in (1, -1):
+        u = sign * torch.rand(3, 33, device=kernels.device)
+        u[:, 0] = 0
+        counts, scale, zero = encode(kernels, u, 0, 15, False, 1.0)
+        assert torch.equal(counts[:, :1], zero)
+        assert (zero == (0 if sign > 0 else 15)).all()
+        assert ((u - scale * (counts - zero)).abs() <= scale * 0.5001).all()
 
 
 def test_rounds_half_to_even(kernels: Any) -> None:
@@ -85,63 +85,50 @@ def test_clipping_reaches_the_extra_negative_count(kernels: Any) -> None:
 
 
 @EACH_RANGE
-def test_zero_token(name: str, kernels: Any) -> None:
+def test_zero_and_broken_tokens(name: str, kernels: Any) -> None:
+    """A token of zeros gives zeros, one that is no number cannot pass for one, and others do not notice."""
+    low, high, symmetric = RANGES[name]
     u = torch.randn(3, 16, device=kernels.device)
+    alone = encode(kernels, u[::2], low, high, symmetric, 0.9)
     u[1] = 0
     counts, scale, zero = encode(kernels, u, *RANGES[name], 0.9)
     assert not counts[1].any() and not zero[1].any() and scale[1].item() == 1
-    assert counts[0].any() and counts[2].any()
-
-
-@EACH_RANGE
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_broken_token_cannot_pass_for_a_number(name: str, bad: float, kernels: Any) -> None:
-    low, high, symmetric = RANGES[name]
-    u = torch.randn(3, 16, device=kernels.device)
-    u[1, 4] = bad
-    counts, scale, _ = encode(kernels, u, low, high, symmetric, 0.9)
-    assert not scale[1].isfinite().any()
-    assert counts.min() >= low and counts.max() <= high
-    alone = encode(kernels, u[::2], low, high, symmetric, 0.9)
-    assert torch.equal(counts[::2], alone[0]) and torch.equal(scale[::2], alone[1])
-
-
-@EACH_RANGE
-def test_tokens_are_independent(name: str, kernels: Any) -> None:
-    u = torch.randn(4, 40, device=kernels.device)
-    together = encode(kernels, u, *RANGES[name], 0.9)
-    one = encode(kernels, u[2:3], *RANGES[name], 0.9)
-    assert all(torch.equal(a[2:3], b) for a, b in zip(together, one, strict=True))
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        u[1] = torch.randn(16)
+        u[1, 4] = bad
+        counts, scale, _ = encode(kernels, u, low, high, symmetric, 0.9)
+        assert not scale[1].isfinite().any()
+        assert counts.min() >= low and counts.max() <= high
+        assert torch.equal(counts[::2], alone[0]) and torch.equal(scale[::2], alone[1])
     empty = encode(kernels, u[:0], *RANGES[name], 0.9)
-    assert [t.shape for t in empty] == [(0, 40), (0, 1), (0, 1)]
+    assert [t.shape for t in empty] == [(0, 16), (0, 1), (0, 1)]
 
 
-@EACH_RANGE
-@pytest.mark.parametrize("size", [1, 7, 8, 36, 64, 90, 576, 960, 1536, 4096, 11008, 29568])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_same_bits_as_the_reference(size: int, dtype: torch.dtype, name: str, kernels: Any) -> None:
-    """Norm, rotation, clip, scale, counts and statistics: one order of operations on every back end."""
-    x = torch.randn(6, size).to(dtype)
-    x[1], x[2, size // 2], x[3, size // 3] = 0, float("nan"), float("inf")
-    gamma = torch.rand(size)
-    for rotation in (None, Rotation(size, 2)):
-        for norm in (None, gamma):
-            for clip in ("none", "relu", "shifted", "two-sided"):
-                expected = _encode_all(encoding.encode, torch.device("cpu"), x, rotation, norm, RANGES[name], clip)
-                found = _encode_all(kernels.encode, kernels.device, x, rotation, norm, RANGES[name], clip)
-                for one, other in zip(found, expected, strict=True):
-                    assert one.dtype == other.dtype
-                    assert torch.equal(_bits(one), _bits(other))
+@pytest.mark.parametrize("size", [1, 7, 8, 36, 90, 576, 960, 4096, 11008, 29568])
+def test_same_bits_as_the_reference(size: int, kernels: Any) -> None:
+    """Norm, rotation, clip, scale, counts and histogram: one order of operations on every back end."""
+    gamma, rotation = torch.rand(size), Rotation(size, 2)
+    settings = [(*limits, 0.9, clip, 1e-5) for limits, clip in product(RANGES.values(), CLIPS)]
+    # All settings where tokens are short; where they are long each once, with all that lies in front of them.
+    fronts = list(product((False, True), (False, True))) if size < 2000 else [(True, True)]
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    for number, (setting, (rotated, normed)) in enumerate(product(settings, fronts)):
+        x = torch.randn(5, size).to(dtypes[number % 3])
+        x[1], x[2, size // 2], x[3, size // 3] = 0, float("nan"), float("inf")
+        table = EncodeSettings(*setting).table()
+        threshold = None if setting[4] == "none" else torch.tensor([0.3])
+        front = rotation.on(torch.device("cpu")) if rotated else []
+        arguments = (x, front, gamma if normed else None, threshold, table, True)
+        expected = encoding.encode(*arguments)
+        found = kernels.encode(*_on(arguments, kernels.device))
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == other.dtype and torch.equal(_bits(one.cpu()), _bits(other)), (setting, rotated, normed)
 
 
-def _encode_all(
-    run: Any, device: torch.device, x: Tensor, rotation: Rotation | None, norm: Tensor | None, limits: Any, clip: str
-) -> list[Tensor]:
-    signs, bases, power = rotation.on(device) if rotation else (None, [], 1)
-    gamma = None if norm is None else norm.to(device)
-    low, high, symmetric = limits
-    out = run(x.to(device), signs, bases, power, gamma, 1e-5, low, high, symmetric, 0.9, clip, 0.3, True)
-    return [t.cpu() for t in out]
+def _on(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_on(item, device) for item in value)
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _bits(t: Tensor) -> Tensor:
@@ -149,41 +136,67 @@ def _bits(t: Tensor) -> Tensor:
     return t.where(~t.isnan(), torch.tensor(float("nan"))).view(torch.int32) if t.is_floating_point() else t
 
 
-@pytest.mark.parametrize("size", [48, 576, 4096, 29568])
-def test_rotation_has_the_same_bits(size: int, kernels: Any) -> None:
-    x, rotation = torch.randn(3, 2, size), Rotation(size, 5)
-    expected = encoding.rotate(x, *rotation.on(torch.device("cpu")))
-    assert torch.equal(kernels.rotate(x.to(kernels.device), *rotation.on(kernels.device)).cpu(), expected)
+def test_rotation_has_the_same_bits(kernels: Any) -> None:
+    for size in (48, 576, 4096, 29568):
+        x, rotation = torch.randn(3, 2, size), Rotation(size, 5)
+        expected = encoding.rotate(x, rotation.on(torch.device("cpu")))
+        assert torch.equal(kernels.rotate(x.to(kernels.device), rotation.on(kernels.device)).cpu(), expected), size
 
 
-def test_any_number_of_threads(threads: int, kernels: Any) -> None:
+def test_any_number_of_threads(threads: Iterator[int], kernels: Any) -> None:
     x, rotation = torch.randn(300, 576), Rotation(576, 5)
-    arguments = (1.0, "none", 0.0, True)
-    expected = encoding.encode(x, *rotation.on(torch.device("cpu")), None, 0.0, -8, 7, True, *arguments)
-    found = kernels.encode(x.to(kernels.device), *rotation.on(kernels.device), None, 0.0, -8, 7, True, *arguments)
-    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
+    table = EncodeSettings(-8, 7).table()
+    expected = encoding.encode(x, rotation.on(torch.device("cpu")), None, None, table, True)
+    for number in threads:
+        found = kernels.encode(x.to(kernels.device), rotation.on(kernels.device), None, None, table, True)
+        assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True)), number
 
 
-@EACH_RANGE
-def test_statistics_are_brute_force(name: str, kernels: Any) -> None:
-    low, high, symmetric = RANGES[name]
-    u = torch.randn(5, 77, device=kernels.device)
-    counts, *_, statistics = kernels.encode(u, None, [], 1, None, 0.0, low, high, symmetric, 0.9, "none", 0.0, True)
+@pytest.mark.parametrize("limits", [*RANGES.values(), (-255, 255, True), (-3000, 2000, True)], ids=str)
+def test_the_histogram_is_brute_force(limits: tuple[int, int, bool], kernels: Any) -> None:
+    u = torch.randn(5, 777, device=kernels.device)
+    settings = EncodeSettings(*limits, 0.9)
+    counts, *_, histogram = kernels.encode(u, [], None, None, settings.table(), True)
     values = counts.flatten().tolist()
-    assert statistics.tolist() == [sum(map(abs, values)), values.count(0)]
+    assert histogram.dtype == torch.int64 and histogram.shape == (settings.bins,)
+    assert histogram.tolist() == [values.count(count) for count in range(limits[0], limits[1] + 1)]
 
 
-@pytest.mark.parametrize(
-    ("clip", "expected"),
-    [
-        ("none", [-7.0, -2.0, 0.0, 1.0, 2.0, 7.0]),
-        ("relu", [0.0, 0.0, 0.0, 0.0, 2.0, 7.0]),
-        ("shifted", [0.0, 0.0, 0.0, 0.0, 0.5, 5.5]),
-        ("two-sided", [-5.5, -0.5, 0.0, 0.0, 0.5, 5.5]),
-    ],
-)
-def test_clip_is_its_formula(clip: str, expected: list[float], kernels: Any) -> None:
+CLIPPED = {
+    "none": [-7.0, -2.0, 0.0, 1.0, 2.0, 7.0],
+    "relu": [0.0, 0.0, 0.0, 0.0, 2.0, 7.0],
+    "shifted": [0.0, 0.0, 0.0, 0.0, 0.5, 5.5],
+    "two-sided": [-5.5, -0.5, 0.0, 0.0, 0.5, 5.5],
+}
+
+
+def test_clip_is_its_formula(kernels: Any) -> None:
     u = torch.tensor([[-7.0, -2.0, 0.0, 1.0, 2.0, 7.0]], device=kernels.device)
-    counts, scale, *_ = kernels.encode(u, None, [], 1, None, 0.0, -128, 127, True, 1.0, clip, 1.5, False)
-    torch.testing.assert_close((counts * scale).cpu(), torch.tensor([expected]), rtol=0, atol=0.5 * float(scale))
-    assert (counts.cpu() == 0).tolist() == [[value == 0 for value in expected]]
+    for clip, expected in CLIPPED.items():
+        threshold = None if clip == "none" else torch.tensor([1.5], device=kernels.device)
+        table = EncodeSettings(-128, 127, True, 1.0, clip).table()
+        counts, scale, *_ = kernels.encode(u, [], None, threshold, table, False)
+        torch.testing.assert_close((counts * scale).cpu(), torch.tensor([expected]), rtol=0, atol=0.5 * float(scale))
+        assert (counts.cpu() == 0).tolist() == [[value == 0 for value in expected]]
+
+
+GOOD = EncodeSettings(-8, 7, True, 0.9, "relu", 1e-5)
+BAD: dict[str, tuple[list[float], Tensor | None]] = {
+    "a table of 2": ([1.0, 2.0], torch.ones(1)),
+    "counts from -8 to 40000": (GOOD._replace(count_max=40000).table(), torch.ones(1)),
+    "counts from -8 to 0": (GOOD._replace(count_max=0).table(), torch.ones(1)),
+    "with a zero point": (GOOD._replace(symmetric=False).table(), torch.ones(1)),
+    "clip ratio of 0": (GOOD._replace(clip_ratio=0.0).table(), torch.ones(1)),
+    "epsilon of -1": (GOOD._replace(norm_epsilon=-1.0).table(), torch.ones(1)),
+    "clip number 4": ([*GOOD.table()[:4], 4.0, 0.0], torch.ones(1)),
+    "nan|not a number|expected a number": (GOOD._replace(clip_ratio=float("nan")).table(), torch.ones(1)),
+    "come together": (GOOD.table(), None),
+    "come together; one": (GOOD._replace(clip="none").table(), torch.ones(1)),
+}
+
+
+def test_settings_that_no_kernel_takes_are_a_sentence(kernels: Any) -> None:
+    u = torch.randn(2, 8, device=kernels.device)
+    for sentence, (table, threshold) in BAD.items():
+        with pytest.raises(Exception, match=sentence):
+            kernels.encode(u, [], None, None if threshold is None else threshold.to(kernels.device), table, False)
