@@ -69,6 +69,8 @@ def obstacle(model: Any) -> Obstacle | None:
         return None
     if (why := _is_strange(layers[0])) is not None:
         return Obstacle(why, is_choice=False)
+    if not all(isinstance(layer.__dict__.get("forward"), ShortWay) for layer in layers):
+        return Obstacle("their forward was replaced by another one, as accelerate does to move weights", True)
     if model.dtype != torch.float32:
         return Obstacle(f"the model computes in {str(model.dtype).removeprefix('torch.')}, not in float32", True)
     if model.config._attn_implementation != "sdpa":

@@ -83,6 +83,13 @@ class Rwkv6Output(ModelOutput):
     state: list[LayerState] | None = None
 
 
+class _FloatGroupNorm(nn.GroupNorm):
+    """Over float32, whatever the dtype of its parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.group_norm(x, self.num_groups, self.weight.float(), self.bias.float(), self.eps)
+
+
 class Rwkv6SelfAttention(nn.Module):
     """Time mixing: the five inputs are mixed with the token before by weights that the data decides."""
 
@@ -104,7 +111,7 @@ class Rwkv6SelfAttention(nn.Module):
         self.value = nn.Linear(hidden, attention, bias=False)
         self.gate = nn.Linear(hidden, attention, bias=False)
         self.output = nn.Linear(attention, hidden, bias=False)
-        self.ln_x = nn.GroupNorm(self.heads, attention, eps=1e-5 * config.head_size_divisor**2)
+        self.ln_x = _FloatGroupNorm(self.heads, attention, eps=1e-5 * config.head_size_divisor**2)
 
     def forward(self, x: Tensor, state: LayerState | None) -> tuple[Tensor, Tensor]:
         """The output [batch, tokens, hidden] and the new wkv state."""
@@ -117,7 +124,7 @@ class Rwkv6SelfAttention(nn.Module):
         parts = (self.receptance(r), self.key(k), self.value(v), -decay.exp())
         receptance, key, value, decay = (part.unflatten(-1, (self.heads, self.head_size)) for part in parts)
         y, wkv = wkv6(receptance, key, value, decay, self.time_faaaa, None if state is None else state.wkv)
-        y = self._norm(y.flatten(0, 1).flatten(1)).view(*x.shape[:2], -1).to(x.dtype)
+        y = self.ln_x(y.flatten(0, 1).flatten(1)).view(*x.shape[:2], -1).to(x.dtype)
         return self.output(y * nn.functional.silu(self.gate(g))), wkv
 
     @torch.no_grad()
@@ -133,10 +140,6 @@ class Rwkv6SelfAttention(nn.Module):
         self.time_decay.copy_(-6 + 5 * place ** (0.7 + 1.3 * self.depth))
         zigzag = 0.1 * (torch.arange(len(place)) % 3 - 1)
         self.time_faaaa.copy_(((1 - place) * self.depth + zigzag).view_as(self.time_faaaa))
-
-    def _norm(self, y: Tensor) -> Tensor:
-        norm = self.ln_x
-        return nn.functional.group_norm(y, self.heads, norm.weight.float(), norm.bias.float(), norm.eps)
 
 
 class Rwkv6FeedForward(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor
 from spikeconv import ops
 from spikeconv.config import LinearScheme
 from spikeconv.nn.encoder import Encoder, FoldedNorm
+from spikeconv.nn.offload import HOOK, brought_back, is_away
 from spikeconv.nn.plan import GroupPlan, operands_of, plan_of
 from spikeconv.ops.native import run_group
 
@@ -56,6 +57,8 @@ class SpikeGroup:
 
     def output(self, member: "SpikeLinear", x: Tensor) -> Tensor:
         """The output of one member for x [..., in_features]."""
+        if HOOK in member.__dict__ and any(map(is_away, self._modules())):
+            return self._alone(member, x)
         if len(self.members) < 2 or torch.compiler.is_compiling():  # a compiler merges equal encodes itself
             return self.products(x, [member])[0]
         version = None if x.is_inference() else x._version
@@ -76,6 +79,16 @@ class SpikeGroup:
         y = computed.pop(member)
         outputs = {other: (output, other.versions()) for other, output in computed.items()}
         self._last = _Last(weakref.ref(x), version, has_gradients, outputs)
+        return y
+
+    def _modules(self) -> "tuple[torch.nn.Module | None, ...]":
+        return *self.members, self.encoder.norm, self.encoder.center
+
+    def _alone(self, member: "SpikeLinear", x: Tensor) -> Tensor:
+        """The output of one member whose group is not in memory at once; nothing that was prepared is kept."""
+        with brought_back((member, self.encoder.norm, self.encoder.center)):
+            y = self.products(x, [member])[0]
+        self.forget()
         return y
 
     def products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:

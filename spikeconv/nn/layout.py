@@ -31,7 +31,9 @@ def arrange_weights(model: nn.Module) -> None:
     groups = {
         id(linear.group): linear.group
         for linear in spike_linears(model).values()
-        if linear.weight_scale is not None and ready(linear.weight.device.type).is_native
+        if linear.weight_scale is not None
+        and not any(member.weight.is_meta for member in linear.group.members)  # kept on disk, packed
+        and ready(linear.weight.device.type).is_native
     }
     pages = LargePages()
     for group in groups.values():

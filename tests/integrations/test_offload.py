@@ -1,0 +1,95 @@
+"""Models whose tensors accelerate keeps elsewhere give the same logits."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from spikeconv.errors import SpikeconvError
+from spikeconv.families import FAMILIES
+from spikeconv.integrations.fallbacks import fallbacks
+from spikeconv.nn import spike_linears
+
+Fixture = Callable[..., Any]
+CPU = torch.device("cpu")
+
+
+def load(path: Path, **options: Any) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, **options).eval()
+
+
+def layers_on_disk(model: Any) -> dict[str, str]:
+    """The first layer in memory, the second on disk."""
+    layers = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList))
+    parts = [name for name, _ in model.base_model.named_children() if not layers.endswith(name)]
+    heads = [name for name, _ in model.named_children() if name != model.base_model_prefix]
+    cpu = [f"{model.base_model_prefix}.{name}" for name in parts] + heads
+    return {**dict.fromkeys(cpu, "cpu"), f"{layers}.0": "cpu", f"{layers}.1": "disk"}
+
+
+def logits(model: Any, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(tokens).logits
+    return found
+
+
+def decoded(model: Any, tokens: Tensor) -> Tensor:
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    found: Tensor = model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)
+    return found
+
+
+@pytest.fixture(params=[name for name in FAMILIES if name != "rwkv7"])
+def family(request: pytest.FixtureRequest) -> str:
+    """rwkv7-hf reads tensors of modules that it does not call: its float models cannot be offloaded either."""
+    return str(request.param)
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_a_layer_on_disk(family: str, buffers: bool, converted: Fixture, tokens: Tensor, tmp_path: Path) -> None:
+    """With the packed weights, which are buffers, in memory or not."""
+    path = converted(family, **({} if family.startswith("rwkv") else {"kv_bits": 4, "bits": "4-1"}))
+    whole = load(path)
+    device_map = layers_on_disk(whole)
+    model = load(path, device_map=device_map, offload_folder=tmp_path, offload_buffers=buffers)
+    away = [linear.weight.is_meta for linear in spike_linears(model).values()]
+    assert any(away) == buffers
+    for _ in range(2):
+        assert torch.equal(logits(model, tokens), logits(whole, tokens))
+    assert torch.equal(decoded(model, tokens), decoded(whole, tokens))
+    assert [linear.weight.is_meta for linear in spike_linears(model).values()] == away
+
+
+@pytest.mark.parametrize("where", ["cpu", "disk"])
+def test_offloaded_after_loading(family: str, where: str, converted: Fixture, tokens: Tensor, tmp_path: Path) -> None:
+    path = converted(family)
+    whole, model = load(path), load(path)
+    before = logits(model, tokens), decoded(model, tokens)  # plans are made, and a token goes the short way
+    if where == "cpu":
+        accelerate.cpu_offload(model, execution_device=CPU)
+    else:
+        accelerate.disk_offload(model, tmp_path, execution_device=CPU)
+    assert any(parameter.is_meta for parameter in model.parameters())
+    assert torch.equal(logits(model, tokens), before[0]) and torch.equal(logits(whole, tokens), before[0])
+    assert torch.equal(decoded(model, tokens), before[1])
+
+
+def test_what_nothing_brings_back_is_a_sentence(converted: Fixture, tokens: Tensor) -> None:
+    model = load(converted("llama"))
+    accelerate.cpu_offload(model, execution_device=CPU)
+    norm = model.model.layers[0].input_layernorm
+    norm.forward = norm._old_forward
+    del norm._hf_hook
+    with pytest.raises(SpikeconvError, match="weights of a FoldedNorm are on the meta device"):
+        model(tokens)
+
+
+def test_the_long_way_is_told(converted: Fixture, tmp_path: Path) -> None:
+    path = converted("llama")
+    model = load(path, device_map=layers_on_disk(load(path)), offload_folder=tmp_path)
+    assert [text for text in fallbacks(model) if "forward was replaced" in text] == fallbacks(model)
