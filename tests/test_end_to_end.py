@@ -87,7 +87,7 @@ def measure(
         convert(opened, make_plan(opened, config), out, force=True)
         loaded = load_checkpoint(out)
         found = perplexity(loaded, english, window=WINDOW, max_tokens=TOKENS).perplexity
-        return found / float_perplexity, None if config.count_bits == FLOAT_BITS else report(loaded, 256)
+        return found / float_perplexity, None if config.inputs.bits == FLOAT_BITS else report(loaded, 256)
 
     yield run
     shutil.rmtree(work)

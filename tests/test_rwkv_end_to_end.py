@@ -114,7 +114,7 @@ def test_gamma_sqp(measure: Measure) -> None:
 
 def test_zeros_of_the_squared_relu_survive(source: Path, measure: Measure) -> None:
     kept, _ = measure()
-    override = {"pattern": "ffn.value", "settings": {"spikes": "ternary", "rotation": "gamma-sqp"}}
+    override = {"pattern": "ffn.value", "settings": {"inputs.spikes": "ternary", "rotation": "gamma-sqp"}}
     _, rotated = measure(overrides=[override])
     assert (rotated.by_role()["ffn.value"]["zero_share"] or 1) < 0.3
     assert kept < 1.15
@@ -123,7 +123,7 @@ def test_zeros_of_the_squared_relu_survive(source: Path, measure: Measure) -> No
 def test_verify_is_clean(spiking: LoadedModel) -> None:
     result = verify(spiking, HELD_OUT, tokens=24)
     assert result.clean, result
-    assert result.linears == len(FAMILIES[spiking.model.config.model_type].layout(4))
+    assert result.linears == len(FAMILIES[spiking.model.config.model_type].layout(spiking.model.config))
     assert result.rotation_error is not None
 
 

@@ -24,7 +24,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     **{f"SpikeRWKV-{n}L": (*MULTIHEAD, n) for n in "3456"},
     "γ-SQP 4-1.58": (),
     "γ-SQP 4-1.58, T'=16": ("--steps", "16"),
-    "γ-SQP 4-1.58, ffn.value as the others": ("--override", "ffn.value:spikes=ternary,rotation=gamma-sqp"),
+    "γ-SQP 4-1.58, ffn.value as the others": ("--override", "ffn.value:inputs.spikes=ternary,rotation=gamma-sqp"),
 }
 SCORED = ("SpikeRWKV-3L", "SpikeRWKV-5L", "γ-SQP 4-1.58")
 TASKS = ("arc_easy", "arc_challenge", "copa", "piqa", "winogrande")

@@ -11,7 +11,6 @@ from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, split
-from spikeconv.config import FLOAT_BITS
 from spikeconv.sources.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -129,7 +128,8 @@ def convert(
         str | None, typer.Option(help="YAML file or a name in configs/schemes/.", rich_help_panel=SETTINGS)
     ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, any field.", rich_help_panel=SETTINGS)
+        list[str] | None,
+        typer.Option("--set", help="key=value, any setting, as in inputs.clip_ratio=0.95.", rich_help_panel=SETTINGS),
     ] = None,
     skip: Annotated[
         list[str] | None,
@@ -137,7 +137,7 @@ def convert(
     ] = None,
     override: Annotated[
         list[str] | None,
-        typer.Option(help="PATTERN:key=value[,key=value] for some layers.", rich_help_panel=SETTINGS),
+        typer.Option(help="PATTERN:key=value[,key=value], as in down:weights.bits=6.", rich_help_panel=SETTINGS),
     ] = None,
     dtype: Annotated[
         str,
@@ -164,7 +164,7 @@ def convert(
         "layers": layers,
         "integer_digits": integer_digits,
         "time_steps": time_steps,
-        "kv_bits": FLOAT_BITS if kv_bits == "none" else kv_bits,
+        "kv_bits": kv_bits,
         "kv_steps": kv_steps,
         "kv_range": kv_range,
         "kv_group": 0 if kv_group == "head_dim" else kv_group,

@@ -88,13 +88,13 @@ def finetune(
 
     Example: [cyan]spikeconv finetune --text book.txt -o sparse && spikeconv convert --clip-from sparse[/]
     """
+    from spikeconv.calibrate.record import RECORD
+    from spikeconv.calibrate.thresholds import clip_roles as with_roles
     from spikeconv.checkpoint.scratch import check_target
     from spikeconv.config import SpikeConfig, parse_settings
     from spikeconv.conversion.plan import make_plan
     from spikeconv.data.texts import token_windows, training_text
     from spikeconv.families import find_family
-    from spikeconv.finetune.clips import RECORD
-    from spikeconv.finetune.clips import clip_roles as with_roles
     from spikeconv.finetune.refit import enough_to_refit
     from spikeconv.finetune.settings import FinetuneSettings
     from spikeconv.finetune.train import Course, make_accelerator
@@ -108,7 +108,7 @@ def finetune(
     check_target(target, force or resume, RECORD)
     content, label = training_text(text, dataset)
     opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
-    config = SpikeConfig.parse({"rotation": rotation, "seed": seed})
+    config = SpikeConfig.parse({"rotation.kind": rotation, "rotation.seed": seed})
     family = find_family(opened.config)
     plan = make_plan(opened, with_roles(config, family, clip_mode, clip_quantile, split(clip_roles)))
     settings = parse_settings(

@@ -52,8 +52,8 @@ def report_firing_rate(
         err.print("[note]checkpoint {path}[/]", path=path)
     content = sample_text() if text is None else read_text(text)[0]
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    layers = loaded.model.config.get_text_config().num_hidden_layers
-    roles = {linear.name: linear.role for linear in family_of(loaded.model).layout(layers)}
+    layout = family_of(loaded.model).layout(loaded.model.config.get_text_config())
+    roles = {linear.name: linear.role for linear in layout}
     report = firing_report(loaded.model, loaded.tokenizer, content, roles, tokens=tokens, track=tracker(quiet))
     if save:
         with convenience("the shares of zeros are not noted in the checkpoint"):

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from spikeconv.config import SpikeConfig
+from spikeconv.config.paths import merge, nest
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.presets import load_scheme
 
@@ -23,23 +24,23 @@ def build_config(
 
     Args:
         scheme: YAML file or scheme name; lowest priority.
-        options: command-line options by field (or `bits`, `steps`); None means not given.
+        options: command-line options by short name or path of the setting; None means not given.
         assignments: `key=value` texts; highest priority.
         skip: patterns, added to those of the scheme.
         overrides: `PATTERN:key=value` texts, added to those of the scheme.
 
     Raises:
-        SpikeconvError: a text is malformed or a field is unknown or out of range.
+        SpikeconvError: a text is malformed or a setting is unknown or out of range.
     """
-    values = load_scheme(scheme) if scheme else {}
-    given = {key: value for key, value in options.items() if value is not None}
-    given |= dict(_assignment(text, "--set") for text in assignments)
-    if "bits" in given:  # a new scheme name replaces the file's, whichever way that one is written
-        values = {k: v for k, v in values.items() if k not in ("bits", "steps", "weight_bits", "spikes", "count_bits")}
-    values |= given
-    values["skip"] = [*values.get("skip", []), *skip]
-    values["overrides"] = [*values.get("overrides", []), *(_override(text) for text in overrides)]
-    return SpikeConfig.parse(values)
+    file = load_scheme(scheme) if scheme else {}
+    # Options and assignments are one layer, so that `--steps 16 --set bits=4-1.58` means what it says.
+    values = _nested({key: value for key, value in options.items() if value is not None})
+    for text in assignments:
+        values = merge(values, _nested(dict([_assignment(text, "--set")])))
+    said = {**file, **values}
+    values["skip"] = [*_list("skip", said), *skip]
+    values["overrides"] = [*_list("overrides", said), *(_override(text) for text in overrides)]
+    return SpikeConfig.parse(file, values)
 
 
 def model_name(source: str) -> str:
@@ -52,13 +53,34 @@ def split(names: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (names or "").split(",") if name.strip())
 
 
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return nest(values)
+    except ValueError as error:
+        raise SpikeconvError(str(error)) from None
+
+
+def _list(name: str, values: dict[str, Any]) -> list[Any]:
+    value = values.get(name, [])
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list | tuple):
+        raise SpikeconvError(f"{name} must be a list, not {type(value).__name__}.")
+    return list(value)
+
+
 def _assignment(text: str, option: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
+    key = key.strip().replace("-", "_")
     if not equals or not key:
         raise SpikeconvError(f"{option} {text}: expected key=value.")
-    key = key.strip().replace("-", "_")
-    # `4-1.58` and `16` must stay what they look like, so YAML's scalar rules decide the type.
-    return key, value if key == "bits" else yaml.safe_load(value)
+    if key == "bits":  # `4-1.58` and `16` must stay what they look like; elsewhere YAML's rules decide the type
+        return key, value
+    try:
+        return key, yaml.safe_load(value)
+    # Numbers of too many digits and dates that do not exist are ValueErrors, brackets too deep RecursionErrors.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        raise SpikeconvError(f"{option} {text[:80]}: the value is not readable YAML.") from None
 
 
 def _override(text: str) -> dict[str, Any]:

@@ -4,14 +4,14 @@ k = clamp(round(u / s) + z, k_min, k_max)         step one (eq. 9, 16)
 spike_t = sign(k) · [t < |k|],  Σ_t spike_t = k   step two (eq. 10, 17): the unary code, over T' virtual steps
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.codecs.base import Norm, SpikeCounts
 from spikeconv.codes import UNARY, Code
-from spikeconv.config import LinearScheme
+from spikeconv.config import CountInputs
 from spikeconv.rotation import Rotation
 
 __all__ = ["CountCodec"]
@@ -19,7 +19,7 @@ __all__ = ["CountCodec"]
 
 @dataclass(frozen=True)
 class CountCodec:
-    """Encoder and unfolder for one count width; the fields are those of `LinearScheme`."""
+    """Encoder and unfolder for one count width; the fields are those of `CountInputs`."""
 
     count_min: int
     count_max: int
@@ -29,9 +29,11 @@ class CountCodec:
     clip_mode: str = "none"
 
     @classmethod
-    def of(cls, scheme: LinearScheme) -> "CountCodec":
-        """The codec of a scheme whose activations are not float."""
-        return cls(*(getattr(scheme, field.name) for field in fields(cls)))
+    def of(cls, inputs: CountInputs) -> "CountCodec":
+        """The codec of a scheme with `inputs.codec=count`."""
+        mode = "none" if inputs.clip is None else inputs.clip.mode
+        limits = inputs.count_min, inputs.count_max, inputs.symmetric
+        return cls(*limits, inputs.clip_ratio, inputs.virtual_steps, mode)
 
     @property
     def largest_count(self) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from spikeconv import ops
 from spikeconv.codecs.base import Norm, SpikeCounts, potential
 from spikeconv.codes import UNARY, Code
-from spikeconv.config import LinearScheme
+from spikeconv.config import MultiheadInputs
 from spikeconv.rotation import Rotation
 
 __all__ = ["MultiheadCodec"]
@@ -24,17 +24,17 @@ LARGEST_DIGIT = 9
 
 @dataclass(frozen=True)
 class MultiheadCodec:
-    """Encoder and unfolder; the fields are those of `LinearScheme`."""
+    """Encoder and unfolder; the fields are those of `MultiheadInputs`."""
 
     layers: int
     integer_digits: int
     time_steps: int
-    digit_rounding: str
+    rounding: str
 
     @classmethod
-    def of(cls, scheme: LinearScheme) -> "MultiheadCodec":
-        """The codec of a scheme with `codec="multihead"`."""
-        return cls(scheme.layers, scheme.integer_digits, scheme.time_steps, scheme.digit_rounding)
+    def of(cls, inputs: MultiheadInputs) -> "MultiheadCodec":
+        """The codec of a scheme with `inputs.codec=multihead`."""
+        return cls(inputs.layers, inputs.integer_digits, inputs.time_steps, inputs.rounding)
 
     @property
     def largest_count(self) -> int:
@@ -81,5 +81,5 @@ class MultiheadCodec:
 
     def _quotient(self, magnitude: Tensor) -> Tensor:
         shifted = magnitude * 10 ** (self.layers - self.integer_digits)
-        whole: Tensor = shifted.floor() if self.digit_rounding == "truncate" else shifted.round()
+        whole: Tensor = shifted.floor() if self.rounding == "truncate" else shifted.round()
         return whole.clamp_max(10**self.layers - 1)

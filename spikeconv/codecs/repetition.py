@@ -11,7 +11,7 @@ from torch import Tensor
 from spikeconv import ops
 from spikeconv.codecs.base import Norm, SpikeCounts, potential
 from spikeconv.codes import UNARY, Code
-from spikeconv.config import LinearScheme
+from spikeconv.config import RepetitionInputs
 from spikeconv.rotation import Rotation
 
 __all__ = ["RepetitionCodec"]
@@ -19,7 +19,7 @@ __all__ = ["RepetitionCodec"]
 
 @dataclass(frozen=True)
 class RepetitionCodec:
-    """Encoder and unfolder; the fields are those of `LinearScheme`.
+    """Encoder and unfolder; the fields are those of `RepetitionInputs`.
 
     The threshold θ of a token is the `threshold_quantile` of its |x| (1: the largest).
     """
@@ -28,9 +28,9 @@ class RepetitionCodec:
     threshold_quantile: float
 
     @classmethod
-    def of(cls, scheme: LinearScheme) -> "RepetitionCodec":
-        """The codec of a scheme with `codec="repetition"`."""
-        return cls(scheme.time_steps, scheme.threshold_quantile)
+    def of(cls, inputs: RepetitionInputs) -> "RepetitionCodec":
+        """The codec of a scheme with `inputs.codec=repetition`."""
+        return cls(inputs.time_steps, inputs.threshold_quantile)
 
     @property
     def largest_count(self) -> int:

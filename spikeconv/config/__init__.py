@@ -1,3 +1,39 @@
-from spikeconv.config.scheme import FLOAT_BITS, LinearScheme, Override, SpikeConfig, parse_bits, parse_settings
+from spikeconv.config.base import FLOAT_BITS
+from spikeconv.config.code import CodeSettings
+from spikeconv.config.inputs import (
+    ClipSettings,
+    CountInputs,
+    FloatInputs,
+    InputSettings,
+    MultiheadInputs,
+    RepetitionInputs,
+    SpikingInputs,
+)
+from spikeconv.config.kv import KvSettings
+from spikeconv.config.overrides import Override, matches
+from spikeconv.config.parsing import parse_settings
+from spikeconv.config.paths import flat
+from spikeconv.config.rotation import RotationSettings
+from spikeconv.config.scheme import LinearScheme, SpikeConfig
+from spikeconv.config.weights import WeightSettings
 
-__all__ = ["FLOAT_BITS", "LinearScheme", "Override", "SpikeConfig", "parse_bits", "parse_settings"]
+__all__ = [
+    "FLOAT_BITS",
+    "ClipSettings",
+    "CodeSettings",
+    "CountInputs",
+    "FloatInputs",
+    "InputSettings",
+    "KvSettings",
+    "LinearScheme",
+    "MultiheadInputs",
+    "Override",
+    "RepetitionInputs",
+    "RotationSettings",
+    "SpikeConfig",
+    "SpikingInputs",
+    "WeightSettings",
+    "flat",
+    "matches",
+    "parse_settings",
+]

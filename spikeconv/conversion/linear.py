@@ -6,9 +6,10 @@ same numbers as rotating the residual stream offline, so that everything else in
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from spikeconv.config import FLOAT_BITS, LinearScheme
+from spikeconv.config import LinearScheme
 from spikeconv.rotation import Rotation
 from spikeconv.weights import quantize_rtn
 
@@ -24,7 +25,11 @@ class ConvertedLinear:
 
 
 def convert_linear(
-    weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = None, center: Tensor | None = None
+    weight: Tensor,
+    scheme: LinearScheme,
+    gamma: Tensor | None = None,
+    center: Tensor | None = None,
+    threshold: float | None = None,
 ) -> ConvertedLinear:
     """Rotate, round and pack a weight [out, in] of any float dtype.
 
@@ -33,15 +38,18 @@ def convert_linear(
         scheme: its settings.
         gamma: [in], folded into the weight first (QuaRot).
         center: [in], c of W x = W (x - c) + W c: what will be taken off the input. W c becomes the bias.
+        threshold: τ, where the scheme clips.
     """
     # In float64, so that the order of the sum does not show in the last bit.
-    bias = {} if center is None else {"bias": (weight.double() @ center.double()).float()}
+    others = {} if center is None else {"bias": (weight.double() @ center.double()).float()}
+    if scheme.clip is not None and threshold is not None:
+        others["input_threshold"] = torch.tensor([threshold], dtype=torch.float32)
     rotated = rotated_weight(weight, scheme, gamma)
-    if scheme.weight_bits == FLOAT_BITS:
-        return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **bias}, 0.0)
-    quantized = quantize_rtn(rotated, scheme.weight_bits, scheme.weight_clip == "mse")
-    tensors = {"weight": quantized.packed, "weight_scale": quantized.scale, **bias}
-    if not scheme.symmetric:
+    if scheme.weights.is_float:
+        return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **others}, 0.0)
+    quantized = quantize_rtn(rotated, scheme.weights.bits, scheme.weights.clip == "mse")
+    tensors = {"weight": quantized.packed, "weight_scale": quantized.scale, **others}
+    if not scheme.inputs.symmetric:
         tensors["weight_sum"] = quantized.sum
     return ConvertedLinear(tensors, quantized.relative_error)
 
@@ -49,4 +57,4 @@ def convert_linear(
 def rotated_weight(weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = None) -> Tensor:
     """W D Hᵀ [out, in] float32 before it is rounded, with γ [in] folded in first if there is one."""
     rotated = weight.float() if gamma is None else weight.float() * gamma.float()
-    return rotated if scheme.rotation == "none" else Rotation(weight.shape[1], scheme.seed)(rotated)
+    return rotated if scheme.rotation.is_none else Rotation(weight.shape[1], scheme.rotation.seed)(rotated)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from spikeconv.conversion.pipeline import LayerResult, checkpoint_config, converted_tensors
 from spikeconv.conversion.plan import Plan
@@ -40,7 +40,7 @@ def convert_in_memory(
     """
     tensors = dict(converted_tensors(source, plan, dtype, track, on_layer))
     config = hf_config(checkpoint_config(source, plan, dtype))
-    model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
+    model_class: Any = plan.family.auto_model()._model_mapping[type(config)]
     with quiet_transformers():
         model: Any = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=config.dtype)
     if isinstance(source, ModelSource):

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from spikeconv.checkpoint.card import model_card
+from spikeconv.checkpoint.format import quantization_config
 from spikeconv.checkpoint.writer import RECORD, Sink
 from spikeconv.conversion.linear import convert_linear
 from spikeconv.conversion.plan import Job, Plan
@@ -22,10 +23,7 @@ from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.weight_files import EXPLICIT_WEIGHTS
 
-__all__ = ["FORMAT", "ConvertSummary", "LayerResult", "checkpoint_config", "convert", "converted_tensors"]
-
-FORMAT = 1
-"""Version of the checkpoint's layout, in `quantization_config.format`."""
+__all__ = ["ConvertSummary", "LayerResult", "checkpoint_config", "convert", "converted_tensors"]
 
 MOST = 2.0**63
 """A row's sum of absolute weights stays below, so that its rotation and the squares of its errors are finite."""
@@ -110,7 +108,7 @@ def convert(
     return ConvertSummary(
         output=str(output),
         bits=plan.config.bits,
-        virtual_steps=plan.config.virtual_steps,
+        virtual_steps=plan.config.inputs.virtual_steps,
         converted=len(plan.jobs),
         skipped=len(plan.skipped),
         bits_per_weight=plan.bits_per_weight,
@@ -139,8 +137,11 @@ def converted_tensors(
         on_layer: called once for every finished decoder layer.
 
     Raises:
-        SpikeconvError: a weight is not finite.
+        SpikeconvError: a weight is not finite, or a threshold is missing.
     """
+    for job in plan.jobs:
+        if job.scheme.clip is not None and job.threshold is None:
+            raise SpikeconvError(f"The input of {job.linear.name} is clipped, but its threshold was not calibrated.")
     work = _Work(plan, dtype, on_layer)
     for name in track(plan.tensors, "converting", len(plan.tensors)):
         yield from work.process(name, source).items()
@@ -156,15 +157,15 @@ class _Work:
         self._left: dict[int, int] = {}
         for job in plan.jobs:
             self._left[job.linear.layer] = self._left.get(job.linear.layer, 0) + 1
-        self._folded, self._tensors = plan.folded_norms(), set(plan.tensors)
+        self._folded, self._norms, self._tensors = plan.folded_norms(), plan.norm_kinds(), set(plan.tensors)
 
     def process(self, name: str, source: Source) -> dict[str, Tensor]:
         """The tensors that take the place of one source tensor."""
         tensor = _read(source, name)
         if name in self._folded.values():
-            return {name: self._cast(name, torch.ones_like(tensor))}
+            return {name: self._cast(name, torch.full_like(tensor, self._norms[name].neutral))}
         norm = self._folded.get(name)
-        gamma = None if norm is None else _read(source, norm)
+        gamma = None if norm is None else self._norms[norm].gamma(_read(source, norm))
         job = self._jobs.get(name)
         if job is None:
             scaled = tensor if gamma is None else (tensor.float() * gamma.float()).to(tensor.dtype)
@@ -175,7 +176,7 @@ class _Work:
                 f"{source.path}: {name} holds {tensor.abs().max():.3g}, too much to rotate and round in float32; the "
                 "source is damaged and was not converted."
             )
-        converted = convert_linear(tensor, job.scheme, gamma, self._center(job, source))
+        converted = convert_linear(tensor, job.scheme, gamma, self._center(job, source), job.threshold)
         self._note(job, converted.relative_error)
         prefix = name.removesuffix("weight")
         return {prefix + key: self._cast(prefix + key, value) if key in ("weight", "bias") else value
@@ -220,11 +221,7 @@ def checkpoint_config(source: Source, plan: Plan, dtype: torch.dtype | None) -> 
     for moved in ("torch_dtype", EXPLICIT_WEIGHTS):  # an older name of dtype; a file that the result does not have
         result.pop(moved, None)
     result["dtype"] = str(dtype or _dtype(source)).removeprefix("torch.")
-    result["quantization_config"] = {
-        "quant_method": "spikeconv",
-        "format": FORMAT,
-        **plan.config.model_dump(mode="json"),
-    }
+    result["quantization_config"] = quantization_config(plan.config)
     return result
 
 

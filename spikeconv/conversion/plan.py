@@ -2,32 +2,35 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import PretrainedConfig
 
-from spikeconv.config import LinearScheme, SpikeConfig
+from spikeconv.config import LinearScheme, SpikeConfig, matches
 from spikeconv.conversion.tensors import check_tensors
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import Family, ModuleLinear, find_family, folded_norms, head_dim
+from spikeconv.families import Family, ModuleLinear, NormKind, find_family, folded_norms, head_dim
 from spikeconv.nn import buffer_shapes
 from spikeconv.rotation import Rotation
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import build_empty, hf_config
+from spikeconv.suggest import did_you_mean
 
 __all__ = ["Job", "Plan", "make_plan"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One linear to convert."""
+    """One linear to convert; `threshold` is τ, where its input is clipped and that was calibrated."""
 
     linear: ModuleLinear
     scheme: LinearScheme
     in_features: int
     out_features: int
+    threshold: float | None = None
 
     @property
     def weights(self) -> int:
@@ -52,6 +55,7 @@ class Plan:
         skipped: module names that stay, with the reason.
         tensors: names of the source's tensors that are read, in file order.
         ignored: names of those that are not, with the reason.
+        layout: all linears, in order, converted or not.
     """
 
     family: Family
@@ -60,18 +64,32 @@ class Plan:
     skipped: dict[str, str]
     tensors: tuple[str, ...]
     ignored: dict[str, str]
+    layout: tuple[ModuleLinear, ...]
+
+    @property
+    def clips(self) -> bool:
+        """Whether the input of a linear is clipped."""
+        return any(job.scheme.clip is not None for job in self.jobs)
+
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> "Plan":
+        """The plan with τ by module name."""
+        jobs = (replace(job, threshold=thresholds.get(job.linear.name, job.threshold)) for job in self.jobs)
+        return replace(self, jobs=tuple(jobs))
 
     def folded_norms(self) -> dict[str, str]:
         """QuaRot: names of the weights that a norm is folded into, with the name of that norm's weight."""
-        if not any(job.scheme.rotation == "quarot" for job in self.jobs):
+        if not any(job.scheme.rotation.kind == "quarot" for job in self.jobs):
             return {}
-        layout = self.family.layout(max(job.linear.layer for job in self.jobs) + 1)
-        folded = folded_norms(layout, {job.linear.name for job in self.jobs})
+        folded = folded_norms(list(self.layout), {job.linear.name for job in self.jobs})
         return {f"{linear}.weight": f"{norm}.weight" for linear, norm in folded.items()}
+
+    def norm_kinds(self) -> dict[str, NormKind]:
+        """The kind of the norm whose weight has that name."""
+        return {f"{linear.norm}.weight": linear.norm_kind for linear in self.layout if linear.norm}
 
     def rotations(self) -> dict[int, str]:
         """Input size of every rotated linear, and the Hadamard matrix it uses."""
-        sizes = {job.in_features: job.scheme.seed for job in self.jobs if job.scheme.rotation != "none"}
+        sizes = {job.in_features: job.scheme.rotation.seed for job in self.jobs if not job.scheme.rotation.is_none}
         return {size: Rotation(size, seed).describe() for size, seed in sorted(sizes.items())}
 
     def skipped_summary(self) -> dict[str, str]:
@@ -83,7 +101,8 @@ class Plan:
         return self._without_layers(self.ignored)
 
     def _without_layers(self, reasons: dict[str, str]) -> dict[str, str]:
-        layer = re.compile(rf"^({re.escape(self.family.layers)})\.\d+\.")
+        paths = "|".join(re.escape(stack.layers) for stack in self.family.stacks)
+        layer = re.compile(rf"^({paths})\.\d+\.")
         return {layer.sub(r"\1.*.", name): reason for name, reason in reasons.items()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +115,7 @@ class Plan:
                     "role": job.linear.role,
                     "in_features": job.in_features,
                     "out_features": job.out_features,
-                    "virtual_steps": job.scheme.virtual_steps,
+                    "virtual_steps": job.scheme.inputs.virtual_steps,
                     **job.scheme.model_dump(mode="json"),
                 }
                 for job in self.jobs
@@ -113,7 +132,7 @@ class Plan:
         return Counter(
             (
                 job.linear.role,
-                f"{job.scheme.bits}, T'={job.scheme.virtual_steps}",
+                f"{job.scheme.bits}, T'={job.scheme.inputs.virtual_steps}",
                 job.in_features,
                 job.out_features,
             )
@@ -141,13 +160,13 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
     """
     check_convertible(source.config, str(source.path))
     family = find_family(source.config)
-    if family.no_quarot and config.rotation == "quarot":
+    if family.no_quarot and config.rotation.kind == "quarot":
         raise SpikeconvError(f"rotation=quarot is impossible with {family.architecture}: {family.no_quarot}.")
     model_config = hf_config(source.config, most_layers=len(source.names()))
     _check_kv(model_config, family, config)
     config = family.settle(config)
     tensors = check_tensors(source, build_empty(model_config))
-    layout = family.layout(model_config.num_hidden_layers)
+    layout = family.layout(model_config)
     jobs, skipped = [], {}
     for linear in layout:
         scheme = config.for_linear(linear.name, linear.role)
@@ -155,27 +174,25 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
             skipped[linear.name] = "asked for by --skip"
         else:
             out_features, in_features = tensors.shapes[f"{linear.name}.weight"]
+            if reason := scheme.overflow(in_features):
+                raise SpikeconvError(f"{linear.name}: {reason}.")
             jobs.append(Job(linear, scheme, in_features, out_features))
-    for override in config.overrides:
-        if not any(_names_one(override.pattern, linear) for linear in layout):
-            raise SpikeconvError(f"--override {override.pattern} matches no linear of {source.path}.")
-    for pattern in config.skip:
-        if not any(_names_one(pattern, linear) for linear in layout):
-            raise SpikeconvError(f"--skip {pattern} matches no linear of {source.path}.")
+    _check_patterns("--override", (override.pattern for override in config.overrides), layout, source)
+    _check_patterns("--skip", config.skip, layout, source)
     if not jobs:
         raise SpikeconvError(f"Nothing to convert in {source.path}: all {len(layout)} linears are skipped.")
     reasons = {**skipped, **family.skipped}
-    return Plan(family, config, tuple(jobs), reasons, tuple(tensors.shapes), dict(tensors.ignored))
+    return Plan(family, config, tuple(jobs), reasons, tuple(tensors.shapes), dict(tensors.ignored), tuple(layout))
 
 
 def _check_kv(model_config: PretrainedConfig, family: Family, config: SpikeConfig) -> None:
     if config.kv is None:
         return
-    if family.attention is None:
+    if not family.has_attention:
         raise SpikeconvError(f"{family.architecture} has no keys and values that kv_bits could apply to.")
     size = head_dim(model_config)
-    if config.kv_group and size % config.kv_group:
-        raise SpikeconvError(f"kv_group {config.kv_group} does not divide head_dim {size}.")
+    if config.kv.group and size % config.kv.group:
+        raise SpikeconvError(f"kv_group {config.kv.group} does not divide head_dim {size}.")
 
 
 def check_convertible(config: dict[str, Any], path: str) -> None:
@@ -190,5 +207,14 @@ def check_convertible(config: dict[str, Any], path: str) -> None:
         raise SpikeconvError(f"{path} is quantized with {method}; convert the float checkpoint instead.")
 
 
-def _names_one(pattern: str, linear: ModuleLinear) -> bool:
-    return SpikeConfig(skip=(pattern,)).for_linear(linear.name, linear.role) is None
+def _check_patterns(option: str, patterns: Iterable[str], layout: list[ModuleLinear], source: Source) -> None:
+    """Refuse a pattern that means no linear."""
+    for pattern in patterns:
+        if any(matches(pattern, linear.name, linear.role) for linear in layout):
+            continue
+        roles = list(dict.fromkeys(linear.role for linear in layout))
+        hint = did_you_mean(pattern, roles) or did_you_mean(pattern, [linear.name for linear in layout])
+        raise SpikeconvError(
+            f"{option} {pattern} matches no linear of {source.path}.{hint} Roles: {', '.join(roles)}; a pattern is "
+            f"matched with whole names, as {layout[0].name}."
+        )

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from spikeconv.calibrate.record import ClipRecord
+from spikeconv.calibrate.thresholds import calibrate_source, clip_roles
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
-from spikeconv.finetune import clips
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
 
@@ -52,17 +53,15 @@ class Clipping:
         return self.quantile is not None or self.mode is not None or bool(self.roles)
 
     def apply(self, config: SpikeConfig, source: Source) -> SpikeConfig:
-        """A conversion's settings with this clipping in front of the user's overrides.
+        """A conversion's settings with this clipping, unless it is a fine-tuned model's, in front of the overrides.
 
         Raises:
             SpikeconvError: it is impossible with the source or the settings.
         """
-        if self.finetuned is not None:
-            return clips.ClipRecord.read(self.finetuned).apply(config, source)
         if not self.asked:
             return config
         quantile = 0.5 if self.quantile is None else self.quantile
-        return clips.clip_roles(config, find_family(source.config), self.mode or "relu", quantile, self.roles)
+        return clip_roles(config, find_family(source.config), self.mode or "relu", quantile, self.roles)
 
 
 def plan_conversion(
@@ -87,10 +86,12 @@ def plan_conversion(
     Raises:
         SpikeconvError: the source cannot be converted like that.
     """
-    config = clipping.apply(config, source)
-    plan = make_plan(source, config)
-    if clipping.finetuned is None and calibrate and clips.needs_thresholds(plan):
+    if clipping.finetuned is not None:
+        record = ClipRecord.read(clipping.finetuned)
+        return make_plan(source, record.apply(config, source)).with_thresholds(record.thresholds)
+    plan = make_plan(source, clipping.apply(config, source))
+    if calibrate and plan.clips:
         text, label = read_text(clipping.text)
         note(f"Calibrating the clipping on {clipping.tokens:,} tokens of {label}.")
-        plan = clips.calibrated(source, config, plan, text, clipping.tokens, track)
+        plan = plan.with_thresholds(calibrate_source(source, plan.config, text, clipping.tokens, track))
     return plan

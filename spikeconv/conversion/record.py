@@ -36,7 +36,7 @@ def make_record(source: Source, plan: Plan, shards: list[Path], command: str) ->
         "bits_per_weight": plan.bits_per_weight,
         "rotations": {str(size): shape for size, shape in plan.rotations().items()},
         "layers": {
-            job.linear.name: {"role": job.linear.role, "virtual_steps": job.scheme.virtual_steps}
+            job.linear.name: {"role": job.linear.role, "virtual_steps": job.scheme.inputs.virtual_steps}
             | job.scheme.model_dump(mode="json")
             for job in plan.jobs
         },

@@ -1,4 +1,18 @@
-from spikeconv.families.base import Family, LinearSpec, ModuleLinear, folded_norms, head_dim
+from spikeconv.families.base import Family, LinearSpec, ModuleLinear, Stack, folded_norms, head_dim
+from spikeconv.families.native import GatedDecoder
+from spikeconv.families.norm import NormKind
 from spikeconv.families.registry import FAMILIES, family_of, find_family
 
-__all__ = ["FAMILIES", "Family", "LinearSpec", "ModuleLinear", "family_of", "find_family", "folded_norms", "head_dim"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "GatedDecoder",
+    "LinearSpec",
+    "ModuleLinear",
+    "NormKind",
+    "Stack",
+    "family_of",
+    "find_family",
+    "folded_norms",
+    "head_dim",
+]

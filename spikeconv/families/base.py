@@ -1,7 +1,8 @@
 """What the tool must know about an architecture, as data.
 
-A family names the linears of one decoder layer, with the role each plays, the encode group it shares its input with
-and the norm in front of it; and what stays as it is, with the reason. Everything else is read from the checkpoint.
+A family declares its stacks of equal layers: the linears of one, with the role each plays, the encode group it shares
+its input with and the norm in front of it; and what stays as it is, with the reason. Nothing is inferred from the names
+of modules; everything else is read from the checkpoint.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -9,14 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spikeconv.config import Override, SpikeConfig
+from spikeconv.families.native import GatedDecoder
+from spikeconv.families.norm import RMS, NormKind
 
 __all__ = [
     "Family",
     "LinearSpec",
     "ModuleLinear",
+    "Stack",
     "attention_macs",
     "folded_norms",
-    "gated_decoder_linears",
+    "gated_decoder",
     "head_dim",
 ]
 
@@ -43,7 +47,7 @@ class LinearSpec:
 
 @dataclass(frozen=True)
 class ModuleLinear:
-    """A `LinearSpec` placed in a model: full module names."""
+    """A `LinearSpec` placed in a model: full module names; `layer` counts through all stacks."""
 
     name: str
     role: str
@@ -51,6 +55,32 @@ class ModuleLinear:
     group: str
     norm: str | None
     center: str | None
+    norm_kind: NormKind
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A list of equal layers.
+
+    Attributes:
+        layers: path of the list.
+        count: the field of the model's config that says how many there are.
+        linears: the linears of every layer, in order of execution.
+        norm: the kind of the norms in front of them.
+        attention: path below a layer of the module whose keys and values can be counts, or None.
+        native: how a whole layer runs as one native call for one token, or None if it cannot.
+    """
+
+    layers: str
+    linears: tuple[LinearSpec, ...]
+    norm: NormKind
+    count: str = "num_hidden_layers"
+    attention: str | None = None
+    native: GatedDecoder | None = None
+
+    def size(self, config: Any) -> int:
+        """How many layers a model with that transformers configuration has."""
+        return int(getattr(config, self.count))
 
 
 @dataclass(frozen=True)
@@ -60,13 +90,10 @@ class Family:
     Attributes:
         model_type: the `model_type` of `config.json`.
         architecture: the class name in `architectures`.
-        linears: the linears of every layer, in order of execution.
-        layers: path of the list of layers.
-        attention: path below a layer of the module whose keys and values can be counts, or None.
+        stacks: the lists of layers, in order of execution.
         skipped: module paths that stay as they are, with the reason shown to the user.
         float_macs: multiply-accumulates that stay in floating point for one sequence, by what they are for, from the
             model's config and the number of tokens. Elementwise work is not counted.
-        native_layer: the native layer that computes one token of one of its layers ("gated-decoder"), or None.
         recurrent: whether what it remembers of earlier tokens has one size however much was read; then there is no
             longest text, and padding on the left would be read.
         gguf: the architecture's name in GGUF files, or None if such files are not read.
@@ -74,15 +101,13 @@ class Family:
         fixed: entries that `config.json` must have.
         package: the package that brings the model class, if transformers and spikeconv do not.
         no_quarot: why QuaRot's rotation is impossible, or None.
+        auto_class: the class of transformers that makes its models.
     """
 
     model_type: str
     architecture: str
-    linears: tuple[LinearSpec, ...]
+    stacks: tuple[Stack, ...]
     float_macs: Callable[[Any, int], dict[str, int]]
-    layers: str = "model.layers"
-    attention: str | None = "self_attn"
-    native_layer: str | None = None
     skipped: dict[str, str] = field(
         default_factory=lambda: {
             "model.embed_tokens": "a table look-up multiplies nothing",
@@ -95,26 +120,46 @@ class Family:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     package: str | None = None
     no_quarot: str | None = None
+    auto_class: str = "AutoModelForCausalLM"
+
+    def auto_model(self) -> Any:
+        """The class of transformers that `auto_class` names."""
+        import transformers  # which takes seconds, and a family is data
+
+        return getattr(transformers, self.auto_class)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of its linears, in order."""
+        return tuple(dict.fromkeys(spec.role for stack in self.stacks for spec in stack.linears))
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether there are keys and values that can be counts."""
+        return any(stack.attention for stack in self.stacks)
 
     def settle(self, config: SpikeConfig) -> SpikeConfig:
         """A conversion's settings with the family's own in front of the user's overrides.
 
         They hold for spike counts that are sent as spikes; other codecs and counts sent whole treat all roles alike.
         """
-        if config.codec != "count" or config.spikes not in ("ternary", "binary"):
+        if config.inputs.codec != "count" or config.inputs.spikes == "integer":
             return config
         ours = (Override(pattern=role, settings=dict(fields)) for role, fields in self.role_settings.items())
         return config.model_copy(update={"overrides": (*ours, *config.overrides)})
 
-    def layout(self, layer_count: int) -> list[ModuleLinear]:
-        """Every linear of a model with that many layers, in order."""
-        result = []
-        for layer in range(layer_count):
-            prefix = f"{self.layers}.{layer}"
-            for spec in self.linears:
-                norm, center = (name and f"{prefix}.{name}" for name in (spec.norm, spec.center))
-                name, group = f"{prefix}.{spec.name}", f"{prefix}.{spec.group}"
-                result.append(ModuleLinear(name, spec.role, layer, group, norm, center))
+    def layout(self, config: Any) -> list[ModuleLinear]:
+        """Every linear of a model with that transformers configuration (of its text part), in order."""
+        result: list[ModuleLinear] = []
+        before = 0
+        for stack in self.stacks:
+            for layer in range(stack.size(config)):
+                prefix = f"{stack.layers}.{layer}"
+                for spec in stack.linears:
+                    norm, center = (name and f"{prefix}.{name}" for name in (spec.norm, spec.center))
+                    name, group = f"{prefix}.{spec.name}", f"{prefix}.{spec.group}"
+                    result.append(ModuleLinear(name, spec.role, before + layer, group, norm, center, stack.norm))
+            before += stack.size(config)
         return result
 
 
@@ -128,10 +173,10 @@ def folded_norms(layout: list[ModuleLinear], converted: Collection[str]) -> dict
     return {linear.name: linear.norm for linear in layout if linear.norm and linear.norm in norms}
 
 
-def gated_decoder_linears() -> tuple[LinearSpec, ...]:
-    """The seven linears of a pre-norm decoder layer with a gated feed-forward (LLaMA and its descendants)."""
+def gated_decoder(native: GatedDecoder | None = None) -> tuple[Stack, ...]:
+    """The one stack of pre-norm decoder layers with a gated feed-forward (LLaMA and its descendants)."""
     attention_norm, ffn_norm = "input_layernorm", "post_attention_layernorm"
-    return (
+    linears = (
         LinearSpec("self_attn.q_proj", "q", "qkv", attention_norm),
         LinearSpec("self_attn.k_proj", "k", "qkv", attention_norm),
         LinearSpec("self_attn.v_proj", "v", "qkv", attention_norm),
@@ -140,6 +185,7 @@ def gated_decoder_linears() -> tuple[LinearSpec, ...]:
         LinearSpec("mlp.up_proj", "up", "gate_up", ffn_norm),
         LinearSpec("mlp.down_proj", "down", "down"),
     )
+    return (Stack("model.layers", linears, RMS, attention="self_attn", native=native),)
 
 
 def head_dim(config: Any) -> int:

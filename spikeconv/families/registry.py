@@ -1,6 +1,5 @@
 """Finds the family of a checkpoint. The registry is the list of files in this folder that define `FAMILY`."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
@@ -8,14 +7,17 @@ from typing import Any
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.families.base import Family
+from spikeconv.suggest import did_you_mean
 
 __all__ = ["FAMILIES", "family_of", "find_family"]
+
+NOT_FAMILIES = ("base", "native", "norm", "registry")
 
 
 def _collect() -> dict[str, Family]:
     package = __package__
     names = (info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__))
-    modules = (importlib.import_module(f"{package}.{name}") for name in names if name not in ("base", "registry"))
+    modules = (importlib.import_module(f"{package}.{name}") for name in names if name not in NOT_FAMILIES)
     return {module.FAMILY.model_type: module.FAMILY for module in modules}
 
 
@@ -37,8 +39,7 @@ def find_family(config: Mapping[str, Any]) -> Family:
         return family
     found = architectures[0] if architectures else model_type or "nothing"
     supported = sorted(f.architecture for f in FAMILIES.values())
-    near = difflib.get_close_matches(str(found), supported, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(str(found), supported, cutoff=0.5)
     raise SpikeconvError(f"Architecture {found} is not supported.{hint} Supported: {', '.join(supported)}.")
 
 

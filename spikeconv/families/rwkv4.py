@@ -6,14 +6,15 @@ and unsigned the zeros stay zeros, and no count is spent on a sign.
 
 from typing import Any
 
-from spikeconv.families.base import Family, LinearSpec
+from spikeconv.families.base import Family, LinearSpec, Stack
+from spikeconv.families.norm import LAYER
 
 __all__ = ["FAMILY", "NO_QUAROT", "UNSIGNED"]
 
 NO_QUAROT = (
     "a LayerNorm and a token shift per channel stand in front of its linears, so its residual stream cannot be rotated"
 )
-UNSIGNED = {"spikes": "binary", "rotation": "none"}
+UNSIGNED = {"inputs.spikes": "binary", "rotation.kind": "none"}
 
 
 def _float_macs(config: Any, tokens: int) -> dict[str, int]:
@@ -25,21 +26,21 @@ def _float_macs(config: Any, tokens: int) -> dict[str, int]:
     return {name: tokens * macs for name, macs in per_token.items()}
 
 
+LINEARS = (
+    LinearSpec("attention.receptance", "r", "r", center="ln1"),
+    LinearSpec("attention.key", "k", "k", center="ln1"),
+    LinearSpec("attention.value", "v", "v", center="ln1"),
+    LinearSpec("attention.output", "o", "o"),
+    LinearSpec("feed_forward.key", "ffn.key", "ffn.key", center="ln2"),
+    LinearSpec("feed_forward.receptance", "ffn.receptance", "ffn.receptance", center="ln2"),
+    LinearSpec("feed_forward.value", "ffn.value", "ffn.value"),
+)
+
 FAMILY = Family(
     "rwkv",
     "RwkvForCausalLM",
-    (
-        LinearSpec("attention.receptance", "r", "r", center="ln1"),
-        LinearSpec("attention.key", "k", "k", center="ln1"),
-        LinearSpec("attention.value", "v", "v", center="ln1"),
-        LinearSpec("attention.output", "o", "o"),
-        LinearSpec("feed_forward.key", "ffn.key", "ffn.key", center="ln2"),
-        LinearSpec("feed_forward.receptance", "ffn.receptance", "ffn.receptance", center="ln2"),
-        LinearSpec("feed_forward.value", "ffn.value", "ffn.value"),
-    ),
+    (Stack("rwkv.blocks", LINEARS, LAYER),),
     _float_macs,
-    layers="rwkv.blocks",
-    attention=None,
     skipped={
         "rwkv.embeddings": "a table look-up multiplies nothing",
         "rwkv.blocks.*.attention.time_*": "vectors that multiply channel by channel, and the WKV recurrence",

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from spikeconv.families.base import Family, LinearSpec
+from spikeconv.families.base import Family, LinearSpec, Stack
+from spikeconv.families.norm import LAYER
 from spikeconv.families.rwkv4 import NO_QUAROT, UNSIGNED
 
 
@@ -19,22 +20,22 @@ def _float_macs(config: Any, tokens: int) -> dict[str, int]:
     return {name: tokens * macs for name, macs in per_token.items()}
 
 
+LINEARS = (
+    LinearSpec("attention.receptance", "r", "r", center="ln1"),
+    LinearSpec("attention.key", "k", "k", center="ln1"),
+    LinearSpec("attention.value", "v", "v", center="ln1"),
+    LinearSpec("attention.gate", "g", "g", center="ln1"),
+    LinearSpec("attention.output", "o", "o"),
+    LinearSpec("feed_forward.key", "ffn.key", "ffn.key", center="ln2"),
+    LinearSpec("feed_forward.receptance", "ffn.receptance", "ffn.receptance", center="ln2"),
+    LinearSpec("feed_forward.value", "ffn.value", "ffn.value"),
+)
+
 FAMILY = Family(
     "rwkv6",
     "Rwkv6ForCausalLM",
-    (
-        LinearSpec("attention.receptance", "r", "r", center="ln1"),
-        LinearSpec("attention.key", "k", "k", center="ln1"),
-        LinearSpec("attention.value", "v", "v", center="ln1"),
-        LinearSpec("attention.gate", "g", "g", center="ln1"),
-        LinearSpec("attention.output", "o", "o"),
-        LinearSpec("feed_forward.key", "ffn.key", "ffn.key", center="ln2"),
-        LinearSpec("feed_forward.receptance", "ffn.receptance", "ffn.receptance", center="ln2"),
-        LinearSpec("feed_forward.value", "ffn.value", "ffn.value"),
-    ),
+    (Stack("rwkv.blocks", LINEARS, LAYER),),
     _float_macs,
-    layers="rwkv.blocks",
-    attention=None,
     skipped={
         "rwkv.embeddings": "a table look-up multiplies nothing",
         "rwkv.blocks.*.attention.time_*": "low-rank matrices and vectors of token shift, decay and WKV recurrence: few "

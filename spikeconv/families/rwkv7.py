@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from spikeconv.families.base import Family, LinearSpec
+from spikeconv.families.base import Family, LinearSpec, Stack
+from spikeconv.families.norm import LAYER
 from spikeconv.families.rwkv4 import NO_QUAROT, UNSIGNED
 
 
@@ -18,19 +19,20 @@ def _float_macs(config: Any, tokens: int) -> dict[str, int]:
     return {name: tokens * macs for name, macs in per_token.items()}
 
 
+LINEARS = (
+    LinearSpec("attn.r_proj", "r", "r", center="attn_norm"),
+    LinearSpec("attn.k_proj", "k", "k", center="attn_norm"),
+    LinearSpec("attn.v_proj", "v", "v", center="attn_norm"),
+    LinearSpec("attn.o_proj", "o", "o"),
+    LinearSpec("ffn.key", "ffn.key", "ffn.key", center="ffn_norm"),
+    LinearSpec("ffn.value", "ffn.value", "ffn.value"),
+)
+
 FAMILY = Family(
     "rwkv7",
     "RWKV7ForCausalLM",
-    (
-        LinearSpec("attn.r_proj", "r", "r", center="attn_norm"),
-        LinearSpec("attn.k_proj", "k", "k", center="attn_norm"),
-        LinearSpec("attn.v_proj", "v", "v", center="attn_norm"),
-        LinearSpec("attn.o_proj", "o", "o"),
-        LinearSpec("ffn.key", "ffn.key", "ffn.key", center="ffn_norm"),
-        LinearSpec("ffn.value", "ffn.value", "ffn.value"),
-    ),
+    (Stack("model.layers", LINEARS, LAYER),),
     _float_macs,
-    attention=None,
     skipped={
         "model.embeddings": "a table look-up multiplies nothing",
         "model.layers.*.attn.*_lora": "low-rank matrices of decay, rewriting and gate: few products, whose errors "

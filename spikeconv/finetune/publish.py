@@ -4,9 +4,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from spikeconv.calibrate.record import RECORD, ClipRecord
+from spikeconv.calibrate.thresholds import thresholds_of
 from spikeconv.checkpoint.scratch import Scratch
 from spikeconv.config import SpikeConfig
-from spikeconv.finetune.clips import RECORD, ClipRecord, thresholds_of
 from spikeconv.finetune.session import Session
 from spikeconv.quiet import quiet_transformers
 
@@ -29,8 +30,8 @@ def publish(session: Session, output: Path, tokenizer: Any, config: SpikeConfig)
     record = ClipRecord(
         clip_mode=settings.clip_mode,
         clip_quantile=settings.clip_quantile,
-        rotation=config.rotation,
-        seed=config.seed,
+        rotation=config.rotation.kind,
+        seed=config.rotation.seed,
         thresholds=thresholds_of(session.clips),
         training={**settings.model_dump(mode="json"), **asdict(session.result)},
     )

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeconv.calibrate.thresholds import MOMENTUM
 from spikeconv.conversion.plan import Plan
-from spikeconv.finetune.clips import MOMENTUM
 from spikeconv.nn.clip import MembraneClip
 from spikeconv.progress import Track, silent
 
@@ -26,7 +26,7 @@ RIDGE = 1e-3
 
 def enough_to_refit(plan: Plan) -> int:
     """Tokens that determine M well: 16 for each of a clipped linear's inputs, and not less than 8,192."""
-    return max(8192, *(16 * job.in_features for job in plan.jobs if job.scheme.clip_mode != "none"))
+    return max(8192, *(16 * job.in_features for job in plan.jobs if job.scheme.clip is not None))
 
 
 class _Moments:

@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from spikeconv.calibrate.thresholds import clip_inputs, thresholds_of
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.finetune.batches import Batches
-from spikeconv.finetune.clips import clip_inputs, thresholds_of
 from spikeconv.finetune.folder import RunFolder
 from spikeconv.finetune.refit import refit
 from spikeconv.finetune.results import StepResult

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from spikeconv.config import LinearScheme
+from spikeconv.config import KvSettings
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.families import family_of
 from spikeconv.integrations.memory import KEYWORDS, cache_among, memory_keyword, memory_of
@@ -52,18 +52,19 @@ class SpikingWindowLayer(DynamicSlidingWindowLayer):
         return super().update(self.code.rows(key_states, "k"), self.code.rows(value_states, "v"), *arguments, **options)
 
 
-def use_spiking_attention(model: Any, scheme: LinearScheme, group: int) -> None:
-    """Let a model write and use keys and values as spike counts."""
+def use_spiking_attention(model: Any, scheme: KvSettings, seed: int) -> None:
+    """Let a model write and use keys and values as spike counts, rotated with the signs of a seed."""
     codes = []
     family = family_of(model)
-    if family.attention is None:
+    if not family.has_attention:
         raise SpikeconvError(
             f"quantization_config asks for spike counts in the cache of {family.architecture}, which has none."
         )
-    for layer in model.get_submodule(own_name(model, family.layers)):
-        attention = layer.get_submodule(family.attention)
-        attention.kv = KvCode(scheme, attention.head_dim, group)
-        codes.append(attention.kv)
+    for stack in family.stacks:
+        for layer in model.get_submodule(own_name(model, stack.layers)) if stack.attention else ():
+            attention = layer.get_submodule(stack.attention)
+            attention.kv = KvCode(scheme, attention.head_dim, seed)
+            codes.append(attention.kv)
     model.set_attn_implementation(NAME)
     model.base_model.register_forward_pre_hook(_CacheOf(codes), with_kwargs=True)
 

@@ -16,7 +16,7 @@ from transformers.activations import SiLUActivation
 from transformers.cache_utils import DynamicLayer
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import family_of
+from spikeconv.families import GatedDecoder, family_of
 from spikeconv.integrations.memory import cache_among, memory_keyword
 from spikeconv.integrations.names import own_name
 from spikeconv.nn import FoldedNorm, SpikeLinear, attention_codes
@@ -25,14 +25,8 @@ from spikeconv.ops.native import decode_layer, load
 
 __all__ = ["Obstacle", "obstacle", "speed_up_decode"]
 
-LAYER = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-FEED_FORWARD = ("gate_proj", "up_proj", "down_proj", "act_fn")
 LARGEST_HEAD = 256
 """Up to this head_dim transformers leaves the grouping of heads to torch."""
-
-NATIVE_LAYER = "gated-decoder"
-"""What a family calls the layer that the native one computes."""
 
 ARGUMENTS = ("hidden_states", "attention_mask", "position_embeddings")
 """What a layer is given under these names, beside the cache."""
@@ -50,10 +44,10 @@ def speed_up_decode(model: Any) -> None:
 
     Modules whose forward somebody replaced before (accelerate, to load their weights) keep that.
     """
-    for layer in _layers(model):
-        if "forward" not in layer.__dict__ and _is_strange(layer) is None:
+    for layer, native in _layers(model):
+        if "forward" not in layer.__dict__ and _is_strange(layer, native) is None:
             # On the instance: its class, which transformers' hooks go by, stays what it is.
-            layer.forward = ShortWay(layer)
+            layer.forward = ShortWay(layer, native)
     head = model.get_output_embeddings()
     if type(head) is nn.Linear and "forward" not in head.__dict__ and torch.backends.mkldnn.is_available():
         head.forward = HeadForward(head)  # type: ignore[assignment, method-assign]
@@ -67,7 +61,7 @@ def obstacle(model: Any) -> Obstacle | None:
     layers = list(_layers(model))
     if not layers or model.device.type != "cpu" or attention_codes(model) or not load("cpu").is_native:
         return None
-    if (why := _is_strange(layers[0])) is not None:
+    if (why := _is_strange(*layers[0])) is not None:
         return Obstacle(why, is_choice=False)
     if not all(isinstance(layer.__dict__.get("forward"), ShortWay) for layer in layers):
         return Obstacle("their forward was replaced by another one, as accelerate does to move weights", True)
@@ -75,21 +69,21 @@ def obstacle(model: Any) -> Obstacle | None:
         return Obstacle(f"the model computes in {str(model.dtype).removeprefix('torch.')}, not in float32", True)
     if model.config._attn_implementation != "sdpa":
         return Obstacle(f"its attention is {model.config._attn_implementation!r}, not 'sdpa'", True)
-    unlike = [why for why in map(_is_unlike, layers) if why is not None]
+    unlike = [why for layer, native in layers if (why := _is_unlike(layer, native)) is not None]
     return Obstacle(f"in {len(unlike)} of {len(layers)} layers {unlike[0]}", True) if unlike else None
 
 
 class ShortWay:
     """The forward of a decoder layer, in the signature of transformers' layers."""
 
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
+    def __init__(self, layer: Any, native: GatedDecoder) -> None:
+        self.layer, self.native = layer, native
         self.parts: list[Any] = []
         self.fits = False
 
     def __call__(self, hidden_states: Tensor, *more: Any, **arguments: Any) -> Tensor:
         """The layer's output [batch, tokens, hidden]."""
-        layer, attention = self.layer, self.layer._modules["self_attn"]
+        layer, attention = self.layer, self.layer._modules[self.native.attention]
         cache = None if more else self._cache(hidden_states, arguments)
         plans = None if cache is None else self._plans()
         if cache is None or plans is None or attention.config._attn_implementation != "sdpa":
@@ -117,7 +111,7 @@ class ShortWay:
             or torch.is_grad_enabled()
         ):
             return None
-        index = self.layer._modules["self_attn"].layer_idx
+        index = self.layer._modules[self.native.attention].layer_idx
         cache = caches.layers[index] if index < len(caches.layers) else None
         # Exactly: what derives from it, a window or a quantized cache, keeps its states another way.
         if type(cache) is not DynamicLayer or not cache.is_initialized:
@@ -127,16 +121,16 @@ class ShortWay:
         return cache if fits else None
 
     def _plans(self) -> tuple[GroupPlan, GroupPlan, GroupPlan, GroupPlan] | None:
-        modules = self.layer._modules
-        parts = [*modules.values(), *modules["self_attn"]._modules.values(), *modules["mlp"]._modules.values()]
+        modules, native = self.layer._modules, self.native
+        attention, feed_forward = modules[native.attention]._modules, modules[native.feed_forward]._modules
+        parts = [*modules.values(), *attention.values(), *feed_forward.values()]
         if parts != self.parts:  # the first token, or a module was replaced
-            self.parts, self.fits = parts, _is_unlike(self.layer) is None
+            self.parts, self.fits = parts, _is_unlike(self.layer, native) is None
         if not self.fits or any(
             part._forward_hooks or part._forward_pre_hooks or "forward" in part.__dict__ for part in parts
         ):
             return None
-        attention, feed_forward = modules["self_attn"]._modules, modules["mlp"]._modules
-        firsts = (attention["q_proj"], attention["o_proj"], feed_forward["gate_proj"], feed_forward["down_proj"])
+        firsts = attention[native.q], attention[native.o], feed_forward[native.gate], feed_forward[native.down]
         qkv, output, gate_up, down = (linear.group.plan() for linear in firsts)
         if qkv is None or output is None or gate_up is None or down is None:
             return None
@@ -158,13 +152,14 @@ class HeadForward:
         return logits
 
 
-def _layers(model: Any) -> Iterator[Any]:
-    family = family_of(model)
-    if family.native_layer == NATIVE_LAYER:
-        yield from model.get_submodule(own_name(model, family.layers))
+def _layers(model: Any) -> Iterator[tuple[Any, GatedDecoder]]:
+    for stack in family_of(model).stacks:
+        if stack.native is not None:
+            for layer in model.get_submodule(own_name(model, stack.layers)):
+                yield layer, stack.native
 
 
-def _is_strange(layer: Any) -> str | None:
+def _is_strange(layer: Any, native: GatedDecoder) -> str | None:
     """What transformers does otherwise than the native layer expects; None if all is as it was known."""
     signature = inspect.signature(type(layer).forward).parameters
     if missing := [name for name in ARGUMENTS if name not in signature]:
@@ -175,20 +170,24 @@ def _is_strange(layer: Any) -> str | None:
         return str(error).removesuffix(".")
     if not all(hasattr(DynamicLayer(), name) for name in ("keys", "values", "is_initialized")):
         return "this transformers' cache keeps its keys and values under other names"
-    modules = (set(layer._modules), *(set(layer._modules.get(name, layer)._modules) for name in LAYER[:2]))
-    if modules != tuple(map(set, (LAYER, ATTENTION, FEED_FORWARD))):
+    halves = (layer._modules.get(name, layer) for name in (native.attention, native.feed_forward))
+    if (set(layer._modules), *(set(half._modules) for half in halves)) != native.modules:
         return f"this transformers' {type(layer).__name__} is built of other modules"
     return None
 
 
-def _is_unlike(layer: Any) -> str | None:
+def _is_unlike(layer: Any, native: GatedDecoder) -> str | None:
     """What a layer does that the native one does not; None if it is fully converted and nothing is."""
-    attention, feed_forward = layer.self_attn, layer.mlp
-    q, k, v, o = (attention._modules[name] for name in ATTENTION)
-    gate, up, down, activation = (feed_forward._modules[name] for name in FEED_FORWARD)
+    modules: dict[str, Any] = layer._modules
+    attention, feed_forward = modules[native.attention], modules[native.feed_forward]
+    q, k, v, o = (attention._modules[name] for name in (native.q, native.k, native.v, native.o))
+    gate, up, down = (feed_forward._modules[name] for name in (native.gate, native.up, native.down))
+    activation = feed_forward._modules[native.activation]
     if not all(isinstance(linear, SpikeLinear) for linear in (q, k, v, o, gate, up, down)):
         return "not every linear is converted"
-    if not all(isinstance(norm, FoldedNorm) for norm in (layer.input_layernorm, layer.post_attention_layernorm)):
+    if not all(
+        isinstance(norm, FoldedNorm) for norm in (modules[native.attention_norm], modules[native.feed_forward_norm])
+    ):
         return "a norm is not computed by the encoder"
     if [linear.group.members for linear in (q, o, gate, down)] != [[q, k, v], [o], [gate, up], [down]]:
         return "linears of one input differ in their settings"

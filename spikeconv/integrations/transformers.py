@@ -14,6 +14,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from spikeconv.checkpoint.format import FORMAT, METHOD, quantization_config, read_settings
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, family_of
@@ -23,30 +24,44 @@ from spikeconv.integrations.fallbacks import warn_of_fallbacks
 from spikeconv.integrations.loading import check_files, check_tensors
 from spikeconv.integrations.names import own_name
 from spikeconv.models.adopt import adopt
-from spikeconv.nn import FoldedNorm, SpikeGroup, SpikeLinear, arrange_weights, guard_first_forward, spike_linears
+from spikeconv.nn import (
+    FoldedNorm,
+    SpikeGroup,
+    SpikeLinear,
+    arrange_weights,
+    check_thresholds,
+    guard_first_forward,
+    spike_linears,
+)
 
 __all__ = ["SpikeQuantizationConfig", "SpikeQuantizer", "swap_linears"]
-
-FORMAT = 1
 
 
 @register_quantization_config("spikeconv")
 class SpikeQuantizationConfig(QuantizationConfigMixin):
-    """`quantization_config` of a converted checkpoint: the fields of `SpikeConfig`, and whatever else was there."""
+    """`quantization_config` of a converted checkpoint (see `spikeconv.checkpoint.format`).
 
-    def __init__(self, quant_method: str = "spikeconv", format: int = FORMAT, **settings: Any) -> None:
-        if format > FORMAT:
-            raise SpikeconvError(
-                f"The checkpoint has format {format}, this spikeconv reads up to {FORMAT}; upgrade it."
-            )
+    Raises:
+        SpikeconvError: the format is another, or a setting is unknown or impossible.
+    """
+
+    def __init__(
+        self,
+        quant_method: str = METHOD,
+        format: int = FORMAT,
+        zero_share: dict[str, float] | None = None,
+        **settings: Any,
+    ) -> None:
         self.quant_method = quant_method  # type: ignore[assignment] # out-of-tree methods are not in the enum
         self.format = format
-        for key, value in settings.items():
+        if zero_share is not None:
+            self.zero_share = zero_share
+        for key, value in quantization_config(read_settings({"format": format, **settings})).items():
             setattr(self, key, value)
 
     def spike_config(self) -> SpikeConfig:
         """The conversion's settings."""
-        return SpikeConfig.parse({k: v for k, v in self.to_dict().items() if k in SpikeConfig.model_fields})
+        return read_settings(self.to_dict())
 
 
 @register_quantizer("spikeconv")
@@ -66,12 +81,13 @@ class SpikeQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
         check_tensors(model)
+        check_thresholds(model)
         self._set_zero_shares(model)
         arrange_weights(model)
         speed_up_decode(model)
         config = self.quantization_config.spike_config()
         if config.kv is not None:
-            use_spiking_attention(model, config.kv, config.kv_group)
+            use_spiking_attention(model, config.kv, config.rotation.seed)
         guard_first_forward(model)
         warn_of_fallbacks(model)
 
@@ -107,7 +123,7 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     Returns:
         The new modules by name; their buffers are uninitialised.
     """
-    named = family_of(model).layout(model.config.get_text_config().num_hidden_layers)
+    named = family_of(model).layout(model.config.get_text_config())
     layout = [_in_model(linear, model) for linear in named]
     schemes = {own.name: config.for_linear(linear.name, linear.role) for linear, own in zip(named, layout, strict=True)}
     converted = {name: scheme for name, scheme in schemes.items() if scheme is not None}
@@ -139,19 +155,24 @@ def _in_model(linear: ModuleLinear, model: Any) -> ModuleLinear:
 
 
 def _groups(model: Any, layout: list[ModuleLinear], schemes: dict[str, LinearScheme]) -> dict[str, SpikeGroup]:
-    """The group of every linear to be converted. A norm whose output only one group sees moves into its encoder."""
+    """The group of every linear to be converted.
+
+    A norm whose output only one group sees moves into its encoder, if that can compute it.
+    """
     keys = {}
     for linear in layout:
         if scheme := schemes.get(linear.name):
             has_bias = model.get_submodule(linear.name).bias is not None
-            keys[linear.name] = (linear.group, *scheme.encoding, scheme.weight_bits, has_bias)
+            keys[linear.name] = (linear.group, *scheme.encoding, scheme.weights.bits, has_bias)
     readers: dict[str | None, set[Any]] = defaultdict(set)
     for linear in layout:
         readers[linear.norm].add(keys.get(linear.name))
     norms: dict[Any, FoldedNorm] = {}
+    epsilons = {linear.norm: linear.norm_kind.epsilon for linear in layout if linear.norm_kind.in_encoder}
     for norm, seen_by in readers.items():
-        if norm and len(seen_by) == 1 and None not in seen_by:
-            folded = FoldedNorm(model.get_submodule(norm))
+        if norm and (epsilon := epsilons.get(norm)) and len(seen_by) == 1 and None not in seen_by:
+            weight = model.get_submodule(norm).weight
+            folded = FoldedNorm(weight, float(getattr(model.config.get_text_config(), epsilon)))
             model.set_submodule(norm, folded)
             norms[seen_by.pop()] = folded
     groups: dict[Any, SpikeGroup] = {}

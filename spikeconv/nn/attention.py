@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.config import LinearScheme
+from spikeconv.config import KvSettings
 from spikeconv.rotation import Rotation
 
 __all__ = ["KvCode", "attention_codes"]
@@ -21,32 +21,32 @@ class KvCode:
     """The code of one attention layer's keys and values; `observers`, by `k` and `v`, are told of every encoding: how
     many inputs it has, how many of them a key or value, the histogram of `ops.encode_rows` and the count of its bin 0.
 
-    Another `scheme` brings another rotation.
+    Another `scheme` brings other rows; `seed` is that of the rotation.
 
     Keys (after their rotary embedding), queries and values are rotated over head_dim. That leaves the products of keys
     and queries as they are; the output is rotated back.
     """
 
-    def __init__(self, scheme: LinearScheme, head_dim: int, group: int = 0) -> None:
-        self.head_dim = head_dim
-        self.group = group or head_dim
+    def __init__(self, scheme: KvSettings, head_dim: int, seed: int) -> None:
+        self.head_dim, self.seed = head_dim, seed
         self.scheme = scheme
         self.execution = "dense"
         self.observers: dict[str, list[Observer]] = {"k": [], "v": []}
 
     @property
-    def scheme(self) -> LinearScheme:
+    def scheme(self) -> KvSettings:
         """Settings of keys and values."""
         return self._scheme
 
     @scheme.setter
-    def scheme(self, scheme: LinearScheme) -> None:
+    def scheme(self, scheme: KvSettings) -> None:
         self._scheme = scheme
-        self.rotation = Rotation(self.head_dim, scheme.seed)
-        self.settings = ops.RowSettings(scheme.count_bits, self.group, scheme.symmetric, CLIP_RATIOS)
+        self.group = scheme.group or self.head_dim
+        self.rotation = Rotation(self.head_dim, self.seed)
+        self.settings = ops.RowSettings(scheme.bits, self.group, scheme.symmetric, CLIP_RATIOS)
         kind = "signed" if scheme.symmetric else "unsigned"
         self.geometry = (
-            f"{scheme.count_bits}-bit {kind} counts of {self.head_dim} in groups of {self.group}, seed {scheme.seed}"
+            f"{scheme.bits}-bit {kind} counts of {self.head_dim} in groups of {self.group}, seed {self.seed}"
         )
         """What two codes must agree on to read each other's rows."""
 

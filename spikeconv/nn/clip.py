@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spikeconv import ops
 from spikeconv.codecs import CountCodec
-from spikeconv.config import FLOAT_BITS, LinearScheme
+from spikeconv.config import ClipSettings, CountInputs, LinearScheme
 from spikeconv.rotation import Rotation
 
 __all__ = ["MembraneClip", "quantile_of"]
@@ -33,8 +33,11 @@ class MembraneClip:
     """
 
     def __init__(self, in_features: int, scheme: LinearScheme, center: Any = None) -> None:
+        if scheme.clip is None:
+            raise ValueError("the scheme clips nothing")
+        self.settings: ClipSettings = scheme.clip
         self.scheme, self.center = scheme, center
-        self.rotation = None if scheme.rotation == "none" else Rotation(in_features, scheme.seed)
+        self.rotation = None if scheme.rotation.is_none else Rotation(in_features, scheme.rotation.seed)
         self.linears: list[str] = []
         self.threshold: Tensor | None = None
         """τ, 0-d float32; None before the first input, which is clipped at its own quantile."""
@@ -76,9 +79,9 @@ class MembraneClip:
     def _clip(self, u: Tensor) -> Tensor:
         if self.rotation is not None:
             u = _Orthogonal.apply(u, self.rotation, self.rotation.inverse)
-        seen = quantile_of(u.detach(), self.scheme.clip_quantile, self.scheme.clip_mode)
+        seen = quantile_of(u.detach(), self.settings.quantile, self.settings.mode)
         self._quantiles.append(seen)
-        u = ops.clip_potential(u, self.scheme.clip_mode, seen if self.threshold is None else self.threshold)
+        u = ops.clip_potential(u, self.settings.mode, seen if self.threshold is None else self.threshold)
         if self.measures_rate:
             self.rate = self._rate_of(u.detach())
         if self.rotation is not None:
@@ -93,10 +96,10 @@ class MembraneClip:
         return (self._last[1],)
 
     def _rate_of(self, clipped: Tensor) -> float | None:
-        if self.scheme.count_bits == FLOAT_BITS:
+        if not isinstance(self.scheme.inputs, CountInputs):
             return None
-        codec = replace(CountCodec.of(self.scheme), clip_mode="none")
-        return float(codec.encode(clipped).counts.float().abs().mean()) / self.scheme.virtual_steps
+        codec = replace(CountCodec.of(self.scheme.inputs), clip_mode="none")
+        return float(codec.encode(clipped).counts.float().abs().mean()) / codec.virtual_steps
 
 
 def quantile_of(u: Tensor, q: float, mode: str) -> Tensor:

@@ -6,25 +6,24 @@ x ─▶ minus its constant part, or RMSNorm, if it was folded in ─▶ rotatio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
 from spikeconv.codecs import Norm, SpikeCounts, codec_of
-from spikeconv.codes import UNARY, Code
-from spikeconv.config import FLOAT_BITS, LinearScheme
+from spikeconv.codes import code_of
+from spikeconv.config import FloatInputs, LinearScheme
 from spikeconv.rotation import Rotation
 
 __all__ = ["Encoder", "Encoding", "FoldedNorm"]
 
 
 class FoldedNorm(nn.Module):
-    """The place of an RMSNorm that the encoder behind it computes: passes its input through, keeps the weight."""
+    """The place of an RMSNorm that the encoder behind it computes: passes its input through, keeps γ [n] and ε."""
 
-    def __init__(self, norm: Any) -> None:
+    def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
         super().__init__()
-        self.weight = norm.weight
-        self.epsilon = float(norm.variance_epsilon)
+        self.weight = weight
+        self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
         """x itself."""
@@ -59,6 +58,9 @@ class Encoder:
         scheme: settings of the linears.
         norm: an RMSNorm that is computed here.
         center: a LayerNorm whose bias [n] is a constant part of the input and is taken off first.
+
+    `clipped_by` is a module whose buffer `input_threshold` [1] float32 is τ, where the scheme clips: one of the
+    linears, whose thresholds agree.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Encoder:
         self.scheme = scheme
         self.norm = norm
         self.center = center
+        self.clipped_by: nn.Module | None = None
         self.observers: list[Callable[[SpikeCounts], None]] = []
 
     @property
@@ -78,10 +81,10 @@ class Encoder:
     @scheme.setter
     def scheme(self, scheme: LinearScheme) -> None:
         self._scheme = scheme
-        self.rotation = None if scheme.rotation == "none" else Rotation(self.in_features, scheme.seed)
-        self.codec = None if scheme.count_bits == FLOAT_BITS else codec_of(scheme)
-        self.code: Code = UNARY
-        self.threshold = None if scheme.clip_mode == "none" else torch.tensor([scheme.clip_threshold], device="cpu")
+        rotation = scheme.rotation
+        self.rotation = None if rotation.is_none else Rotation(self.in_features, rotation.seed)
+        self.codec = None if isinstance(scheme.inputs, FloatInputs) else codec_of(scheme.inputs)
+        self.code = code_of(scheme.code.kind)
 
     def __call__(self, x: Tensor) -> Encoding:
         """Encode x [..., in_features]."""
@@ -97,12 +100,22 @@ class Encoder:
         if self.codec is None:
             u = x.float() if norm is None else ops.rms_norm(x, norm.weight, norm.epsilon)
             u = u if self.rotation is None else self.rotation(u)
-            return Encoding(None, ops.clip_potential(u, self.scheme.clip_mode, self.scheme.clip_threshold))
-        threshold = None if self.threshold is None else self.threshold.to(x.device)
-        spikes = self.codec.encode(x, self.rotation, norm, threshold, bool(self.observers))
+            clip, threshold = self.scheme.clip, self.threshold
+            if clip is not None and threshold is not None:
+                u = ops.clip_potential(u, clip.mode, threshold)
+            return Encoding(None, u)
+        spikes = self.codec.encode(x, self.rotation, norm, self.threshold, bool(self.observers))
         for observer in tuple(self.observers):
             observer(spikes)
         return Encoding(spikes, None)
+
+    @property
+    def threshold(self) -> Tensor | None:
+        """τ [1] float32, or None where nothing is clipped."""
+        if self.scheme.clip is None:
+            return None
+        assert self.clipped_by is not None, "a clipping encoder has a linear that holds its threshold"
+        return self.clipped_by._buffers["input_threshold"]
 
     def folded(self) -> Norm | None:
         """The norm in front, if it was folded in."""

@@ -4,10 +4,11 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeconv import ops
 from spikeconv.config import LinearScheme
+from spikeconv.errors import SpikeconvError
 from spikeconv.nn.encoder import Encoder, FoldedNorm
 from spikeconv.nn.offload import HOOK, brought_back, is_away
 from spikeconv.nn.plan import GroupPlan, operands_of, plan_of
@@ -16,7 +17,7 @@ from spikeconv.ops.native import run_group
 if TYPE_CHECKING:
     from spikeconv.nn.linear import SpikeLinear
 
-__all__ = ["SpikeGroup"]
+__all__ = ["SpikeGroup", "check_thresholds"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -111,7 +112,7 @@ class SpikeGroup:
             spikes.scale,
             spikes.zero_point,
             operands_of(members),
-            ops.ProductSettings(first.scheme.weight_bits, codec.largest_count, first.execution).table(),
+            ops.ProductSettings(first.scheme.weights.bits, codec.largest_count, first.execution).table(),
             x.dtype,
         )
         return outputs
@@ -139,3 +140,22 @@ class SpikeGroup:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None, "_plan": None}
+
+
+def check_thresholds(model: nn.Module) -> None:
+    """Refuse a model with linears that share an encode but were calibrated to clip it at different thresholds.
+
+    Raises:
+        SpikeconvError: two differ.
+    """
+    first: dict[int, tuple[str, Tensor]] = {}
+    for name, module in model.named_modules():
+        threshold, group = module._buffers.get("input_threshold"), getattr(module, "group", None)
+        if threshold is None or threshold.is_meta or not isinstance(group, SpikeGroup):
+            continue
+        other, expected = first.setdefault(id(group), (name, threshold))
+        if not torch.equal(threshold.cpu(), expected.cpu()):
+            raise SpikeconvError(
+                f"{name}.input_threshold is {threshold.tolist()}, that of {other}, which shares its input, "
+                f"{expected.tolist()}; expected the same number. The checkpoint is damaged; convert it again."
+            )

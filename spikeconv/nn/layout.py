@@ -38,7 +38,7 @@ def arrange_weights(model: nn.Module) -> None:
     pages = LargePages()
     for group in groups.values():
         execution = group.members[0].execution
-        column_bytes = sum(linear.out_features for linear in group.members) * group.encoder.scheme.weight_bits // 8
+        column_bytes = sum(linear.out_features for linear in group.members) * group.encoder.scheme.weights.bits // 8
         if execution == "events" or (execution == "auto" and prefers_events(group.zero_share, column_bytes)):
             _share_columns(group, pages)
         elif execution != "unfold":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.config import FLOAT_BITS, LinearScheme
+from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn.encoder import Encoder, Encoding
 from spikeconv.nn.group import SpikeGroup
@@ -22,6 +22,9 @@ from spikeconv.weights import dequantize
 __all__ = ["EXECUTIONS", "SpikeLinear", "checked_execution", "spike_linears"]
 
 EXECUTIONS = ("auto", *ops.EXECUTIONS)
+
+FLOAT32 = ("weight_scale", "input_threshold")
+"""Buffers that stay in float32 whatever the model's dtype."""
 
 
 class SpikeLinear(nn.Module):
@@ -32,6 +35,7 @@ class SpikeLinear(nn.Module):
             runs it may be arranged for the native kernels (`arrange`); state dicts always hold it packed.
         weight_scale: float32 [out], kept in float32 whatever the model's dtype (integer weights only).
         weight_sum: int32 [out], row sums that the zero point multiplies (asymmetric counts only).
+        input_threshold: float32 [1], τ of membrane clipping, the same in all linears of a group (clipped inputs only).
 
     The output has the dtype of the input; everything in between is int32 and float32.
     """
@@ -39,6 +43,7 @@ class SpikeLinear(nn.Module):
     weight: Tensor
     weight_scale: Tensor | None
     weight_sum: Tensor | None
+    input_threshold: Tensor | None
     bias: nn.Parameter | None
 
     def __init__(
@@ -57,12 +62,14 @@ class SpikeLinear(nn.Module):
         group.members.append(self)
         self.execution = default_execution()
         shapes = buffer_shapes(in_features, out_features, scheme)
-        for name in ("weight", "weight_scale", "weight_sum"):
+        for name in ("weight", "weight_scale", "weight_sum", "input_threshold"):
             spec = shapes.get(name)
             buffer = torch.empty(spec[0], dtype=spec[1] or dtype) if spec else None
             self.register_buffer(name, buffer)
         empty = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
         self.register_parameter("bias", empty)
+        if self.input_threshold is not None and group.encoder.clipped_by is None:
+            group.encoder.clipped_by = self
 
     @property
     def encoder(self) -> Encoder:
@@ -93,6 +100,7 @@ class SpikeLinear(nn.Module):
         try:
             total = 0 if weight is None else weight._version
             total += (0 if scale is None else scale._version) + (0 if row_sum is None else row_sum._version)
+            total += 0 if (threshold := buffers["input_threshold"]) is None else threshold._version
             return total + (0 if bias is None else bias._version)
         except RuntimeError:
             return -1
@@ -107,7 +115,7 @@ class SpikeLinear(nn.Module):
         assert encoding.spikes is not None and self.encoder.codec is not None
         counts, zero = encoding.spikes.counts, encoding.spikes.zero_point
         largest, code = self.encoder.codec.largest_count, self.encoder.code
-        settings = ops.ProductSettings(self.scheme.weight_bits, largest, execution, code.membrane)
+        settings = ops.ProductSettings(self.scheme.weights.bits, largest, execution, code.membrane)
         digits = code.digits(largest).to(counts.device) if execution == "unfold" else None
         weight = self._packed() if (execution, self.layout) == ("events", "tiles") else self.weight
         acc: Tensor = ops.accumulate(counts, weight, digits, self.out_features, settings.table())
@@ -127,7 +135,7 @@ class SpikeLinear(nn.Module):
 
     def integers(self) -> Tensor:
         """The integer weight, int8 [out, in], whatever its layout."""
-        return ops.unpack_arranged(self.weight, self.out_features, self.in_features, self.scheme.weight_bits)
+        return ops.unpack_arranged(self.weight, self.out_features, self.in_features, self.scheme.weights.bits)
 
     def arrange(self, layout: ops.Layout) -> None:
         """Lay the integer weight out for the native kernels, or pack it again; float weights stay as they are."""
@@ -142,7 +150,7 @@ class SpikeLinear(nn.Module):
         return "packed" if self.weight.dim() == 3 else "columns" if self.weight.dim() == 2 else "tiles"
 
     def _packed(self) -> Tensor:
-        return self.weight if self.layout == "packed" else ops.pack(self.integers(), self.scheme.weight_bits)
+        return self.weight if self.layout == "packed" else ops.pack(self.integers(), self.scheme.weights.bits)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -156,12 +164,14 @@ class SpikeLinear(nn.Module):
         self.arrange(layout)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SpikeLinear":
-        scale = self.weight_scale
+        exact = {name: self._buffers[name] for name in FLOAT32}
         self.group.forget()  # else what is moved away would stay in memory too
         super()._apply(fn, recurse)
-        # `model.to(bfloat16)` must not round the scales; `model.to("cuda")` must move them.
-        if scale is not None and self.weight_scale is not None and self.weight_scale.dtype != torch.float32:
-            self.weight_scale = scale.to(self.weight_scale.device)
+        # `model.to(bfloat16)` must not round scales and thresholds; `model.to("cuda")` must move them.
+        for name, before in exact.items():
+            after = self._buffers[name]
+            if before is not None and after is not None and after.dtype != torch.float32:
+                self._buffers[name] = before.to(after.device)
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -174,7 +184,7 @@ class SpikeLinear(nn.Module):
         rotation = self.encoder.rotation.describe() if self.encoder.rotation else "none"
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"bits={self.scheme.bits}, virtual_steps={self.scheme.virtual_steps}, rotation={rotation}"
+            f"bits={self.scheme.bits}, virtual_steps={self.scheme.inputs.virtual_steps}, rotation={rotation}"
         )
 
 
@@ -182,14 +192,16 @@ def buffer_shapes(
     in_features: int, out_features: int, scheme: LinearScheme
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
     """Shape and dtype (None: the model's) of every buffer of a converted linear, which are its checkpoint tensors."""
-    if scheme.weight_bits == FLOAT_BITS:
-        return {"weight": ((out_features, 1, in_features), None)}
-    shapes: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {
-        "weight": (ops.packed_shape(out_features, in_features, scheme.weight_bits), torch.uint8),
-        "weight_scale": ((out_features,), torch.float32),
-    }
-    if not scheme.symmetric:
-        shapes["weight_sum"] = ((out_features,), torch.int32)
+    shapes: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {}
+    if scheme.weights.is_float:
+        shapes["weight"] = ((out_features, 1, in_features), None)
+    else:
+        shapes["weight"] = (ops.packed_shape(out_features, in_features, scheme.weights.bits), torch.uint8)
+        shapes["weight_scale"] = ((out_features,), torch.float32)
+        if not scheme.inputs.symmetric:
+            shapes["weight_sum"] = ((out_features,), torch.int32)
+    if scheme.clip is not None:
+        shapes["input_threshold"] = ((1,), torch.float32)
     return shapes
 
 

@@ -39,7 +39,8 @@ class GroupPlan:
         owners = [cell for linear in group.members for cell in linear.cells()]
         if encoder.norm is not None:
             owners.append((encoder.norm._parameters, "weight"))
-        owners.append((vars(encoder), "threshold"))
+        if encoder.clipped_by is not None:
+            owners.append((encoder.clipped_by._buffers, "input_threshold"))
         # Where each tensor is looked up (any may be replaced), and what was found there.
         self._cells = [(owner, name, owner[name], _address(owner[name])) for owner, name in owners]
         # `x.data = y` moves a tensor object elsewhere, and would free what the plan points to.
@@ -53,7 +54,7 @@ class GroupPlan:
             encoder.threshold,
             codec.settings(norm).table(),
             operands_of(group.members),
-            ops.ProductSettings(first.scheme.weight_bits, codec.largest_count, first.execution).table(),
+            ops.ProductSettings(first.scheme.weights.bits, codec.largest_count, first.execution).table(),
         )
 
     def holds(self, group: "SpikeGroup") -> bool:

@@ -193,7 +193,7 @@ def firing_report(
 
 
 def _float_linears(model: Any, family: Family, spiking: set[str]) -> list[Any]:
-    layout = family.layout(len(model.get_submodule(family.layers)))
+    layout = family.layout(model.config.get_text_config())
     return [model.get_submodule(linear.name) for linear in layout if linear.name not in spiking]
 
 
@@ -226,22 +226,22 @@ def _layer(
     spikes, zeros = counted.spikes, counted.zeros
     macs = linear_macs(counted.tokens, linear.in_features, linear.out_features)
     mean_count, events = spikes / inputs, counted.planes - zeros / inputs
-    rate = (events if scheme.codec == "multihead" else mean_count) / scheme.virtual_steps
+    rate = (events if scheme.inputs.codec == "multihead" else mean_count) / scheme.inputs.virtual_steps
     return LayerFiring(
         name=name,
         role=role,
         in_features=linear.in_features,
-        virtual_steps=scheme.virtual_steps,
+        virtual_steps=scheme.inputs.virtual_steps,
         mean_count=mean_count,
         events=events,
-        ones=counted.ones / inputs if scheme.codec == "multihead" else None,
-        firing_rate=None if scheme.spikes == "integer" else rate,
+        ones=counted.ones / inputs if scheme.inputs.codec == "multihead" else None,
+        firing_rate=None if scheme.inputs.spikes == "integer" else rate,
         zero_share=zeros / (inputs * counted.planes),
         spikes_per_token=spikes / counted.tokens,
         macs=macs,
         accumulations=float(spikes * linear.out_features),
         flops=spiking_flops(macs, scheme, mean_count),
-        dense_flops=dense_flops(macs, scheme.weight_bits, scheme.count_bits),
+        dense_flops=dense_flops(macs, scheme.weights.bits, scheme.inputs.bits),
         weight_bytes=linear.weight.nbytes,
         rotation_additions=rotation_additions,
     )

@@ -35,6 +35,7 @@ def dense_flops(macs: float, weight_bits: int, activation_bits: int) -> float:
 
 def spiking_flops(macs: float, scheme: LinearScheme, mean_count: float) -> float:
     """FLOPs of a linear driven by spikes; mean |count| = rate · T'. Counts sent whole cost a dense product."""
-    if scheme.spikes not in SPIKE_CELLS:
-        return dense_flops(macs, scheme.weight_bits, scheme.count_bits)
-    return macs * kappa(scheme.weight_bits, SPIKE_CELLS[scheme.spikes]) * mean_count
+    weight_bits, inputs = scheme.weights.bits, scheme.inputs
+    if inputs.spikes not in SPIKE_CELLS:
+        return dense_flops(macs, weight_bits, inputs.bits)
+    return macs * kappa(weight_bits, SPIKE_CELLS[inputs.spikes]) * mean_count

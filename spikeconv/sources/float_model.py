@@ -4,8 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM
-
 from spikeconv.families import find_family
 from spikeconv.loading import LoadedModel, load_model
 from spikeconv.models.adopt import adopt
@@ -27,12 +25,13 @@ def load_float(
     """
     opened = open_source(source, trust_remote_code=trust_remote_code) if isinstance(source, Path) else source
     config = hf_config(opened.config, most_layers=len(opened.names()))
+    family = find_family(opened.config)
     if isinstance(opened, HfSource):
-        options = {"trust_remote_code": opened.trust_remote_code, **find_family(opened.config).fixed}
-        model, name = partial(AutoModelForCausalLM.from_pretrained, opened.path, **options), opened.path.name
+        options = {"trust_remote_code": opened.trust_remote_code, **family.fixed}
+        model, name = partial(family.auto_model().from_pretrained, opened.path, **options), opened.path.name
     else:  # not `from_pretrained(gguf_file=…)`: that prints, and leaves a model that refuses `save_pretrained`
         weights = {name: opened.load(name) for name in opened.names()}
-        model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
+        model_class: Any = family.auto_model()._model_mapping[type(config)]
         model = partial(model_class.from_pretrained, None, config=config, state_dict=weights)
         name = opened.path.stem
     loaded = load_model(opened.path, name, device, dtype, model, opened.tokenizer)

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from spikeconv.errors import SpikeconvError
@@ -61,7 +61,7 @@ def build_empty(config: PretrainedConfig) -> PreTrainedModel:
     family = find_family(config.to_dict())
     try:
         with torch.device("meta"), quiet_transformers():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+            model: PreTrainedModel = family.auto_model().from_config(config)
     except Exception as error:  # each model fails in its own way
         raise _impossible(family, error) from None
     return model

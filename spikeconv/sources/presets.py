@@ -1,6 +1,5 @@
 """The YAML files under `configs/`: model presets and schemes."""
 
-import difflib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.suggest import did_you_mean
 
 __all__ = ["DEFAULT_MODEL", "Preset", "load_scheme", "model_presets", "scheme_names"]
 
@@ -56,8 +56,7 @@ def load_scheme(scheme: str) -> dict[str, Any]:
     if not path.is_file():
         path = _configs() / "schemes" / f"{scheme}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(scheme, scheme_names(), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(scheme, scheme_names())
         raise SpikeconvError(f"No scheme {scheme!r}.{hint} Give a YAML file or one of {', '.join(scheme_names())}.")
     return _read(path)
 

@@ -93,8 +93,8 @@ def compare_tensors(model: Any, source: Any, config: SpikeConfig, result: Verify
         result: where to note what is found.
     """
     linears = spike_linears(model)
-    layout = family_of(model).layout(model.config.get_text_config().num_hidden_layers)
-    folded = folded_norms(layout, linears) if config.rotation == "quarot" else {}
+    layout = family_of(model).layout(model.config.get_text_config())
+    folded = folded_norms(layout, linears) if config.rotation.kind == "quarot" else {}
     gammas = {linear: source.get_submodule(norm).weight.data for linear, norm in folded.items()}
     expected = source.state_dict()
     seen = set()
@@ -142,7 +142,7 @@ def _compare_linear(linear: SpikeLinear, plain: Any, gamma: Tensor | None) -> tu
     same, error = _bias_is_right(linear, weight), 0.0
     if linear.weight_scale is None:
         return error, same and _close(linear.weight.squeeze(1), rotated, 2.0**-7)
-    bits = linear.scheme.weight_bits
+    bits = linear.scheme.weights.bits
     assert bits != FLOAT_BITS
     values = linear.integers()
     top = 2 ** (bits - 1) - 1

@@ -83,7 +83,7 @@ def test_the_record_says_how(spikeconv: Run, tiny_checkpoint: Callable[..., Path
     spikeconv("convert", source, "-o", tmp_path / "out", "--set", "clip_ratio=0.8", "--quiet")
     record = json.loads((tmp_path / "out" / "spikeconv.json").read_text())
     assert record["command"] == f"spikeconv convert {source} -o {tmp_path / 'out'} --set clip_ratio=0.8 --quiet"
-    assert record["config"]["clip_ratio"] == 0.8
+    assert record["config"]["inputs"]["clip_ratio"] == 0.8
 
 
 def test_scheme_file_then_options_then_set(
@@ -93,11 +93,11 @@ def test_scheme_file_then_options_then_set(
     scheme.write_text("bits: 6-1.58\nclip_ratio: 0.7\nseed: 3\n", encoding="utf-8")
     result = spikeconv(
         "convert", tiny_checkpoint("llama"), "--dry-run", "--json",
-        "--scheme", scheme, "--clip-ratio", 0.8, "--set", "clip_ratio=0.95", "--set", "bits=4-1",
+        "--scheme", scheme, "--clip-ratio", 0.8, "--set", "inputs.clip_ratio=0.95", "--set", "bits=4-1",
     )  # fmt: skip
     linear = result.json["linears"][0]
-    assert (linear["weight_bits"], linear["spikes"], linear["virtual_steps"]) == (4, "binary", 15)
-    assert (linear["clip_ratio"], linear["seed"]) == (0.95, 3)
+    assert (linear["weights"]["bits"], linear["inputs"]["spikes"], linear["virtual_steps"]) == (4, "binary", 15)
+    assert (linear["inputs"]["clip_ratio"], linear["rotation"]["seed"]) == (0.95, 3)
 
 
 def test_models_and_doctor(spikeconv: Run) -> None:

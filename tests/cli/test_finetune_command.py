@@ -64,9 +64,9 @@ def test_it_learns_and_converts(tune: Fixture, spikeconv: Fixture, text: Path, t
     assert plain.code == clipped.code == 0
     record = json.loads((tmp_path / "out" / "spikeconv-clip.json").read_text())
     found = {
-        name: (linear.scheme.clip_mode, linear.scheme.clip_threshold)
+        name: (linear.scheme.clip.mode, linear.input_threshold.item())
         for name, linear in spike_linears(AutoModelForCausalLM.from_pretrained(tmp_path / "clipped")).items()
-        if linear.scheme.clip_mode != "none"
+        if linear.scheme.clip is not None
     }
     assert found == {name: ("relu", value) for name, value in record["thresholds"].items()} and len(found) == 6
     rates = {}
@@ -140,8 +140,8 @@ def refused(result: Any, *words: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--clip-quantile", 1.0], ["clip_quantile", "less than 1"]),
-        (["--clip-quantile", -0.1], ["clip_quantile"]),
+        (["--clip-quantile", 1.0], ["inputs.clip.quantile", "less than 1"]),
+        (["--clip-quantile", -0.1], ["inputs.clip.quantile"]),
         (["--clip-roles", "queries"], ["queries", "no linear"]),
         (["--batch-size", 1000], ["--batch-size"]),
         (["--window", 100], ["--window", "64"]),

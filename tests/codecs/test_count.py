@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spikeconv.codecs import CountCodec
-from spikeconv.config import SpikeConfig
+from spikeconv.config import CountInputs, SpikeConfig
 
 SETTINGS = [
     {"bits": "4-1.58"},
@@ -22,30 +22,32 @@ SETTINGS = [
 
 
 @pytest.fixture(params=SETTINGS, ids=lambda settings: "-".join(map(str, settings.values())))
-def scheme(request: pytest.FixtureRequest) -> SpikeConfig:
-    return SpikeConfig.parse(request.param)
+def inputs(request: pytest.FixtureRequest) -> CountInputs:
+    parsed = SpikeConfig.parse(request.param).inputs
+    assert isinstance(parsed, CountInputs)
+    return parsed
 
 
-def test_largest_count_is_the_number_of_steps(scheme: SpikeConfig) -> None:
-    codec = CountCodec.of(scheme)
-    assert codec.largest_count == max(abs(scheme.count_min), abs(scheme.count_max))
-    assert codec.virtual_steps == (1 if scheme.spikes == "integer" else codec.largest_count)
+def test_largest_count_is_the_number_of_steps(inputs: CountInputs) -> None:
+    codec = CountCodec.of(inputs)
+    assert codec.largest_count == max(abs(inputs.count_min), abs(inputs.count_max))
+    assert codec.virtual_steps == (1 if inputs.spikes == "integer" else codec.largest_count)
 
 
-def test_spikes_sum_to_every_count(scheme: SpikeConfig, device: torch.device) -> None:
-    codec = CountCodec.of(scheme)
-    dtype = torch.int8 if scheme.count_max <= 127 else torch.int16
-    counts = torch.arange(scheme.count_min, scheme.count_max + 1, device=device).to(dtype)
+def test_spikes_sum_to_every_count(inputs: CountInputs, device: torch.device) -> None:
+    codec = CountCodec.of(inputs)
+    dtype = torch.int8 if inputs.count_max <= 127 else torch.int16
+    counts = torch.arange(inputs.count_min, inputs.count_max + 1, device=device).to(dtype)
     train = codec.unfold(counts)
     assert train.shape == (codec.largest_count, *counts.shape) and train.dtype == torch.int8
-    assert set(train.unique().tolist()) <= ({-1, 0, 1} if scheme.symmetric else {0, 1})
+    assert set(train.unique().tolist()) <= ({-1, 0, 1} if inputs.symmetric else {0, 1})
     assert torch.equal(train.long().sum(0), counts.long())
     assert torch.equal(train.long().abs().sum(0), counts.long().abs())  # no spike cancels another
 
 
-def test_decode_is_near_the_membrane_potential(scheme: SpikeConfig, device: torch.device) -> None:
-    codec = CountCodec.of(SpikeConfig.model_validate({**scheme.model_dump(), "clip_ratio": 1.0}))
+def test_decode_is_near_the_membrane_potential(inputs: CountInputs, device: torch.device) -> None:
+    codec = CountCodec.of(inputs.model_copy(update={"clip_ratio": 1.0}))
     u = torch.randn(6, 129, device=device)
     spikes = codec.encode(u)
-    assert (spikes.zero_point is None) == scheme.symmetric
+    assert (spikes.zero_point is None) == inputs.symmetric
     assert ((spikes.decode() - u).abs() <= spikes.scale * 0.501).all()

@@ -14,10 +14,8 @@ from spikeconv.record import Recorder
 from spikeconv.rotation import Rotation
 
 
-def codec(
-    layers: int, integer_digits: int = 2, time_steps: int = 1, digit_rounding: str = "truncate"
-) -> MultiheadCodec:
-    return MultiheadCodec(layers, integer_digits, time_steps, digit_rounding)
+def codec(layers: int, integer_digits: int = 2, time_steps: int = 1, rounding: str = "truncate") -> MultiheadCodec:
+    return MultiheadCodec(layers, integer_digits, time_steps, rounding)
 
 
 def test_the_example_of_the_paper() -> None:
@@ -80,7 +78,7 @@ def test_executions_agree_with_the_formula(
     settings = {"bits": "4-1.58", "codec": "multihead", "time_steps": time_steps, "rotation": rotation}
     linear = make_linear(**settings)[0].to(device, dtype)
     x = torch.randn(2, 5, 72, device=device, dtype=dtype)
-    u = x.float() if rotation == "none" else Rotation(72, linear.scheme.seed)(x)
+    u = x.float() if rotation == "none" else Rotation(72, linear.scheme.rotation.seed)(x)
     encoder = codec(3, 2, time_steps)
     digits, weight = encoder.encode(u).counts, linear.integers()
     total: Any = 0.0
@@ -95,7 +93,7 @@ def test_executions_agree_with_the_formula(
 
 def test_float_weights_see_the_decoded_input(make_linear: Callable[..., Any]) -> None:
     linear, plain = make_linear(codec="multihead", layers=5)
-    assert linear.scheme.weight_bits == 16 and linear.scheme.rotation == "none" and linear.scheme.bits == "16-5L"
+    assert linear.scheme.weights.bits == 16 and linear.scheme.rotation.is_none and linear.scheme.bits == "16-5L"
     x = torch.rand(4, 72) * 18 - 9
     decoded = codec(5).encode(x).decode()
     torch.testing.assert_close(linear(x), plain(decoded), rtol=0, atol=1e-5)
@@ -113,8 +111,8 @@ def test_three_costs_of_a_digit(make_linear: Callable[..., Any]) -> None:
 
 
 def test_schemes_choose_the_codec() -> None:
-    assert codec_of(SpikeConfig.parse({"codec": "multihead", "layers": 4})) == codec(4)
-    assert SpikeConfig.parse({"codec": "multihead", "layers": 4, "time_steps": 2}).virtual_steps == 8
+    assert codec_of(SpikeConfig.parse({"codec": "multihead", "layers": 4}).inputs) == codec(4)
+    assert SpikeConfig.parse({"codec": "multihead", "layers": 4, "time_steps": 2}).inputs.virtual_steps == 8
     config = SpikeConfig.parse({"overrides": [{"pattern": "down", "settings": {"codec": "multihead"}}]})
     down = config.for_linear("model.layers.0.mlp.down_proj", "down")
-    assert down is not None and (down.weight_bits, down.rotation, down.bits) == (4, "gamma-sqp", "4-3L")
+    assert down is not None and (down.weights.bits, down.rotation.kind, down.bits) == (4, "gamma-sqp", "4-3L")

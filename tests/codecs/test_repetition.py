@@ -68,5 +68,6 @@ def test_executions_agree(bits: str, rotation: str, make_linear: Callable[..., A
 
 def test_schemes_choose_the_codec() -> None:
     config = SpikeConfig.parse({"codec": "repetition", "time_steps": 3})
-    assert codec_of(config) == RepetitionCodec(3, 1.0)
-    assert (config.bits, config.virtual_steps, config.weight_bits, config.rotation) == ("16-T3", 3, 16, "none")
+    assert codec_of(config.inputs) == RepetitionCodec(3, 1.0)
+    assert (config.bits, config.inputs.virtual_steps, config.weights.bits) == ("16-T3", 3, 16)
+    assert config.rotation.is_none

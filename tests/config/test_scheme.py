@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from spikeconv.config import SpikeConfig
+from spikeconv.config import (
+    CountInputs,
+    FloatInputs,
+    KvSettings,
+    LinearScheme,
+    RotationSettings,
+    SpikeConfig,
+    parse_settings,
+)
+from spikeconv.config.parsing import known_paths
 from spikeconv.errors import SpikeconvError
 
 
@@ -26,16 +35,18 @@ from spikeconv.errors import SpikeconvError
         ({"bits": "4-4"}, 4, 4, 1, -8, 7),
         ({"bits": "8-8"}, 8, 8, 1, -128, 127),
         ({"steps": 16}, 4, 5, 16, -16, 15),
-        ({"spikes": "binary", "steps": 63}, 4, 6, 63, 0, 63),
+        ({"inputs.spikes": "binary", "steps": 63}, 4, 6, 63, 0, 63),
     ],
 )
 def test_bits_and_steps(
     settings: dict[str, Any], weight_bits: int, count_bits: int, steps: int, low: int, high: int
 ) -> None:
     config = SpikeConfig.parse(settings)
-    assert (config.weight_bits, config.count_bits, config.virtual_steps) == (weight_bits, count_bits, steps)
-    assert (config.count_min, config.count_max) == (low, high)
-    assert config.symmetric == (low < 0)
+    inputs = config.inputs
+    assert isinstance(inputs, CountInputs)
+    assert (config.weights.bits, inputs.bits, inputs.virtual_steps) == (weight_bits, count_bits, steps)
+    assert (inputs.count_min, inputs.count_max, inputs.largest_count) == (low, high, max(-low, high))
+    assert inputs.symmetric == (low < 0)
 
 
 @pytest.mark.parametrize("bits", ["4-1.58", "4-1", "6-1.58", "6-1", "4-4", "8-8", "16-1.58", "4-16", "16-16", "3-5"])
@@ -46,7 +57,7 @@ def test_bits_name_round_trip(bits: str) -> None:
 @pytest.mark.parametrize("bits", ["4-16", "16-16"])
 def test_float_activations_have_no_counts(bits: str) -> None:
     config = SpikeConfig.parse({"bits": bits})
-    assert config.spikes == "float" and config.count_bits == 16
+    assert config.inputs == FloatInputs(codec="float")
 
 
 @pytest.mark.parametrize(
@@ -56,31 +67,52 @@ def test_float_activations_have_no_counts(bits: str) -> None:
         ({"bits": "4"}, ["4-1.58", "'4'"]),
         ({"bits": "4-3.14"}, ["'4-3.14'"]),
         ({"bits": "4-9"}, ["'4-9'"]),
-        ({"bits": "1-1.58"}, ["weight_bits", "2 to 8"]),
-        ({"bits": "9-1"}, ["weight_bits", "2 to 8"]),
+        ({"bits": "1-1.58"}, ["weights.bits", "2 to 8"]),
+        ({"bits": "9-1"}, ["weights.bits", "2 to 8"]),
         ({"codec": "multihead", "layers": 8}, ["layers", "7"]),
         ({"codec": "multihead", "integer_digits": 4}, ["integer_digits is 4", "3 layers"]),
         ({"codec": "multihead", "steps": 8}, ["steps", "time_steps"]),
         ({"codec": "repetition", "bits": "4-1"}, ["codec=repetition", "W-1.58"]),
         ({"codec": "repetition", "time_steps": 128}, ["time_steps", "127"]),
-        ({"codec": "digits"}, ["codec", "multihead"]),
+        ({"codec": "multihed"}, ["inputs.codec", "repetition", "Did you mean multihead?"]),
+        ({"codec": "float", "bits": "4-4"}, ["bits", "codec=float"]),
         ({"bits": "4-1.58", "steps": 12}, ["steps", "16", "not 12"]),
         ({"bits": "4-1.58", "steps": 0}, ["steps", "not 0"]),
         ({"bits": "4-1.58", "steps": -8}, ["steps", "not -8"]),
         ({"bits": "4-1.58", "steps": 256}, ["steps", "not 256"]),
         ({"bits": "4-1", "steps": 16}, ["steps", "15", "not 16"]),
         ({"bits": "4-4", "steps": 8}, ["steps", "ternary"]),
-        ({"spikes": "integer", "steps": 8}, ["steps", "ternary"]),
-        ({"spikes": "float"}, ["count_bits=16"]),
-        ({"count_bits": 16}, ["spikes=float"]),
-        ({"bits": "4-1", "count_range": "full"}, ["count_range=full", "signed"]),
+        ({"inputs.spikes": "integer", "steps": 8}, ["steps", "ternary"]),
+        ({"bits": "4-16", "inputs.clip_ratio": 0.9}, ["inputs.clip_ratio", "codec=count", "not float"]),
+        ({"layers": 3}, ["inputs.layers", "codec=multihead", "not count"]),
+        ({"time_steps": 3}, ["inputs.time_steps", "multihead or repetition", "not count"]),
+        ({"codec": "multihead", "inputs.bits": 4}, ["inputs.bits", "codec=count", "not multihead"]),
+        ({"codec": "repetition", "inputs.clip.mode": "relu"}, ["inputs.clip", "count or float", "not repetition"]),
+        ({"inputs.clip.mode": "relu", "rotation": "quarot"}, ["inputs.clip", "QuaRot"]),
+        ({"inputs": 4}, ["inputs", "4"]),
+        ({"inputs": None}, ["inputs", "None"]),
+        ({"weights": ["mse"]}, ["weights", "mse"]),
+        ({"weights": {"bitz": 4}}, ["weights.bitz", "Did you mean weights.bits?", "weights.method"]),
+        ({"weights.method": "gptq"}, ["weights.method", "rtn"]),
+        ({"weight_bits": 4}, ["weight_bits", "Did you mean weights.bits?"]),
+        ({"clipratio": 0.8}, ["clipratio", "Did you mean clip_ratio?", "inputs.clip_ratio"]),
+        ({"quantile": 0.8}, ["quantile", "Did you mean inputs.clip.quantile?"]),
+        ({"kv_range": "asymmetric"}, ["kv.bits", "missing"]),
+        ({"kv_bits": 9}, ["kv.bits", "8"]),
+        ({"kv_steps": 3}, ["kv_steps", "4", "not 3"]),
+        ({"kv": {"bits": 4, "seed": 1}}, ["kv.seed", "kv.range"]),
+        ({"overrides": [{"pattern": "q", "settings": {"kv_bits": 4}}]}, ["override q", "kv"]),
+        ({"overrides": [{"pattern": "q"}]}, ["overrides.0.settings", "missing"]),
+        ({"overrides": {"q": 1}}, ["overrides"]),
+        ({"code": "ternary"}, ["code.kind", "unary", "binary"]),
+        ({"bits": "4-1", "count_range": "full"}, ["range=full", "signed"]),
         ({"clip_ratio": 0}, ["clip_ratio"]),
         ({"clip_ratio": 1.5}, ["clip_ratio"]),
-        ({"rotation": "fourier"}, ["rotation", "gamma-sqp"]),
+        ({"rotation": "fourier"}, ["rotation.kind", "gamma-sqp"]),
         ({"seed": -1}, ["seed"]),
         ({"seed": 2**32}, ["seed"]),
-        ({"clip": 0.9}, ["clip", "known fields", "clip_ratio", "steps"]),
-        ({"overrides": [{"pattern": "q", "settings": {"weight_bits": 9}}]}, ["q", "weight_bits", "2 to 8"]),
+        ({"clip": 0.9}, ["clip", "known", "inputs.clip_ratio", "steps"]),
+        ({"overrides": [{"pattern": "q", "settings": {"weights.bits": 9}}]}, ["q", "weights.bits", "2 to 8"]),
         ({"overrides": [{"pattern": "q", "settings": {"colour": 1}}]}, ["q", "colour"]),
         ({"overrides": [{"pattern": "q", "settings": {"rotation": "quarot"}}]}, ["q", "rotation=quarot"]),
         (
@@ -99,7 +131,7 @@ def test_bad_settings_are_one_sentence(settings: dict[str, Any], words: list[str
 
 def test_frozen() -> None:
     with pytest.raises(ValidationError):
-        SpikeConfig().seed = 1  # type: ignore[misc]
+        SpikeConfig().rotation = RotationSettings()  # type: ignore[misc]
 
 
 def test_skip_by_role_and_by_pattern() -> None:
@@ -117,7 +149,7 @@ def test_last_override_wins_and_keeps_the_rest() -> None:
             "seed": 3,
             "overrides": [
                 {"pattern": "down", "settings": {"bits": "6-1.58"}},
-                {"pattern": "*.1.*", "settings": {"weight_bits": 8, "clip_ratio": 0.8}},
+                {"pattern": "*.1.*", "settings": {"weights.bits": 8, "inputs": {"clip_ratio": 0.8}}},
             ],
         }
     )
@@ -125,26 +157,148 @@ def test_last_override_wins_and_keeps_the_rest() -> None:
     down = config.for_linear("model.layers.0.mlp.down_proj", "down")
     both = config.for_linear("model.layers.1.mlp.down_proj", "down")
     assert plain and down and both
-    assert (plain.weight_bits, plain.virtual_steps) == (4, 8)
-    assert (down.weight_bits, down.virtual_steps, down.clip_ratio) == (6, 32, 0.9)
-    assert (both.weight_bits, both.virtual_steps, both.clip_ratio, both.seed) == (8, 32, 0.8, 3)
+    assert plain == LinearScheme.model_validate({"seed": 3})
+    assert down == LinearScheme.model_validate({"bits": "6-1.58", "seed": 3})
+    assert both == LinearScheme.model_validate({"bits": "8-1.58", "steps": 32, "clip_ratio": 0.8, "seed": 3})
 
 
 def test_steps_of_an_override_mean_the_spikes_of_the_whole() -> None:
     override = {"pattern": "q", "settings": {"steps": 31}}
     scheme = SpikeConfig.parse({"bits": "4-1", "overrides": [override]}).for_linear("q_proj", "q")
-    assert scheme is not None and scheme.virtual_steps == 31 and scheme.spikes == "binary"
+    assert scheme is not None and scheme.inputs == CountInputs(bits=5, spikes="binary")
 
 
 @pytest.mark.parametrize("bits", ["4-1.58", "4-1", "8-8", "16-16"])
 def test_dump_parses_to_itself(bits: str) -> None:
-    overrides = [{"pattern": "down", "settings": {"weight_bits": 8}}]
+    overrides = [{"pattern": "down", "settings": {"weights.bits": 8}}]
     config = SpikeConfig.parse({"bits": bits, "skip": ["o"], "overrides": overrides, "seed": 7})
     assert SpikeConfig.parse(config.model_dump(mode="json")) == config
 
 
 def test_only_what_changes_the_encoding_separates_encoders() -> None:
     base = SpikeConfig()
-    assert base.encoding == SpikeConfig(weight_bits=8, weight_clip="none").encoding
+    assert base.encoding == SpikeConfig.parse({"weights": {"bits": 8, "clip": "none"}}).encoding
     others = [{"clip_ratio": 0.8}, {"seed": 1}, {"count_range": "full"}, {"steps": 16}, {"rotation": "none"}]
+    others += [{"code": "binary"}, {"inputs.clip.quantile": 0.1}, {"codec": "repetition"}]
     assert all(SpikeConfig.parse(other).encoding != base.encoding for other in others)
+
+
+def test_every_way_to_write_a_setting_is_the_same() -> None:
+    """Nested, dotted, short, mixed; and what `config.json` holds is nested."""
+    expected = {
+        "weights": {"bits": 4, "method": "rtn", "clip": "none"},
+        "inputs": {
+            "codec": "count",
+            "bits": 5,
+            "spikes": "ternary",
+            "range": "full",
+            "clip_ratio": 0.8,
+            "clip": {"mode": "shifted", "quantile": 0.6},
+        },
+        "rotation": {"kind": "none", "seed": 7},
+        "code": {"kind": "binary"},
+        "kv": {"bits": 4, "range": "asymmetric", "group": 8},
+        "skip": ["o"],
+        "overrides": [{"pattern": "q", "settings": {"weights": {"bits": 6}, "rotation": {"seed": 1}}}],
+    }
+    clip = {"mode": "shifted", "quantile": 0.6}
+    override: dict[str, Any] = {"pattern": "q", "settings": {"weights.bits": 6, "seed": 1}}
+    shared: dict[str, Any] = {"skip": "o", "overrides": [override]}
+    short = {
+        "bits": "4-1.58", "steps": 16, "count_range": "full", "clip_ratio": 0.8, "weight_clip": "none",
+        "rotation": "none", "seed": 7, "code": "binary", "kv_steps": 15, "kv_range": "asymmetric", "kv_group": 8,
+        "inputs.clip": clip, **shared,
+    }  # fmt: skip
+    dotted = {
+        "weights.clip": "none", "inputs.bits": 5,
+        "inputs": {"range": "full", "clip_ratio": 0.8, "clip.mode": "shifted"},
+        "inputs.clip.quantile": 0.6, "rotation.kind": "none", "rotation.seed": 7, "code.kind": "binary",
+        "kv": {"bits": 4}, "kv.range": "asymmetric", "kv.group": 8, **shared,
+    }  # fmt: skip
+    for values in (expected, short, dotted):
+        assert SpikeConfig.parse(values).model_dump(mode="json") == expected
+
+
+def test_later_layers_stand_on_earlier_ones() -> None:
+    for layers, bits, inputs in (
+        ([{"bits": "4-1"}, {"steps": 31}], "4-1", CountInputs(spikes="binary", bits=5)),
+        ([{"bits": "4-1.58", "steps": 16}, {"bits": "6-1.58"}], "6-1.58", CountInputs(bits=6)),
+        ([{"inputs.clip_ratio": 0.7}, {"bits": "4-4"}], "4-4", CountInputs(spikes="integer", clip_ratio=0.7)),
+        ([{"inputs.clip.mode": "relu", "clip_ratio": 0.7}, {"bits": "4-16"}, {"inputs.clip": "none"}],
+         "4-16", FloatInputs(codec="float")),
+        ([{"codec": "multihead", "layers": 4}, {"bits": "4-1.58"}, {"codec": "count"}], "4-1.58", CountInputs()),
+    ):  # fmt: skip
+        config = SpikeConfig.parse(*layers)
+        assert (config.bits, config.inputs) == (bits, inputs)
+    several = SpikeConfig.parse({"codec": "multihead", "time_steps": 4, "layers": 5}, {"codec": "repetition"})
+    assert several.bits == "16-T4" and several.rotation.is_none  # what both codecs have stays
+    kept = SpikeConfig.parse({"inputs.clip.quantile": 0.3}, {"bits": "4-16"})
+    assert kept.clip is not None and kept.clip.quantile == 0.3
+    assert SpikeConfig.parse({"kv_bits": 4}, {"kv_group": 8}).kv == KvSettings(bits=4, group=8)
+    for nothing in ({"kv_bits": "none"}, {"kv_bits": 16}, {"kv": "none"}, {"kv": None}):
+        assert SpikeConfig.parse({"kv_bits": 4, "kv_group": 8}, nothing).kv is None
+
+
+def test_overrides_may_need_each_other_but_not_contradict() -> None:
+    multihead = {"pattern": "q", "settings": {"codec": "multihead"}}
+    layers = {"pattern": "*q*", "settings": {"inputs.layers": 4}}
+    scheme = SpikeConfig.parse({"overrides": [multihead, layers]}).for_linear("q_proj", "q")
+    assert scheme is not None and scheme.bits == "4-4L" and scheme.rotation.kind == "gamma-sqp"
+    full = {"pattern": "*q*", "settings": {"count_range": "full"}}
+    config = SpikeConfig.parse({"overrides": [{"pattern": "q", "settings": {"bits": "4-1"}}, full]})
+    assert config.for_linear("qk", "k") is not None
+    with pytest.raises(SpikeconvError, match=r"overrides of q_proj.*range=full"):
+        config.for_linear("q_proj", "q")
+
+
+def test_accumulators_are_bounded() -> None:
+    """|acc| ≤ largest count · 2^(weight bits - 1) · in_features stays below 2^31."""
+    for settings, largest in (
+        ({}, 8 * 8),
+        ({"bits": "8-1"}, 255 * 128),
+        ({"bits": "8-1.58"}, 128 * 128),
+        ({"bits": "4-1.58", "codec": "multihead"}, 9 * 8),
+        ({"bits": "8-1.58", "codec": "repetition", "time_steps": 127}, 127 * 128),
+    ):
+        config = SpikeConfig.parse(settings)
+        most = (2**31 - 1) // largest
+        assert config.overflow(most) is None
+        sentence = config.overflow(most + 1)
+        assert sentence and str(most + 1) in sentence and "2^31" in sentence
+    for settings in ({"bits": "16-16"}, {"bits": "16-1.58"}, {"bits": "8-16"}):
+        assert SpikeConfig.parse(settings).overflow(2**40) is None
+
+
+WILD: list[Any] = [
+    None, True, False, -1, 0, 3, 10**5000, 1e308, float("nan"), float("inf"), "", "none", "x" * 9999, "4-1.58",
+    "\0", "²",
+    [], [1], [None], {}, {"a": 1}, {1: 2}, {None: None}, {"codec": {}}, [{"pattern": 1}], [[[[[]]]]],
+    {"a": {"b": {"c": {}}}},
+    b"bytes", (1, 2), {"bits"}, object(),
+]  # fmt: skip
+
+
+def test_whatever_is_written_is_a_setting_or_a_sentence() -> None:
+    names = [
+        *known_paths(SpikeConfig),
+        *SpikeConfig.short_names,
+        "inputs",
+        "weights",
+        "kv",
+        "rotation",
+        "inputs.clip",
+        "?",
+    ]
+    for name in names:
+        for value in WILD:
+            override = {"pattern": "q", "settings": {name: value}}
+            for settings in ({name: value}, {"overrides": [override]}, {"codec": "multihead", name: value}):
+                try:
+                    config = SpikeConfig.parse(settings)
+                    config.for_linear("model.layers.0.self_attn.q_proj", "q")
+                    assert SpikeConfig.parse(config.model_dump(mode="json")) == config
+                except SpikeconvError as error:
+                    assert "\n" not in str(error) and len(str(error)) < 1500
+    for settings in (None, [], 3, "x"):
+        with pytest.raises(SpikeconvError):
+            parse_settings(SpikeConfig, settings)

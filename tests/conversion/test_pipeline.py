@@ -66,10 +66,15 @@ def test_record(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
     assert record["versions"]["torch"] == torch.__version__
     assert len(record["layers"]) == summary.converted == 12
     layer = record["layers"]["model.layers.0.self_attn.q_proj"]
-    assert (layer["role"], layer["virtual_steps"], layer["weight_bits"], layer["seed"]) == ("q", 15, 4, 5)
+    assert (layer["role"], layer["virtual_steps"], layer["weights"]["bits"], layer["rotation"]["seed"]) == (
+        "q",
+        15,
+        4,
+        5,
+    )
     assert set(record["skipped"]) >= {"lm_head", "model.layers.1.self_attn.o_proj"}
     config = json.loads((output / "config.json").read_text())["quantization_config"]
-    assert config["quant_method"] == "spikeconv" and config["format"] == 1
+    assert config["quant_method"] == "spikeconv" and config["format"] == 2
     assert SpikeConfig.parse(record["config"]) == SpikeConfig.parse({"bits": "4-1", "skip": ["o"], "seed": 5})
     assert record["config"].items() <= config.items()
     card = (output / "README.md").read_text()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def plan(tiny_checkpoint: Callable[..., Path]) -> Callable[..., Plan]:
 
 def test_every_linear_has_a_job_with_its_shape(family: str, plan: Callable[..., Plan], tiny_checkpoint: Any) -> None:
     made, source = plan(family), HfSource(tiny_checkpoint(family))
-    assert [job.linear for job in made.jobs] == FAMILIES[family].layout(2)
+    assert [job.linear for job in made.jobs] == FAMILIES[family].layout(SimpleNamespace(num_hidden_layers=2))
     for job in made.jobs:
         assert (job.out_features, job.in_features) == source.shape(f"{job.linear.name}.weight")
     assert made.skipped == FAMILIES[family].skipped and all(made.skipped.values())
@@ -38,8 +39,8 @@ def test_skips_and_overrides(plan: Callable[..., Plan]) -> None:
     skipped = {"model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj", "model.layers.0.self_attn.q_proj"}
     assert set(made.skipped) - {"model.embed_tokens", "lm_head"} == skipped
     assert all("--skip" in made.skipped[name] for name in skipped)
-    assert {job.scheme.virtual_steps for job in made.jobs if job.linear.layer == 1} == {32}
-    assert {job.scheme.virtual_steps for job in made.jobs if job.linear.layer == 0} == {8}
+    assert {job.scheme.inputs.virtual_steps for job in made.jobs if job.linear.layer == 1} == {32}
+    assert {job.scheme.inputs.virtual_steps for job in made.jobs if job.linear.layer == 0} == {8}
     assert sum(made.roles().values()) == len(made.jobs) == 11
 
 
@@ -66,7 +67,7 @@ def test_bits_per_weight_counts_scales_and_padding(
         ({"skip": ("model.*",)}, ["Nothing to convert"]),
         ({"skip": ("gate_proj",)}, ["--skip gate_proj", "matches no linear"]),
         (
-            {"overrides": ({"pattern": "*.7.*", "settings": {"weight_bits": 8}},)},
+            {"overrides": ({"pattern": "*.7.*", "settings": {"weights.bits": 8}},)},
             ["--override *.7.*", "matches no linear"],
         ),
     ],

@@ -1,6 +1,7 @@
 """Families are data: complete, and true to the modules of the model they describe."""
 
 from fnmatch import fnmatchcase
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, find_family
+
+LAYERS = SimpleNamespace(num_hidden_layers=2)
 
 
 def test_supported_families() -> None:
@@ -24,7 +27,7 @@ def test_layout_is_every_linear_of_the_model(model_type: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert type(model).__name__ == family.architecture
-    layout = family.layout(2)
+    layout = family.layout(LAYERS)
     modules = {name for name, module in model.named_modules()}
     tensors = {name for name, _ in model.named_parameters()}
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -60,30 +63,35 @@ def test_what_stays_float_is_counted(model_type: str) -> None:
 
 
 def test_every_linear_of_an_rwkv_has_an_input_of_its_own(recurrent: str) -> None:
-    layout = FAMILIES[recurrent].layout(2)
+    layout = FAMILIES[recurrent].layout(LAYERS)
     assert len({linear.group for linear in layout}) == len(layout)
 
 
 def test_role_settings_yield_to_the_user() -> None:
     family = FAMILIES["rwkv6"]
-    value = family.layout(1)[-1]
+    value = family.layout(LAYERS)[-1]
     assert value.role == "ffn.value"
 
     def scheme(**settings: Any) -> Any:
         return family.settle(SpikeConfig.parse(settings)).for_linear(value.name, value.role)
 
     ours = scheme()
-    assert (ours.symmetric, ours.rotation, ours.virtual_steps, ours.bits) == (False, "none", 15, "4-1")
-    assert scheme(steps=16).virtual_steps == 31
-    user = {"pattern": "ffn.value", "settings": {"spikes": "ternary", "rotation": "gamma-sqp"}}
+    assert (ours.inputs.symmetric, ours.rotation.kind, ours.inputs.virtual_steps, ours.bits) == (
+        False,
+        "none",
+        15,
+        "4-1",
+    )
+    assert scheme(steps=16).inputs.virtual_steps == 31
+    user = {"pattern": "ffn.value", "settings": {"inputs.spikes": "ternary", "rotation": "gamma-sqp"}}
     assert scheme(overrides=[user]) == LinearScheme()
     for others in ({"codec": "multihead"}, {"bits": "4-4"}, {"bits": "16-16"}):
-        assert scheme(**others) == LinearScheme(**others)
+        assert scheme(**others) == LinearScheme.model_validate(others)
 
 
 def test_groups_share_an_input() -> None:
     roles: dict[str, list[str]] = {}
-    for linear in FAMILIES["llama"].layout(2):
+    for linear in FAMILIES["llama"].layout(LAYERS):
         roles.setdefault(linear.group, []).append(linear.role)
     assert sorted(roles.values()) == sorted([["q", "k", "v"], ["o"], ["gate", "up"], ["down"]] * 2)
 

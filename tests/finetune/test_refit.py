@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from spikeconv.calibrate.thresholds import clip_inputs, clip_roles
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.plan import make_plan
 from spikeconv.families import find_family
-from spikeconv.finetune.clips import clip_inputs, clip_roles
 from spikeconv.finetune.refit import RIDGE, refit
 from spikeconv.nn.clip import MembraneClip
 from spikeconv.sources.hf import HfSource
@@ -37,7 +37,7 @@ class OneLinear(nn.Module):
 def test_no_other_weight_is_nearer(mode: str) -> None:
     inputs = torch.randn(400, SIZE) @ torch.randn(SIZE, SIZE)
     model = OneLinear(inputs)
-    clip = MembraneClip(SIZE, SpikeConfig.parse({"clip_mode": mode, "clip_quantile": 0.5}))
+    clip = MembraneClip(SIZE, SpikeConfig.parse({"inputs.clip": {"mode": mode, "quantile": 0.5}}))
     clip.attach("linear", model.linear)
     original = model.linear.weight.detach().clone()
     refit(model, [clip], torch.arange(400)[None])

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from spikeconv import ops
 from spikeconv.checkpoint.folder import read_record
-from spikeconv.config import SpikeConfig
+from spikeconv.config import KvSettings, SpikeConfig
 from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint
@@ -201,7 +201,7 @@ def test_an_empty_cache_of_any_making_is_taken(converted: Fixture, tokens: Tenso
     [
         ("rwkv6", {"kv_bits": 4}, "Rwkv6ForCausalLM has no keys and values"),
         ("llama", {"kv_bits": 4, "kv_group": 3}, "kv_group 3 does not divide head_dim 8"),
-        ("llama", {"kv_bits": 9}, "kv_bits must be 2 to 8"),
+        ("llama", {"kv_bits": 9}, "kv.bits: must be less than or equal to 8, not 9"),
         ("llama", {"kv_steps": 9}, "steps with ternary spikes must be one of"),
     ],
 )
@@ -211,6 +211,6 @@ def test_impossible_settings(family: str, settings: dict[str, Any], words: str, 
 
 
 def test_steps_stand_for_bits() -> None:
-    assert SpikeConfig.parse({"kv_steps": 16}).kv_bits == 5
-    assert SpikeConfig.parse({"kv_steps": 15, "kv_range": "asymmetric"}).kv_bits == 4
+    assert SpikeConfig.parse({"kv_steps": 16}).kv == KvSettings(bits=5)
+    assert SpikeConfig.parse({"kv_steps": 15, "kv_range": "asymmetric"}).kv == KvSettings(bits=4, range="asymmetric")
     assert SpikeConfig.parse({}).kv is None

@@ -42,13 +42,13 @@ def built_by_hand(source: Path, **settings: Any) -> nn.Module:
     """The float model with its linears replaced one by one, each in a group of its own."""
     model = adopt(load(source, **FAMILIES[json.loads((source / "config.json").read_text())["model_type"]].fixed))
     family = FAMILIES[model.config.model_type]
-    config, layout = family.settle(SpikeConfig.parse(settings)), family.layout(model.config.num_hidden_layers)
+    config, layout = family.settle(SpikeConfig.parse(settings)), family.layout(model.config)
     schemes = {linear.name: config.for_linear(linear.name, linear.role) for linear in layout}
     folded = {}
     for norm in {linear.norm for linear in layout if linear.norm}:
         behind = {schemes[linear.name] for linear in layout if linear.norm == norm}
         if len(behind) == 1 and None not in behind:  # else someone needs the norm's output
-            folded[norm] = FoldedNorm(model.get_submodule(norm))
+            folded[norm] = FoldedNorm(model.get_submodule(norm).weight, model.config.rms_norm_eps)
             model.set_submodule(norm, folded[norm])
     for linear in layout:
         scheme = schemes[linear.name]
@@ -85,7 +85,7 @@ def test_skips_and_overrides_reach_the_model(tiny_checkpoint: Fixture, converted
     linears = spike_linears(model)
     assert len(linears) == 14 - 2 - 1
     v = linears["model.layers.1.self_attn.v_proj"]
-    assert (v.scheme.virtual_steps, v.scheme.seed, v.scheme.weight_bits) == (32, 4, 6)
+    assert (v.scheme.inputs.virtual_steps, v.scheme.rotation.seed, v.scheme.weights.bits) == (32, 4, 6)
     assert v.encoder is not linears["model.layers.1.self_attn.q_proj"].encoder
     assert torch.equal(logits_of(model), logits_of(built_by_hand(tiny_checkpoint("qwen2"), **settings)))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from spikeconv.config import SpikeConfig
-from spikeconv.nn import Encoder
+from spikeconv.nn import Encoder, SpikeGroup, SpikeLinear
 from spikeconv.nn.clip import MembraneClip, quantile_of
 from spikeconv.rotation import Rotation
 
@@ -17,19 +17,26 @@ SIZE = 72
 MODES = pytest.mark.parametrize("mode", ["relu", "shifted", "two-sided"])
 
 
-def scheme(mode: str, **settings: Any) -> SpikeConfig:
-    return SpikeConfig.parse({"clip_mode": mode, **settings})
+def scheme(mode: str, quantile: float = 0.5, **settings: Any) -> SpikeConfig:
+    return SpikeConfig.parse({"inputs.clip": {"mode": mode, "quantile": quantile}, **settings})
+
+
+def clipping_encoder(settings: SpikeConfig, threshold: Tensor) -> Encoder:
+    """An encoder whose linear holds that threshold."""
+    group = SpikeGroup(SIZE, settings)
+    SpikeLinear(SIZE, 3, settings, group).input_threshold = threshold.reshape(1)
+    return group.encoder
 
 
 @MODES
 @pytest.mark.parametrize("rotation", ["gamma-sqp", "none"])
 def test_it_is_what_an_encoder_does(mode: str, rotation: str) -> None:
     """A⁻¹ clip(A x), seen through A, is the float encoder's potential."""
-    settings = scheme(mode, bits="16-16", rotation=rotation, clip_threshold=0.3)
+    settings = scheme(mode, bits="16-16", rotation=rotation)
     clip = MembraneClip(SIZE, settings)
     clip.threshold = torch.tensor(0.3)
     x = torch.randn(4, 5, SIZE)
-    encoder = Encoder(SIZE, settings)
+    encoder = clipping_encoder(settings, clip.threshold)
     seen = clip(x) if encoder.rotation is None else encoder.rotation(clip(x))
     torch.testing.assert_close(seen, encoder(x).decode(), rtol=0, atol=1e-5)
 
@@ -46,7 +53,7 @@ def test_the_quantile_is_the_share_cut_off(mode: str, quantile: float) -> None:
 
 def test_a_share_of_gaussian_inputs_falls_silent() -> None:
     for quantile in (0.5, 0.6):
-        clip = MembraneClip(SIZE, scheme("relu", clip_quantile=quantile, rotation="none"))
+        clip = MembraneClip(SIZE, scheme("relu", quantile=quantile, rotation="none"))
         silent = (clip(torch.randn(500, SIZE)) == 0).float().mean().item()
         assert silent == pytest.approx(quantile, abs=1e-3)
 
@@ -123,13 +130,14 @@ def test_a_constant_part_is_left_alone() -> None:
 
 
 def test_the_rate_is_that_of_the_encoder() -> None:
-    settings = scheme("relu", clip_quantile=0.6)
+    settings = scheme("relu", quantile=0.6)
     clip = MembraneClip(SIZE, settings)
     clip.measures_rate = True
     x = torch.randn(40, SIZE)
     clip(x)
     clip.update(0.9)
-    encoder = Encoder(SIZE, settings.model_copy(update={"clip_threshold": float(clip.threshold)}))  # type: ignore[arg-type]
+    assert clip.threshold is not None
+    encoder = clipping_encoder(settings, clip.threshold)
     spikes = encoder(x).spikes
     assert spikes is not None
     assert clip.rate == pytest.approx(spikes.counts.float().abs().mean().item() / 8, rel=1e-4)
@@ -140,7 +148,7 @@ def test_the_rate_is_that_of_the_encoder() -> None:
     [("relu", 0.5, 0.114), ("relu", 0.6, 0.110), ("shifted", 0.6, 0.088)],  # METHOD, section 1
 )
 def test_rates_of_gaussian_inputs_are_those_of_the_paper(mode: str, quantile: float, rate: float) -> None:
-    clip = MembraneClip(4096, scheme(mode, clip_quantile=quantile, rotation="none"))
+    clip = MembraneClip(4096, scheme(mode, quantile=quantile, rotation="none"))
     clip.measures_rate = True
     clip(torch.randn(64, 4096))
     assert clip.rate == pytest.approx(rate, rel=0.1)  # it depends on n through the largest input

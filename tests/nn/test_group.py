@@ -87,8 +87,7 @@ def test_one_member_may_be_called_alone(group: Counted) -> None:
 def test_norm_is_computed_by_the_encoder(make_linear: Callable[..., Any]) -> None:
     plain = torch.nn.RMSNorm(72, 1e-5).requires_grad_(False)
     plain.weight.uniform_(0.5, 2)
-    plain.variance_epsilon = 1e-5  # transformers' name
-    norm = FoldedNorm(plain)
+    norm = FoldedNorm(plain.weight, 1e-5)
     group = SpikeGroup(72, SpikeConfig(), norm)
     linear = make_linear(group=group)[0]
     x = torch.randn(5, 72) * 7

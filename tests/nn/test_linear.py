@@ -33,14 +33,14 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.
 def written_out(linear: SpikeLinear, x: Tensor) -> Tensor:
     """METHOD, section 1, in plain torch and int64: k = clamp(round(u/s) + z), y = s·s_w·(W(k - z)) + b."""
     scheme = linear.scheme
-    u = x.float() if scheme.rotation == "none" else Rotation(linear.in_features, scheme.seed)(x)
+    u = x.float() if scheme.rotation.is_none else Rotation(linear.in_features, scheme.rotation.seed)(x)
     low, high = torch.zeros_like(u[..., :1]), u.abs().amax(-1, keepdim=True)
-    if not scheme.symmetric:
+    if not scheme.inputs.symmetric:
         low, high = u.amin(-1, keepdim=True).clamp_max(0), u.amax(-1, keepdim=True).clamp_min(0)
-    span = scheme.clip_ratio * high - scheme.clip_ratio * low
-    s = span / torch.full_like(span, scheme.count_max)  # a GPU would multiply by a number's reciprocal
-    z = torch.zeros_like(s) if scheme.symmetric else torch.round(-scheme.clip_ratio * low / s)
-    k = torch.clamp(torch.round(u / s) + z, scheme.count_min, scheme.count_max)
+    span = scheme.inputs.clip_ratio * high - scheme.inputs.clip_ratio * low
+    s = span / torch.full_like(span, scheme.inputs.count_max)  # a GPU would multiply by a number's reciprocal
+    z = torch.zeros_like(s) if scheme.inputs.symmetric else torch.round(-scheme.inputs.clip_ratio * low / s)
+    k = torch.clamp(torch.round(u / s) + z, scheme.inputs.count_min, scheme.inputs.count_max)
     weight = ops.unpack(linear.weight, linear.in_features)
     acc = ((k - z).long()[..., None, :] * weight.long()).sum(-1)
     y = acc.float() * s * linear.weight_scale

@@ -90,7 +90,7 @@ def test_firing_rate_of_gaussian_inputs(settings: dict[str, Any], low: float, hi
     rates: list[float] = []
 
     def note(spikes: SpikeCounts) -> None:
-        rates.append(spikes.counts.float().abs().mean().item() / encoder.scheme.virtual_steps)
+        rates.append(spikes.counts.float().abs().mean().item() / encoder.scheme.inputs.virtual_steps)
 
     encoder.observers.append(note)
     encoder(torch.randn(256, 4096, generator=torch.Generator().manual_seed(0)))

@@ -33,7 +33,7 @@ def test_dense_rows(bits: tuple[int, int], flops: float, joules: float) -> None:
     [("4-1.58", 0.216, 0.75, 0.67), ("4-1", 0.5, 1.62, 1.46), ("6-1.58", 0.222, 4.60, 4.14), ("6-1", 0.5, 10.20, 9.18)],
 )
 def test_spiking_rows(bits: str, rate: float, flops: float, joules: float) -> None:
-    found = spiking_flops(LLAMA2_7B, scheme(bits), rate * scheme(bits).virtual_steps) / 1e12
+    found = spiking_flops(LLAMA2_7B, scheme(bits), rate * scheme(bits).inputs.virtual_steps) / 1e12
     assert found == pytest.approx(flops, abs=0.006)
     assert found * AC == pytest.approx(joules, abs=0.01)
 
@@ -48,7 +48,7 @@ def test_spiking_rows(bits: str, rate: float, flops: float, joules: float) -> No
     ],
 )
 def test_rows_of_table_a1(bits: str, rate: float, shape: tuple[int, int], gflops: float) -> None:
-    found = spiking_flops(linear_macs(TOKENS, *shape), scheme(bits), rate * scheme(bits).virtual_steps) / 1e9
+    found = spiking_flops(linear_macs(TOKENS, *shape), scheme(bits), rate * scheme(bits).inputs.virtual_steps) / 1e9
     assert found == pytest.approx(gflops, abs=0.01)
 
 

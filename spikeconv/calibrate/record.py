@@ -1,0 +1,70 @@
+"""The record of a fine-tune: which linears are clipped, how, and at which τ; a conversion takes it over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from spikeconv.config import Override, SpikeConfig
+from spikeconv.errors import SpikeconvError
+from spikeconv.sources.base import Source
+
+__all__ = ["RECORD", "ClipRecord"]
+
+RECORD = "spikeconv-clip.json"
+"""In every fine-tuned model."""
+
+
+class ClipRecord(BaseModel):
+    """What `RECORD` holds.
+
+    Attributes:
+        clip_mode, clip_quantile, rotation, seed: settings that the thresholds were found with.
+        thresholds: τ by module name.
+        training: how they were trained, for the reader.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clip_mode: str
+    clip_quantile: float
+    rotation: str
+    seed: int
+    thresholds: dict[str, float]
+    training: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, folder: Path) -> "ClipRecord":
+        """The record in a fine-tuned model.
+
+        Raises:
+            SpikeconvError: there is none, or it is damaged.
+        """
+        try:
+            return cls.model_validate(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise SpikeconvError(
+                f"{folder} holds no {RECORD}; --clip-from takes what `spikeconv finetune` made."
+            ) from None
+        except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
+            reason = str(error).strip().splitlines()[0]
+            raise SpikeconvError(f"{folder / RECORD} is damaged: {reason}") from None
+
+    def apply(self, config: SpikeConfig, source: Source) -> SpikeConfig:
+        """A conversion's settings with these clips, in front of the user's overrides; its plan takes `thresholds`.
+
+        Raises:
+            SpikeconvError: the source lacks one of the linears, or the settings rotate otherwise.
+        """
+        names = set(source.names())
+        for name in self.thresholds:
+            if f"{name}.weight" not in names:
+                raise SpikeconvError(f"{RECORD} has a threshold for {name}, which {source.path} does not hold.")
+        for name, asked in (("rotation", config.rotation.kind), ("seed", config.rotation.seed)):
+            found = getattr(self, name)
+            if asked != found:
+                raise SpikeconvError(f"The thresholds were found with {name}={found}, not {asked}; convert with that.")
+        clip = {"inputs": {"clip": {"mode": self.clip_mode, "quantile": self.clip_quantile}}}
+        ours = [Override(pattern=name, settings=clip) for name in self.thresholds]
+        return SpikeConfig.parse({**config.model_dump(), "overrides": [*ours, *config.overrides]})

@@ -1,0 +1,56 @@
+"""The checkpoint's format: its version, once, and what `quantization_config` in `config.json` holds.
+
+    quant_method  "spikeconv"
+    format        the version
+    zero_share    measured shares of zero counts by linear, which choose layouts at load (optional; no setting)
+    weights, inputs, rotation, code, kv, skip, overrides    the settings of the conversion (`SpikeConfig`)
+
+Format 2: nested settings, and thresholds as tensors. Format 1 is not read.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from spikeconv.config import SpikeConfig
+from spikeconv.errors import SpikeconvError
+
+__all__ = ["FORMAT", "METHOD", "check_format", "quantization_config", "read_settings"]
+
+FORMAT = 2
+METHOD = "spikeconv"
+MEASURED = ("quant_method", "format", "zero_share")
+"""Entries that are no settings."""
+
+
+def quantization_config(config: SpikeConfig) -> dict[str, Any]:
+    """The `quantization_config` of a conversion."""
+    return {"quant_method": METHOD, "format": FORMAT, **config.model_dump(mode="json")}
+
+
+def check_format(found: Any) -> None:
+    """Refuse a version that is not this one.
+
+    Raises:
+        SpikeconvError: the checkpoint is older or newer, or the version is none.
+    """
+    if found == FORMAT and not isinstance(found, bool):
+        return
+    if isinstance(found, int) and found > FORMAT:
+        raise SpikeconvError(f"The checkpoint has format {found}, this spikeconv reads {FORMAT}; upgrade spikeconv.")
+    raise SpikeconvError(
+        f"The checkpoint has format {found!r}, this spikeconv reads {FORMAT}; convert its source again."
+    )
+
+
+def read_settings(values: Mapping[str, Any]) -> SpikeConfig:
+    """The settings in a `quantization_config`.
+
+    Raises:
+        SpikeconvError: the format is another, or a setting is unknown or impossible.
+    """
+    check_format(values.get("format"))
+    settings = {key: value for key, value in values.items() if key not in MEASURED}
+    try:
+        return SpikeConfig.parse(settings)
+    except SpikeconvError as error:
+        raise SpikeconvError(f"The checkpoint's quantization_config does not fit this spikeconv: {error}") from None

@@ -1,0 +1,234 @@
+"""How the input of a linear becomes spikes: one model per codec, each with the numbers that follow from it.
+
+`bits` of every model is the width of the counts that it gives, 16 where there are none; `spikes` says what one step
+sends.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from spikeconv.config.base import FLOAT_BITS, Number, Settings, Whole
+
+__all__ = [
+    "INPUTS",
+    "ClipSettings",
+    "CountInputs",
+    "FloatInputs",
+    "InputSettings",
+    "MultiheadInputs",
+    "RepetitionInputs",
+    "SpikingInputs",
+]
+
+
+class ClipSettings(Settings):
+    """Membrane clipping, SDLLM's quantile-smoothed ReLU; τ itself is calibrated, a tensor of the checkpoint."""
+
+    mode: Literal["relu", "shifted", "two-sided"] = Field(
+        "relu", description="what is left beyond τ: u·1[u > τ], max(u - τ, 0), or sign(u)·max(|u| - τ, 0)"
+    )
+    quantile: Number = Field(0.5, ge=0, lt=1, description="share of the membrane potentials (of |u|) below τ")
+
+
+class CountInputs(Settings):
+    """SDLLM's counts of a width, spread over a token's range."""
+
+    codec: Literal["count"] = "count"
+    bits: Whole = Field(4, ge=2, le=8, description="bits of a spike count")
+    spikes: Literal["ternary", "binary", "integer"] = Field(
+        "ternary", description="what one virtual step sends; integer = counts sent whole (step one only)"
+    )
+    range: Literal["standard", "full"] = Field(
+        "standard", description="standard: [-2^(b-1), 2^(b-1)-1]; full: all of -T'..T'"
+    )
+    clip_ratio: Number = Field(0.9, gt=0, le=1, description="share of a token's largest value that is kept")
+    clip: ClipSettings | None = Field(None, description="membrane clipping, or none")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CountInputs":
+        if self.spikes == "binary" and self.range == "full":
+            raise ValueError("range=full needs signed counts; binary spikes already use all of 0..T'")
+        return self
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether counts are signed (no zero point)."""
+        return self.spikes != "binary"
+
+    @property
+    def count_min(self) -> int:
+        """Smallest spike count."""
+        return -(1 << self.bits - 1) if self.symmetric else 0
+
+    @property
+    def count_max(self) -> int:
+        """Largest spike count."""
+        if not self.symmetric:
+            return (1 << self.bits) - 1
+        return (1 << self.bits - 1) - (self.range == "standard")
+
+    @property
+    def largest_count(self) -> int:
+        """Bound on |count|."""
+        return max(-self.count_min, self.count_max)
+
+    @property
+    def virtual_steps(self) -> int:
+        """T' of SDLLM, eq. 10 and 17: 2^(b-1) ternary steps, 2^b - 1 binary steps, 1 for counts sent whole."""
+        return 1 if self.spikes == "integer" else self.largest_count
+
+    @property
+    def name(self) -> str:
+        """S of a scheme's name W-S."""
+        return {"ternary": "1.58", "binary": "1"}.get(self.spikes, str(self.bits))
+
+
+class MultiheadInputs(Settings):
+    """SpikeRWKV's decimal digits, one layer of spikes each."""
+
+    codec: Literal["multihead"]
+    layers: Whole = Field(3, ge=1, le=7, description="decimal digits")
+    integer_digits: Whole = Field(2, ge=0, le=7, description="how many of them stand before the point")
+    rounding: Literal["truncate", "round"] = Field("truncate", description="what happens to the digits cut off")
+    time_steps: Whole = Field(1, ge=1, le=127, description="time steps T")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MultiheadInputs":
+        if self.integer_digits > self.layers:
+            raise ValueError(
+                f"integer_digits is {self.integer_digits}, but there are only {self.layers} layers of digits"
+            )
+        return self
+
+    @property
+    def symmetric(self) -> bool:
+        """Digits carry the sign of their input."""
+        return True
+
+    @property
+    def spikes(self) -> Literal["ternary"]:
+        """Spikes are signed."""
+        return "ternary"
+
+    @property
+    def bits(self) -> int:
+        """Bits of a decimal digit."""
+        return 4
+
+    @property
+    def count_min(self) -> int:
+        """Smallest digit."""
+        return -9
+
+    @property
+    def count_max(self) -> int:
+        """Largest digit."""
+        return 9
+
+    @property
+    def largest_count(self) -> int:
+        """Bound on |digit|."""
+        return 9
+
+    @property
+    def virtual_steps(self) -> int:
+        """The product T · l of SpikeRWKV, eq. 5."""
+        return self.time_steps * self.layers
+
+    @property
+    def name(self) -> str:
+        """`3L`, or with several time steps `3LT2`."""
+        return f"{self.layers}L" + (f"T{self.time_steps}" if self.time_steps > 1 else "")
+
+
+class RepetitionInputs(Settings):
+    """A constant input repeated over T steps to an integrate-and-fire neuron."""
+
+    codec: Literal["repetition"]
+    time_steps: Whole = Field(1, ge=1, le=127, description="time steps T")
+    threshold_quantile: Number = Field(1.0, gt=0, le=1, description="share of a token's |x| below θ")
+
+    @property
+    def symmetric(self) -> bool:
+        """Spikes carry the sign of their input."""
+        return True
+
+    @property
+    def spikes(self) -> Literal["ternary"]:
+        """Spikes are signed."""
+        return "ternary"
+
+    @property
+    def bits(self) -> int:
+        """Bits of a signed count up to T."""
+        return max(2, self.time_steps.bit_length() + 1)
+
+    @property
+    def count_min(self) -> int:
+        """Smallest spike count."""
+        return -self.time_steps
+
+    @property
+    def count_max(self) -> int:
+        """Largest spike count."""
+        return self.time_steps
+
+    @property
+    def largest_count(self) -> int:
+        """Bound on |count|: T."""
+        return self.time_steps
+
+    @property
+    def virtual_steps(self) -> int:
+        """T."""
+        return self.time_steps
+
+    @property
+    def name(self) -> str:
+        """`T4`."""
+        return f"T{self.time_steps}"
+
+
+class FloatInputs(Settings):
+    """Inputs that stay float: rotated, clipped, not rounded."""
+
+    codec: Literal["float"]
+    clip: ClipSettings | None = Field(None, description="membrane clipping, or none")
+
+    @property
+    def symmetric(self) -> bool:
+        """There is no zero point."""
+        return True
+
+    @property
+    def spikes(self) -> Literal["float"]:
+        """None are sent."""
+        return "float"
+
+    @property
+    def bits(self) -> int:
+        """16."""
+        return FLOAT_BITS
+
+    @property
+    def virtual_steps(self) -> int:
+        """One, and no spike in it."""
+        return 1
+
+    @property
+    def name(self) -> str:
+        """S of a scheme's name W-S."""
+        return str(FLOAT_BITS)
+
+
+SpikingInputs = CountInputs | MultiheadInputs | RepetitionInputs
+InputSettings = Annotated[CountInputs | MultiheadInputs | RepetitionInputs | FloatInputs, Field(discriminator="codec")]
+
+INPUTS: dict[str, type[Settings]] = {
+    "count": CountInputs,
+    "multihead": MultiheadInputs,
+    "repetition": RepetitionInputs,
+    "float": FloatInputs,
+}
+"""The models by `codec`."""

@@ -1,0 +1,99 @@
+"""Settings as a tree of mappings, whichever way they were written: nested, by dotted paths, or in short forms.
+
+    {"inputs.clip_ratio": 0.8, "seed": 3}  ─▶  {"inputs": {"clip_ratio": 0.8}, "rotation": {"seed": 3}}
+
+`bits`, `steps`, `kv_bits` and `kv_steps` are left for `spikeconv.config.short`, which knows what they stand for.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from spikeconv.config.inputs import INPUTS
+
+__all__ = ["PATHS", "SHORT_NAMES", "Tree", "flat", "merge", "nest", "overlay"]
+
+Tree = dict[str, Any]
+
+PATHS = {
+    "weight_clip": "weights.clip",
+    "codec": "inputs.codec",
+    "count_range": "inputs.range",
+    "clip_ratio": "inputs.clip_ratio",
+    "layers": "inputs.layers",
+    "integer_digits": "inputs.integer_digits",
+    "time_steps": "inputs.time_steps",
+    "seed": "rotation.seed",
+    "kv_range": "kv.range",
+    "kv_group": "kv.group",
+}
+"""The short names of some settings, which are those of the command line's options."""
+
+SHORT_NAMES = ("bits", "steps", "kv_bits", "kv_steps", *PATHS)
+
+KINDS = ("rotation", "code")
+"""Settings that a single name stands for: `rotation: quarot` is `rotation.kind: quarot`."""
+
+OPTIONAL = ("kv", "inputs.clip")
+"""Settings that `none` turns off."""
+
+
+def nest(values: Mapping[Any, Any], prefix: str = "") -> Tree:
+    """A tree of settings in which every key is the name of one level; of two values for one setting the later stays.
+
+    Raises:
+        ValueError: a key is no text, or a number has too many digits.
+    """
+    tree: Tree = {}
+    for key, value in values.items():
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"{prefix or 'the settings'}: a name of a setting was expected, not {key!r}")
+        path = key if prefix else PATHS.get(key, key)
+        if path in KINDS and not prefix and isinstance(value, str):
+            path += ".kind"
+        full = f"{prefix}.{path}" if prefix else path
+        if full in OPTIONAL and value == "none":
+            value = None
+        if any(isinstance(each, int) and each.bit_length() > 64 for each in [value, *_items(value)]):
+            raise ValueError(f"{full}: a number of fewer digits was expected")  # Python cannot even write them
+        if isinstance(value, BaseModel):
+            value = value.model_dump()
+        if isinstance(value, Mapping):
+            value = nest(value, full)
+        for part in reversed(path.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return tree
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def merge(base: Tree, over: Tree) -> Tree:
+    """A tree with the settings of `over`, and those of `base` where it says nothing."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
+
+
+def overlay(base: Tree, over: Tree) -> Tree:
+    """`merge`, but where `over` names another codec only the settings that both codecs have are kept of the inputs."""
+    inputs, codec = base.get("inputs"), (over.get("inputs") or {}) if isinstance(over.get("inputs"), dict) else {}
+    new = codec.get("codec")
+    if isinstance(inputs, dict) and isinstance(new, str) and new != inputs.get("codec", "count"):
+        fields = INPUTS[new].model_fields if new in INPUTS else {}
+        base = {**base, "inputs": {key: value for key, value in inputs.items() if key in fields}}
+    return merge(base, over)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted path."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = prefix + key
+        result |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+    return result
