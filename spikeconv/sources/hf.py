@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.loading import load_tokenizer
 from spikeconv.sources.base import Source
 from spikeconv.sources.companions import copy_companions
 from spikeconv.sources.json_file import read_json
@@ -60,10 +60,7 @@ class HfSource(Source):
 
     def tokenizer(self) -> Any:
         """The tokenizer of the directory."""
-        try:
-            return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
-        except Exception as error:  # files of somebody else's, read by several libraries
-            raise SpikeconvError(f"{self.path} holds no tokenizer that can be read: {_first_line(error)}") from None
+        return load_tokenizer(self.path, trust_remote_code=self.trust_remote_code)
 
     def copy_companions(self, target: Path) -> None:
         """Copy tokenizer, chat template, generation config, remote code and everything else that is not weights."""
@@ -82,7 +79,3 @@ def _locate(folder: Path, weights: WeightFiles, opened: dict[str, TensorFile]) -
         if shard_of.get(name) != shard:
             raise SpikeconvError(f"{weights.index} places {name} in {shard}, which does not hold it.")
     return {name: opened[shard] for name, shard in shard_of.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,6 +17,7 @@ from spikeconv.sources.torch_file import read_tensors
 __all__ = ["PthSource"]
 
 LANDMARKS = ("emb.weight", "blocks.0.ln0.weight", "blocks.0.ln1.weight", "head.weight")
+UNREAD = "the first layer has no value of a layer before to mix in"
 SUPPORTED = ", ".join(f"RWKV-{version}" for version in LAYOUTS)
 
 
@@ -57,11 +58,16 @@ class PthSource(Source):
             for key, tensor in tensors.items()
             if (name := layout.name(key)) is not None
         }
+        self._unread = {key: UNREAD for key in tensors if layout.name(key) is None}
         self._tokenizer = find_tokenizer(path, self.config["vocab_size"])
 
     def names(self) -> list[str]:
         """transformers' names of the tensors, in file order."""
         return list(self._tensors)
+
+    def unread(self) -> dict[str, str]:
+        """Parts that files hold for every layer, where a model has them from the second on."""
+        return self._unread
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape that transformers expects; nothing is read."""

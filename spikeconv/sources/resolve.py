@@ -36,7 +36,7 @@ def resolve_source(source: str) -> Path:
     presets = model_presets()
     if source in presets:
         return _fetch_preset(presets[source])
-    if source.count("/") == 1 and not source.startswith((".", "/")) and not source.endswith(FILE_SUFFIXES):
+    if source.count("/") == 1 and not source.startswith((".", "/")) and not source.lower().endswith(FILE_SUFFIXES):
         return fetch_from_hub(source)
     near = difflib.get_close_matches(source, presets, n=1)
     hint = f" Did you mean the preset {near[0]}?" if near else ""
@@ -51,11 +51,11 @@ def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
     Raises:
         SpikeconvError: it is none of these, is damaged, or needs Python code of its own and that was not allowed.
     """
-    if path.is_file() and path.suffix == ".gguf":
+    if path.is_file() and path.suffix.lower() == ".gguf":
         from spikeconv.sources.gguf import GgufSource
 
         return GgufSource(path)
-    if path.is_file() and path.suffix == ".pth":
+    if path.is_file() and path.suffix.lower() == ".pth":
         from spikeconv.sources.pth import PthSource
 
         return PthSource(path)
@@ -66,6 +66,8 @@ def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
             f"{path} holds an adapter ({ADAPTER}), no model; merge it into its base, {adapter_base(path)}, first "
             "(peft: merge_and_unload), and convert the result."
         )
+    if not (path / "config.json").exists() and (files := sorted(f.name for f in path.iterdir() if _is_model(f))):
+        raise SpikeconvError(f"{path} holds no config.json, but {files[0]}; give that file instead: {path / files[0]}")
     config = read_json(path / "config.json")
     if not trust_remote_code and _needs_remote_code(config):
         raise SpikeconvError(
@@ -128,6 +130,10 @@ def _fetch_preset(preset: Preset) -> Path:
         return fetch_from_hub(preset.hub)
     except SpikeconvError:
         return wheel.folder() / preset.file
+
+
+def _is_model(path: Path) -> bool:
+    return path.suffix.lower() in FILE_SUFFIXES
 
 
 def _needs_remote_code(config: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.sources.base import shorten
 from spikeconv.sources.json_file import read_json
 
 __all__ = ["ADAPTER", "EXPLICIT_WEIGHTS", "INDEX", "SINGLE", "WeightFiles", "adapter_base", "find_weight_files"]
@@ -48,7 +49,7 @@ def find_weight_files(folder: Path, config: dict[str, Any]) -> WeightFiles:
         raise SpikeconvError(f"{folder} holds the shards of a distributed run; save the model with save_pretrained.")
     explicit = config.get(EXPLICIT_WEIGHTS)
     names = (SINGLE, INDEX, PICKLED, PICKLED_INDEX) if explicit is None else (_explicit(folder, explicit),)
-    chosen = next((folder / name for name in names if (folder / name).is_file()), None)
+    chosen = next((folder / name for name in names if _is_file(folder / name)), None)
     if chosen is None:
         raise SpikeconvError(_nothing(folder, names))
     return _shards(folder, chosen) if chosen.name.endswith(".json") else WeightFiles({chosen.name: chosen})
@@ -82,10 +83,17 @@ def _shards(folder: Path, index: Path) -> WeightFiles:
     files = {shard: folder / shard for shard in dict.fromkeys(shard_of.values())}
     for shard, path in files.items():
         if not _inside(shard):
-            raise SpikeconvError(f"{index} names the shard {shard!r}, outside the directory; not read.")
-        if not path.is_file():
-            raise SpikeconvError(f"{index} names the shard {shard}, which is missing.")
+            raise SpikeconvError(f"{index} names the shard {shorten(shard)!r}, outside the directory; not read.")
+        if not _is_file(path):
+            raise SpikeconvError(f"{index} names the shard {shorten(shard)}, which is missing.")
     return WeightFiles(files, index, shard_of)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False
 
 
 def _inside(name: str) -> bool:

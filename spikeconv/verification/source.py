@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from spikeconv.checkpoint.folder import source_path
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.linear import rotated_weight
-from spikeconv.errors import SpikeconvError
+from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.families import family_of, folded_norms
 from spikeconv.nn import SpikeLinear, spike_linears
 from spikeconv.quiet import quiet_transformers
@@ -68,7 +68,7 @@ def read_source(path: Path) -> tuple[Any, str]:
     opened = open_source(path)
     config = hf_config(opened.config)
     options: dict[str, Any] = {"config": config}
-    if path.suffix == ".gguf" and len(opened.weight_files()) == 1:  # transformers knows no split files
+    if path.suffix.lower() == ".gguf" and len(opened.weight_files()) == 1:  # transformers knows no split files
         folder, options["gguf_file"] = path.parent, path.name
     elif path.is_dir():
         folder = path
@@ -77,9 +77,8 @@ def read_source(path: Path) -> tuple[Any, str]:
     try:
         with quiet_transformers():
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-    except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SpikeconvError(f"The source {path} cannot be loaded with transformers: {reason}") from None
+    except Exception as error:  # whatever it makes of somebody's files
+        raise SpikeconvError(f"The source {path} cannot be loaded with transformers: {reason_of(error)}") from error
     return model.eval(), "transformers"
 
 

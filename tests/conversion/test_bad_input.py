@@ -94,6 +94,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "missing shard": (lambda p: write_index(p, "model-00002-of-00002.safetensors"), [INDEX, "00002", "missing"]),
     "shard above": (lambda p: write_index(p, "../secret.safetensors"), [INDEX, "../secret", "outside"]),
     "shard at the root": (lambda p: write_index(p, "/etc/passwd"), [INDEX, "/etc/passwd", "outside"]),
+    "shard name too long": (lambda p: write_index(p, "x" * 5000), [INDEX, "xxx…", "missing"]),
     "shard is the parent": (lambda p: write_index(p, ".."), [INDEX, "'..'", "outside"]),
     "index without map": (lambda p: (p / WEIGHTS).rename(p / INDEX).write_text("{}"), [INDEX, "weight_map"]),
     "index is not JSON": (lambda p: (p / WEIGHTS).rename(p / INDEX).write_text("{"), [INDEX, "JSON"]),

@@ -50,6 +50,7 @@ FOREIGN = {
     "model.layers.0.mlp.ünïcode…": torch.ones(3),
     "": torch.ones(1),
     "a" * 300: torch.ones(1),
+    "a\nb": torch.ones(1),
     "model..layers.weight.": torch.ones(1),
     "rotary_emb_inv_freq": torch.ones(4),
     "model.rotary_emb.inv_freq.more": torch.ones(4),
@@ -62,8 +63,16 @@ def test_what_the_model_does_not_have_is_refused(source: Path) -> None:
         save_file({**held, name: tensor}, source / WEIGHTS, metadata={"format": "pt"})
         with pytest.raises(SpikeconvError) as caught:
             plan(source)
-        words = f"holds {name} (float32 {list(tensor.shape)}), which a LlamaForCausalLM"
+        shown = {"a\nb": r"'a\nb'", "a" * 300: "a" * 99 + "…"}.get(name, name)
+        words = f"holds {shown} (float32 {list(tensor.shape)}), which a LlamaForCausalLM"
         assert words in str(caught.value) and "\n" not in str(caught.value), name
+
+
+def test_another_model_s_tensors(source: Path) -> None:
+    tensors = {f"module.{name}": tensor for name, tensor in load_file(source / WEIGHTS).items()}
+    save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(SpikeconvError, match=r"none of the 21 tensors .*, but module\.model\.\S+, .* and 17 more"):
+        plan(source)
 
 
 def test_what_it_looks_like_is_said(source: Path) -> None:

@@ -48,5 +48,5 @@ def test_same_scores(case: str, batch_size: Any, tiny: LoadedModel) -> None:
 
 
 def test_logits_that_start_too_late_are_an_error() -> None:
-    with pytest.raises(AssertionError, match="too late"):
+    with pytest.raises(RuntimeError, match="too late"):
         HarnessModel._select_cont_toks(SimpleNamespace(), torch.zeros(3, 5), contlen=3, inplen=2)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate import tasks
 from spikeconv.evaluate.models import LoadedModel
 from spikeconv.evaluate.results import EvaluationResult, TaskResult, result_path, save_results
-from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
+from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, offline_task, parse_settings, resolve_tasks
 from spikeconv.progress import silent
 
 COUNTS = {
@@ -136,7 +136,7 @@ def test_results_file(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OFFLINE_TASKS)
 def test_offline_documents(name: str) -> None:
-    task = OFFLINE_TASKS[name].build()
+    task = offline_task(name)
     assert len(task.eval_docs) == COUNTS[name]
     task.set_config("num_fewshot", 0)
     task.build_all_requests(limit=3)
@@ -172,7 +172,7 @@ def test_rows_recovered_from_requests_are_the_originals() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["copa", "hellaswag", "arc_easy"])
 def test_a_document_is_never_its_own_example(name: str) -> None:
-    task = OFFLINE_TASKS[name].build()
+    task = offline_task(name)
     task.set_config("num_fewshot", 90)
     task.set_fewshot_seed(1234)
     task.build_all_requests(limit=5)

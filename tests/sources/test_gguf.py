@@ -209,6 +209,14 @@ REFUSED: dict[str, tuple[Callable[[gguf.GGUFWriter], Any], str]] = {
         lambda w: w.add_tensor("blk.1.attn_q.bias", np.zeros(96, np.float32)),
         r"holds blk\.1\.attn_q\.bias \(float32 \[96\]\), which a LlamaForCausalLM",
     ),
+    "integers": (
+        lambda w: w.add_tensor("blk.0.attn_q.index", np.zeros(4, np.int32)),
+        r"holds blk\.0\.attn_q\.index \(I32 \[4\]\), which",
+    ),
+    "parts in words": (
+        lambda w: w.add_string("split.count", "two"),
+        r"split\.count is 'two'; expected one whole number",
+    ),
     "of something else": (
         lambda w: w.add_tensor("mm.0.weight", np.zeros((4, 4), np.float32)),
         r"holds mm\.0\.weight \(float32 \[4, 4\]\), which a LlamaForCausalLM",

@@ -89,6 +89,13 @@ def test_singleton_axes_do_not_matter(tmp_path: Path) -> None:
     make_plan(opened, SpikeConfig())  # compares every shape with the model's
 
 
+def test_seven_with_the_tensors_that_no_model_reads(tmp_path: Path) -> None:
+    pytest.importorskip("rwkv7_hf")
+    path = save(tmp_path / "model.pth", lambda t: t.update({f"blocks.0.att.v{i}": torch.ones(2) for i in "012"}), "7")
+    plan = make_plan(PthSource(path), SpikeConfig())
+    assert plan.ignored.keys() == {f"blocks.0.att.v{i}" for i in "012"} and all(plan.ignored.values())
+
+
 def test_seven_without_the_tensors_that_no_model_reads(tmp_path: Path) -> None:
     pytest.importorskip("rwkv7_hf")
     path = save(tmp_path / "model.pth", lambda t: [t.pop(f"blocks.0.att.v{i}") for i in "012"], "7")

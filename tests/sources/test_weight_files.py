@@ -136,6 +136,18 @@ def test_adapters(bare: tuple[Path, dict[str, Tensor]]) -> None:
         open_source(folder)
 
 
+def test_a_folder_around_a_file(bare: tuple[Path, dict[str, Tensor]], tmp_path: Path) -> None:
+    folder, _ = bare
+    (folder / "config.json").unlink()
+    for name in ("model.gguf", "MODEL.GGUF", "model.pth"):
+        (folder / name).write_bytes(b"")
+        with pytest.raises(SpikeconvError, match=rf"holds no config\.json, but {name}; give that file instead"):
+            open_source(folder)
+        with pytest.raises(SpikeconvError, match=rf"{name} is not a readable"):
+            open_source(resolve_source(str(folder / name)))
+        (folder / name).unlink()
+
+
 def test_home_and_brackets(
     bare: tuple[Path, dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
