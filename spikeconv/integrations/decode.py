@@ -63,7 +63,7 @@ def obstacle(model: Any) -> Obstacle | None:
         return None
     if (why := _is_strange(*layers[0])) is not None:
         return Obstacle(why, is_choice=False)
-    if not all(isinstance(layer.__dict__.get("forward"), ShortWay) for layer in layers):
+    if not all(isinstance(layer.__dict__.get("forward"), ShortWay) for layer, _ in layers):
         return Obstacle("their forward was replaced by another one, as accelerate does to move weights", True)
     if model.dtype != torch.float32:
         return Obstacle(f"the model computes in {str(model.dtype).removeprefix('torch.')}, not in float32", True)
