@@ -211,12 +211,18 @@ def make_linear() -> MakeLinear:
     """`make_linear(in, out, bias=…, group=…, **settings)` → (converted, float), with random weights."""
 
     def make(
-        in_features: int = 72, out_features: int = 19, *, bias: bool = True, group: Any = None, **settings: Any
+        in_features: int = 72,
+        out_features: int = 19,
+        *,
+        bias: bool = True,
+        group: Any = None,
+        threshold: float | None = None,
+        **settings: Any,
     ) -> tuple[SpikeLinear, nn.Linear]:
         scheme = SpikeConfig.parse(settings)
         plain = nn.Linear(in_features, out_features, bias).requires_grad_(False)
         linear = SpikeLinear(in_features, out_features, scheme, group or SpikeGroup(in_features, scheme), bias=bias)
-        tensors = convert_linear(plain.weight, scheme).tensors
+        tensors = convert_linear(plain.weight, scheme, threshold=threshold).tensors
         linear.load_state_dict({**tensors, **({"bias": plain.bias} if bias else {})})
         return linear, plain
 

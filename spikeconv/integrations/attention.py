@@ -37,7 +37,9 @@ class SpikingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *arguments: Any, **options: Any) -> Any:
         """Encode new states [batch, heads, tokens, head_dim], and give all rows."""
-        return super().update(self.code.rows(key_states, "k"), self.code.rows(value_states, "v"), *arguments, **options)
+        rows = self.code.rows(key_states, "k"), self.code.rows(value_states, "v")
+        keys, values = super().update(*rows, *arguments, **options)
+        return self.code.with_states(keys, key_states), self.code.with_states(values, value_states)
 
 
 class SpikingWindowLayer(DynamicSlidingWindowLayer):
@@ -49,7 +51,9 @@ class SpikingWindowLayer(DynamicSlidingWindowLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *arguments: Any, **options: Any) -> Any:
         """Encode new states [batch, heads, tokens, head_dim], and give the rows that are in the window."""
-        return super().update(self.code.rows(key_states, "k"), self.code.rows(value_states, "v"), *arguments, **options)
+        rows = self.code.rows(key_states, "k"), self.code.rows(value_states, "v")
+        keys, values = super().update(*rows, *arguments, **options)
+        return self.code.with_states(keys, key_states), self.code.with_states(values, value_states)
 
 
 def use_spiking_attention(model: Any, scheme: KvSettings, seed: int) -> None:
@@ -171,7 +175,8 @@ def _attention(
     """In the signature of transformers' attention functions; without a cache, keys and values come as floats."""
     code: KvCode = module.kv
     if key.dtype != torch.uint8:
-        key, value = code.rows(key, "k"), code.rows(value, "v")
+        rows = code.rows(key, "k"), code.rows(value, "v")
+        key, value = code.with_states(rows[0], key), code.with_states(rows[1], value)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return code.attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
 

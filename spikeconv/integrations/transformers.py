@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -108,8 +107,8 @@ class SpikeQuantizer(HfQuantizer):
 
     @property
     def is_trainable(self) -> bool:
-        """Rounding has no gradient."""
-        return False
+        """Adapters, inputs and what stays float train, by gradients straight through the rounding; weights do not."""
+        return True
 
 
 def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
@@ -142,7 +141,7 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
                 dtype=old.weight.dtype,
             )
         if old.bias is not None:
-            new.bias = nn.Parameter(old.bias.data, requires_grad=False)
+            new.bias = old.bias
         model.set_submodule(name, new)
         swapped[name] = new
     return swapped

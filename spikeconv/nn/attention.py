@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
 from spikeconv.config import KvSettings
+from spikeconv.nn import gradients
 from spikeconv.rotation import Rotation
 
 __all__ = ["KvCode", "attention_codes"]
@@ -64,13 +66,46 @@ class KvCode:
         return rows  # type: ignore[no-any-return]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-        """Attention of query [batch, heads, tokens, head_dim] over rows: the same shape and dtype as the query."""
-        settings = self.settings.table()
-        rotated: Tensor = ops.attend(self.rotation(query), keys, values, mask, scaling, settings, self.execution)
-        return self.rotation.inverse(rotated).to(query.dtype)
+        """Attention of query [batch, heads, tokens, head_dim] over rows: the same shape and dtype as the query.
+
+        Gradients reach the query, and the states that the latest rows were made of (see `with_states`), as through
+        attention over the keys and values that the rows stand for.
+        """
+        arguments = (keys, values, mask, scaling, self.settings.table(), self.execution)
+        if not gradients.flow(query, *(_states_of(rows) for rows in (keys, values))):
+            rotated: Tensor = ops.attend(self.rotation(query), *arguments)
+            return self.rotation.inverse(rotated).to(query.dtype)
+        query_rotated = gradients.rotated(query, self.rotation)
+        with torch.no_grad():
+            value = ops.attend(query_rotated, *arguments)
+        surrogate = gradients.attention(query_rotated, self._floats(keys), self._floats(values), mask, scaling)
+        attended = gradients.straight(value, surrogate)
+        return gradients.turned_back(attended, self.rotation).to(query.dtype)
+
+    def with_states(self, rows: Tensor, states: Tensor) -> Tensor:
+        """Rows [..., length, row_bytes] that know the states [..., tokens, head_dim] that the latest were made of."""
+        if not gradients.flow(states):
+            return rows
+        rows = rows.view_as(rows)  # what is kept in a cache must not keep a graph
+        rows._spikeconv_states = states  # type: ignore[attr-defined]
+        return rows
+
+    def _floats(self, rows: Tensor) -> Tensor:
+        """What rows stand for, rotated, float32 [..., length, head_dim]; gradients pass to their states."""
+        counts, scale, zero = ops.unpack_rows(rows, self.head_dim, self.settings)
+        decoded = (scale * (counts if zero is None else counts - zero)).flatten(-2)
+        states = _states_of(rows)
+        if states is None:
+            return decoded
+        past, latest = decoded.split((decoded.shape[-2] - states.shape[-2], states.shape[-2]), -2)
+        return torch.cat((past, gradients.straight(latest, gradients.rotated(states, self.rotation))), -2)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "observers": {"k": [], "v": []}}
+
+
+def _states_of(rows: Tensor) -> Tensor | None:
+    return getattr(rows, "_spikeconv_states", None)
 
 
 def attention_codes(model: nn.Module) -> dict[str, KvCode]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spikeconv import ops
 from spikeconv.codecs import CountCodec
 from spikeconv.config import ClipSettings, CountInputs, LinearScheme
+from spikeconv.nn.gradients import flow, rotated, turned_back
 from spikeconv.rotation import Rotation
 
 __all__ = ["MembraneClip", "quantile_of"]
@@ -47,7 +48,7 @@ class MembraneClip:
         self.observer: Callable[[Tensor, Tensor], None] | None = None
         """If set, told of x and of what would be left of it; then the linears see x itself."""
         self._quantiles: list[Tensor] = []
-        self._last: tuple[weakref.ref[Tensor], Tensor] | None = None
+        self._last: tuple[weakref.ref[Tensor], list[object], Tensor] | None = None
 
     def attach(self, name: str, linear: nn.Module) -> None:
         """Clip the input of a linear of this name from now on."""
@@ -72,28 +73,32 @@ class MembraneClip:
         """
         if not self._quantiles:
             return
+        self._last = None
         quantile = mean(torch.stack(self._quantiles).mean())
         self._quantiles = []
         self.threshold = quantile if self.threshold is None else momentum * self.threshold + (1 - momentum) * quantile
 
     def _clip(self, u: Tensor) -> Tensor:
         if self.rotation is not None:
-            u = _Orthogonal.apply(u, self.rotation, self.rotation.inverse)
+            u = rotated(u, self.rotation)
         seen = quantile_of(u.detach(), self.settings.quantile, self.settings.mode)
         self._quantiles.append(seen)
         u = ops.clip_potential(u, self.settings.mode, seen if self.threshold is None else self.threshold)
         if self.measures_rate:
             self.rate = self._rate_of(u.detach())
         if self.rotation is not None:
-            u = _Orthogonal.apply(u, self.rotation.inverse, self.rotation)
+            u = turned_back(u, self.rotation)
         return u
 
     def _hook(self, linear: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
         """The clipped input, computed once for all linears that are given the same tensor."""
         (x,) = arguments
-        if self._last is None or self._last[0]() is not x:
-            self._last = weakref.ref(x), self(x)
-        return (self._last[1],)
+        # A threshold is replaced, never changed in place.
+        state: list[object] = [None if x.is_inference() else x._version, flow(x), id(self.threshold), self.observer]
+        last = self._last
+        if last is None or last[0]() is not x or last[1] != state:
+            last = self._last = weakref.ref(x), state, self(x)
+        return (last[2],)
 
     def _rate_of(self, clipped: Tensor) -> float | None:
         if not isinstance(self.scheme.inputs, CountInputs):
@@ -106,16 +111,3 @@ def quantile_of(u: Tensor, q: float, mode: str) -> Tensor:
     """The smallest entry of u (of |u|, if two-sided) that a share q of all are not above; 0-d, NaN if one is."""
     values = (u.abs() if mode == "two-sided" else u).flatten()
     return values.kthvalue(max(math.ceil(q * values.numel()), 1)).values  # a sort would take most of a training step
-
-
-class _Orthogonal(torch.autograd.Function):
-    """A rotation, whose transposed one carries the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, rotate: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.back = back
-        return rotate(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.back(gradients[0]), None, None

@@ -4,14 +4,16 @@ x ─▶ minus its constant part, or RMSNorm, if it was folded in ─▶ rotatio
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.codecs import Norm, SpikeCounts, codec_of
+from spikeconv.codecs import CountCodec, Norm, SpikeCounts, codec_of
 from spikeconv.codes import code_of
 from spikeconv.config import FloatInputs, LinearScheme
+from spikeconv.nn.gradients import flow, rotated
 from spikeconv.rotation import Rotation
 
 __all__ = ["Encoder", "Encoding", "FoldedNorm"]
@@ -96,15 +98,27 @@ class Encoder:
 
     def encode(self, x: Tensor) -> Encoding:
         """Encode what `centered` gave, x [..., in_features]."""
-        norm = self.folded()
         if self.codec is None:
-            u = x.float() if norm is None else ops.rms_norm(x, norm.weight, norm.epsilon)
-            u = u if self.rotation is None else self.rotation(u)
-            clip, threshold = self.scheme.clip, self.threshold
-            if clip is not None and threshold is not None:
-                u = ops.clip_potential(u, clip.mode, threshold)
+            return Encoding(None, self.potential(x))
+        spikes = self.codec.encode(x, self.rotation, self.folded(), self.threshold, bool(self.observers))
+        return self._told(spikes)
+
+    def potential(self, x: Tensor) -> Tensor:
+        """What is rounded in the end: x after norm, rotation and clipping, float32 [..., n]; gradients pass."""
+        u = x.float() if self.norm is None else ops.rms_norm(x, self.norm.weight, self.norm.epsilon)
+        if self.rotation is not None:
+            u = rotated(u, self.rotation) if flow(u) else self.rotation(u)
+        clip, threshold = self.scheme.clip, self.threshold
+        return u if clip is None or threshold is None else ops.clip_potential(u, clip.mode, threshold)
+
+    def rounded(self, u: Tensor) -> Encoding:
+        """Encode a potential: `encode` in two steps, with the same bits."""
+        if self.codec is None:
             return Encoding(None, u)
-        spikes = self.codec.encode(x, self.rotation, norm, self.threshold, bool(self.observers))
+        codec = replace(self.codec, clip_mode="none") if isinstance(self.codec, CountCodec) else self.codec
+        return self._told(codec.encode(u, histogram=bool(self.observers)))
+
+    def _told(self, spikes: SpikeCounts) -> Encoding:
         for observer in tuple(self.observers):
             observer(spikes)
         return Encoding(spikes, None)

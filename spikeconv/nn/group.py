@@ -1,17 +1,18 @@
 """Linears that see the same input (q, k, v; gate, up): encoded once, multiplied at once."""
 
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from spikeconv import ops
 from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn.encoder import Encoder, FoldedNorm
+from spikeconv.nn.gradients import flow
 from spikeconv.nn.offload import HOOK, brought_back, is_away
-from spikeconv.nn.plan import GroupPlan, operands_of, plan_of
+from spikeconv.nn.plan import GroupPlan, plan_of
+from spikeconv.nn.products import differentiable_outputs, outputs_of
 from spikeconv.ops.native import run_group
 
 if TYPE_CHECKING:
@@ -22,16 +23,9 @@ __all__ = ["SpikeGroup", "check_thresholds"]
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class _Last(NamedTuple):
-    """The latest input (held weakly, so that it is not kept alive) and the outputs not yet fetched.
-
-    The input is known by identity, version and whether gradients flow; a member's tensors by their versions.
-    """
-
-    source: "weakref.ref[Tensor]"
-    version: int | None
-    has_gradients: bool
-    outputs: "dict[SpikeLinear, tuple[Tensor, int]]"
+_Last = tuple["weakref.ref[Tensor]", tuple[Any, ...], "dict[SpikeLinear, tuple[Tensor, int]]"]
+"""The latest input (held weakly, so that it is not kept alive), what else was the case, and the outputs not yet fetched
+with the versions of their linear's tensors."""
 
 
 class SpikeGroup:
@@ -39,8 +33,8 @@ class SpikeGroup:
 
     The first member to be called computes the outputs of all, the others are handed theirs. Members called with
     another tensor, or with one that was changed in place since, compute anew, as do those whose own tensors or settings
-    changed, so sharing never changes a result. (Inference tensors carry no version: a change in place between two
-    members goes unseen there. No supported model makes one.)
+    changed, so sharing never changes a result. (Inference tensors, and the tensors that a compiler traces with, carry
+    no version: a change in place between two members goes unseen there. No supported model makes one.)
     """
 
     def __init__(
@@ -51,35 +45,43 @@ class SpikeGroup:
         self.zero_share = 0.0  # measured share of zero counts; 0 until it is measured
         self._last: _Last | None = None
         self._plan: GroupPlan | None = None
+        self._traced: tuple[Tensor, bool, dict[SpikeLinear, Tensor]] | None = None
 
     def forget(self) -> None:
         """Drop what was computed and prepared, and with it the tensors that it holds."""
-        self._last = self._plan = None
+        self._last = self._plan = self._traced = None
 
     def output(self, member: "SpikeLinear", x: Tensor) -> Tensor:
         """The output of one member for x [..., in_features]."""
         if HOOK in member.__dict__ and any(map(is_away, self._modules())):
             return self._alone(member, x)
-        if len(self.members) < 2 or torch.compiler.is_compiling():  # a compiler merges equal encodes itself
+        if len(self.members) < 2:
             return self.products(x, [member])[0]
+        if torch.compiler.is_compiling():
+            return self._traced_output(member, x)
+        encoder = self.encoder
         version = None if x.is_inference() else x._version
-        has_gradients = x.requires_grad and torch.is_grad_enabled()
+        state = version, x.requires_grad, torch.is_grad_enabled(), encoder.codec, encoder.rotation
         last = self._last
-        if (
-            last is not None
-            and last.source() is x
-            and last.version == version
-            and last.has_gradients == has_gradients
-            and (waiting := last.outputs.pop(member, None)) is not None  # else another thread has taken it
-            and waiting[1] == member.versions()
-        ):
-            if not last.outputs:
-                self._last = None
-            return waiting[0]
+        if last is not None and last[0]() is x and last[1] == state:
+            waiting = last[2].pop(member, None)  # another thread may have taken it
+            if waiting is not None and waiting[1] == member.versions():
+                if not last[2]:
+                    self._last = None
+                return waiting[0]
         computed = dict(zip(self.members, self.products(x, self.members), strict=True))
         y = computed.pop(member)
         outputs = {other: (output, other.versions()) for other, output in computed.items()}
-        self._last = _Last(weakref.ref(x), version, has_gradients, outputs)
+        self._last = weakref.ref(x), state, outputs
+        return y
+
+    def _traced_output(self, member: "SpikeLinear", x: Tensor) -> Tensor:
+        """As `output`, in terms that a compiler traces, so that the graph has one encode for the group."""
+        traced, trains = self._traced, torch.is_grad_enabled()
+        if traced is None or traced[0] is not x or traced[1] != trains or member not in traced[2]:
+            traced = x, trains, dict(zip(self.members, self.products(x, self.members), strict=True))
+        y = traced[2].pop(member)
+        self._traced = traced if traced[2] else None
         return y
 
     def _modules(self) -> "tuple[torch.nn.Module | None, ...]":
@@ -98,24 +100,16 @@ class SpikeGroup:
         return outputs if self.encoder.center is None else [y.to(x.dtype) for y in outputs]
 
     def _products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:
+        if torch.is_grad_enabled() and self._trains(x, members):
+            return differentiable_outputs(self.encoder, members, x)
         if self._takes_plan(x, members) and (plan := self.plan()) is not None:
             return run_group(x, plan.arguments)
-        encoding = self.encoder.encode(x)
-        spikes, codec, first = encoding.spikes, self.encoder.codec, members[0]
-        if spikes is None or codec is None or first.weight_scale is None:
-            return [linear.float_product(encoding).to(x.dtype) for linear in members]
-        if spikes.stacked or first.execution == "unfold":  # the latter for proof only; no fused op
-            accumulators = (linear.accumulate(encoding, first.execution) for linear in members)
-            return [linear.scaled(acc, encoding, x.dtype) for linear, acc in zip(members, accumulators, strict=True)]
-        outputs: list[Tensor] = ops.linears(
-            spikes.counts,
-            spikes.scale,
-            spikes.zero_point,
-            operands_of(members),
-            ops.ProductSettings(first.scheme.weights.bits, codec.largest_count, first.execution).table(),
-            x.dtype,
-        )
-        return outputs
+        return outputs_of(members, self.encoder.encode(x), x.dtype)
+
+    def _trains(self, x: Tensor, members: "list[SpikeLinear]") -> bool:
+        """Whether gradients are wanted of anything that goes in."""
+        norm = self.encoder.norm
+        return flow(x, None if norm is None else norm.weight, *(t for m in members for t in (m.weight, m.bias)))
 
     def _takes_plan(self, x: Tensor, members: "list[SpikeLinear]") -> bool:
         return (
@@ -139,7 +133,7 @@ class SpikeGroup:
         return plan
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None, "_plan": None}
+        return {**self.__dict__, "_last": None, "_plan": None, "_traced": None}
 
 
 def check_thresholds(model: nn.Module) -> None:

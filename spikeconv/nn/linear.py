@@ -66,7 +66,7 @@ class SpikeLinear(nn.Module):
             spec = shapes.get(name)
             buffer = torch.empty(spec[0], dtype=spec[1] or dtype) if spec else None
             self.register_buffer(name, buffer)
-        empty = nn.Parameter(torch.empty(out_features, dtype=dtype), requires_grad=False) if bias else None
+        empty = nn.Parameter(torch.empty(out_features, dtype=dtype)) if bias else None
         self.register_parameter("bias", empty)
         if self.input_threshold is not None and group.encoder.clipped_by is None:
             group.encoder.clipped_by = self
@@ -105,10 +105,20 @@ class SpikeLinear(nn.Module):
         except RuntimeError:
             return -1
 
-    def float_product(self, encoding: Encoding) -> Tensor:
-        """The output [..., out] float32 by a product of floats, where inputs or weights stayed float."""
-        y = encoding.decode() @ self.float_weight().mT
-        return y if self.bias is None else y + self.bias.float()
+    def product(self, encoding: Encoding) -> Tensor:
+        """W û [..., out] float32 of an encoding, without the bias and by itself."""
+        if encoding.spikes is None or self.weight_scale is None:
+            return self.float_product(encoding.decode())
+        return self.scaled(self.accumulate(encoding, self.group.members[0].execution), encoding)
+
+    def scaled(self, acc: Tensor, encoding: Encoding) -> Tensor:
+        """The product [..., out] float32 that accumulators stand for."""
+        assert encoding.spikes is not None and self.weight_scale is not None
+        return encoding.spikes.total(acc.float() * encoding.spikes.scale * self.weight_scale)
+
+    def float_product(self, potential: Tensor) -> Tensor:
+        """W u [..., out] float32 of a potential [..., in] float32, as floats."""
+        return potential @ self.float_weight().mT
 
     def accumulate(self, encoding: Encoding, execution: str) -> Tensor:
         """The int32 accumulators [..., out] ([planes, ..., out]) of an encoding with spikes, zero point taken off."""
@@ -121,10 +131,8 @@ class SpikeLinear(nn.Module):
         acc: Tensor = ops.accumulate(counts, weight, digits, self.out_features, settings.table())
         return acc if zero is None or self.weight_sum is None else acc - zero * self.weight_sum
 
-    def scaled(self, acc: Tensor, encoding: Encoding, dtype: torch.dtype) -> Tensor:
-        """The output [..., out] that accumulators stand for."""
-        assert encoding.spikes is not None and self.weight_scale is not None
-        y = encoding.spikes.total(acc.float() * encoding.spikes.scale * self.weight_scale)
+    def with_bias(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        """The output of a product [..., out] float32."""
         return (y if self.bias is None else y + self.bias.float()).to(dtype)
 
     def float_weight(self) -> Tensor:

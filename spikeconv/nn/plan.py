@@ -11,13 +11,13 @@ from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.codecs import CountCodec
+from spikeconv.nn.products import operands_of
 from spikeconv.ops import native
 
 if TYPE_CHECKING:
     from spikeconv.nn.group import SpikeGroup
-    from spikeconv.nn.linear import SpikeLinear
 
-__all__ = ["GroupPlan", "operands_of", "plan_of"]
+__all__ = ["GroupPlan", "plan_of"]
 
 MOST_MEMBERS = 8
 """Linears that a native plan takes."""
@@ -88,8 +88,3 @@ def _settings(group: "SpikeGroup") -> tuple[Any, ...]:
 
 def _address(tensor: Tensor | None) -> int:
     return -1 if tensor is None else tensor.data_ptr()
-
-
-def operands_of(members: "list[SpikeLinear]") -> list[Tensor | None]:
-    """Weight, scale, sum and bias of one linear after the other."""
-    return [tensor for linear in members for tensor in linear.tensors()]

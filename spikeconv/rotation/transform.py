@@ -52,7 +52,7 @@ class Rotation:
 
     def inverse(self, u: Tensor) -> Tensor:
         """x of u = rotation(x), [..., size] float32: the transposed matrices, then the signs."""
-        x: Tensor = ops.rotate(u, _transposed(self, u.device))
+        x: Tensor = ops.rotate(u, self._transposed_on(u.device))
         return x * self.on(u.device)[0].flatten()
 
     def on(self, device: torch.device) -> list[Tensor]:
@@ -60,6 +60,11 @@ class Rotation:
         if not torch.compiler.is_compiling():
             return _tensors(self, device)
         return _constants(self, device)  # type: ignore[no-any-return]
+
+    def _transposed_on(self, device: torch.device) -> list[Tensor]:
+        if not torch.compiler.is_compiling():
+            return _transposed(self, device)
+        return _transposed_constants(self, device)  # type: ignore[no-any-return]
 
     def additions(self) -> int:
         """Additions of one transform by fast butterflies (2^k) and dense base matrices, per token."""
@@ -70,6 +75,11 @@ class Rotation:
 def _constants(rotation: Rotation, device: torch.device) -> list[Tensor]:
     """What a compiler takes as given: it would trace the search for Hadamard orders, look by look."""
     return _tensors(rotation, device)
+
+
+@torch.compiler.assume_constant_result
+def _transposed_constants(rotation: Rotation, device: torch.device) -> list[Tensor]:
+    return _transposed(rotation, device)
 
 
 MOST_ROTATIONS = 4096

@@ -33,7 +33,7 @@ def compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tra
             return
         accumulators = [linear.accumulate(encoding, execution) for execution in ops.EXECUTIONS]
         result.accumulators += accumulators[0].numel()
-        expected = linear.scaled(accumulators[0], encoding, x.dtype)
+        expected = linear.with_bias(linear.scaled(accumulators[0], encoding), x.dtype)
         same = all(torch.equal(acc, accumulators[0]) for acc in accumulators)
         if not same or not torch.equal(y, expected):
             result.different_accumulators.append(name)
