@@ -42,7 +42,7 @@ def quantize_rtn(weight: Tensor, bits: int, search_clip: bool) -> tuple[Tensor, 
     scale = peak / torch.full_like(peak, top)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     values = (weight / scale[:, None]).round_().clamp_(-top - 1, top)
-    error = (values * scale[:, None]).sub_(weight).square_().sum(1, dtype=torch.float64)
+    error = (values * scale[:, None]).sub_(weight).double().square_().sum(1)
     return pack(values.to(torch.int8), bits), scale, values.sum(1).int(), error
 
 

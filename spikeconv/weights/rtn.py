@@ -1,10 +1,12 @@
 """Round-to-nearest weights: symmetric, one scale per output channel (the arithmetic is in `ops/rtn.py`)."""
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.errors import SpikeconvError
 
 __all__ = ["QuantizedWeight", "dequantize", "quantize_rtn"]
 
@@ -26,9 +28,21 @@ class QuantizedWeight(NamedTuple):
 
 
 def quantize_rtn(weight: Tensor, bits: int, search_clip: bool) -> QuantizedWeight:
-    """Quantize a float matrix [out, in]; an all-zero row gets scale 1 and zero weights."""
+    """Quantize a float matrix [out, in]; an all-zero row gets scale 1 and zero weights.
+
+    Raises:
+        SpikeconvError: a weight, or what would stand for one, is not a finite float32.
+    """
     packed, scale, row_sum, error = ops.quantize_rtn(weight, bits, search_clip)
+    if not (scale * float(1 << bits - 1)).isfinite().all() or not error.isfinite().all():
+        row = int((scale * float(1 << bits - 1) + error).isfinite().logical_not().nonzero()[0])
+        raise SpikeconvError(
+            f"Row {row} of a weight holds {float(weight[row].float().abs().max()):.3g} (after the rotation, if there is"
+            " one), which cannot be rounded in float32: the weight is damaged, and was not converted."
+        )
     norm = float(weight.float().norm())
+    if not 0 < norm < math.inf:  # of weights whose squares no float32 holds
+        norm = float(weight.double().norm())
     return QuantizedWeight(packed, scale, row_sum, float(error.sum()) ** 0.5 / norm if norm > 0 else 0.0)
 
 

@@ -104,9 +104,9 @@ def test_events_add_atomically_without_waiting(cubins: dict[str, Cubin]) -> None
         assert code["VOTE"] >= 1, kernel
         assert not code["ATOMG"] and not code["ATOMS"], kernel
     for kernel, code in cubins["encode"].kernels("encode_kernel").items():
-        assert code["RED"] >= 2, kernel  # the statistics
+        assert code["RED"], kernel  # a block's histogram is added to everyone's
     for kernel, code in cubins["rows"].kernels("encode_rows_kernel").items():
-        assert code["RED"] >= 2, kernel
+        assert code["RED"], kernel
 
 
 def test_attention_copies_rows_asynchronously_and_fuses_its_products(cubins: dict[str, Cubin]) -> None:

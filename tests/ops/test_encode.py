@@ -20,7 +20,6 @@ RANGES = {
     "asymmetric-4": (0, 15, False),
     "asymmetric-8": (0, 255, False),
 }
-EACH_RANGE = pytest.mark.parametrize("name", RANGES)
 
 
 def encode(kernels: Any, u: Tensor, low: int, high: int, symmetric: bool, clip_ratio: float) -> tuple[Tensor, ...]:
@@ -31,34 +30,34 @@ def encode(kernels: Any, u: Tensor, low: int, high: int, symmetric: bool, clip_r
     return tuple(encoded)
 
 
-@EACH_RANGE
-def test_range_shape_and_scale(name: str, kernels: Any) -> None:
-    low, high, symmetric = RANGES[name]
-    for clip in (0.9, 1.0):
-        u = torch.randn(2, 5, 301, device=kernels.device) * torch.logspace(-6, 6, 5, device=kernels.device)[:, None]
-        counts, scale, zero = encode(kernels, u, low, high, symmetric, clip)
-        assert counts.dtype == (torch.int8 if high <= 127 else torch.int16)
-        assert counts.shape == u.shape and scale.shape == zero.shape == (2, 5, 1)
-        assert scale.dtype == torch.float32 and zero.dtype == torch.int32
-        assert counts.min() >= low and counts.max() <= high
-        assert (counts.short().abs().amax(-1) >= high).all()  # every token's largest value lands on the largest count
-        wide = u.double()
-        if symmetric:
-            expected = clip * wide.abs().amax(-1, keepdim=True) / high
-            assert not zero.any()
-        else:
-            expected = clip * (wide.amax(-1, keepdim=True) - wide.amin(-1, keepdim=True)) / high
-            assert ((zero >= 0) & (zero <= high)).all()
-        torch.testing.assert_close(scale.double(), expected, rtol=1e-6, atol=0)
+def test_range_shape_and_scale(kernels: Any) -> None:
+    for low, high, symmetric in RANGES.values():
+        for clip in (0.9, 1.0):
+            u = torch.randn(2, 5, 301, device=kernels.device) * torch.logspace(-6, 6, 5, device=kernels.device)[:, None]
+            counts, scale, zero = encode(kernels, u, low, high, symmetric, clip)
+            assert counts.dtype == (torch.int8 if high <= 127 else torch.int16)
+            assert counts.shape == u.shape and scale.shape == zero.shape == (2, 5, 1)
+            assert scale.dtype == torch.float32 and zero.dtype == torch.int32
+            assert counts.min() >= low and counts.max() <= high
+            assert (
+                counts.short().abs().amax(-1) >= high
+            ).all()  # every token's largest value lands on the largest count
+            wide = u.double()
+            if symmetric:
+                expected = clip * wide.abs().amax(-1, keepdim=True) / high
+                assert not zero.any()
+            else:
+                expected = clip * (wide.amax(-1, keepdim=True) - wide.amin(-1, keepdim=True)) / high
+                assert ((zero >= 0) & (zero <= high)).all()
+            torch.testing.assert_close(scale.double(), expected, rtol=1e-6, atol=0)
 
 
-@EACH_RANGE
-def test_unclipped_error_is_half_a_scale(name: str, kernels: Any) -> None:
-    low, high, symmetric = RANGES[name]
-    u = torch.randn(64, 257, device=kernels.device) + (0 if symmetric else 0.5)
-    counts, scale, zero = encode(kernels, u, low, high, symmetric, 1.0)
-    error = (u - scale * (counts - zero)).abs()
-    assert (error <= scale * (0.5 + 1e-4)).all()
+def test_unclipped_error_is_half_a_scale(kernels: Any) -> None:
+    for low, high, symmetric in RANGES.values():
+        u = torch.randn(64, 257, device=kernels.device) + (0 if symmetric else 0.5)
+        counts, scale, zero = encode(kernels, u, low, high, symmetric, 1.0)
+        error = (u - scale * (counts - zero)).abs()
+        assert (error <= scale * (0.5 + 1e-4)).all()
 
 
 def test_one_signed_asymmetric_token_keeps_zero_exact(kernels: Any) -> None:
@@ -84,24 +83,23 @@ def test_clipping_reaches_the_extra_negative_count(kernels: Any) -> None:
     assert encode(kernels, u, -8, 8, True, 0.9)[0].tolist() == [[8, -8, 1]]
 
 
-@EACH_RANGE
-def test_zero_and_broken_tokens(name: str, kernels: Any) -> None:
+def test_zero_and_broken_tokens(kernels: Any) -> None:
     """A token of zeros gives zeros, one that is no number cannot pass for one, and others do not notice."""
-    low, high, symmetric = RANGES[name]
-    u = torch.randn(3, 16, device=kernels.device)
-    alone = encode(kernels, u[::2], low, high, symmetric, 0.9)
-    u[1] = 0
-    counts, scale, zero = encode(kernels, u, *RANGES[name], 0.9)
-    assert not counts[1].any() and not zero[1].any() and scale[1].item() == 1
-    for bad in (float("nan"), float("inf"), -float("inf")):
-        u[1] = torch.randn(16)
-        u[1, 4] = bad
-        counts, scale, _ = encode(kernels, u, low, high, symmetric, 0.9)
-        assert not scale[1].isfinite().any()
-        assert counts.min() >= low and counts.max() <= high
-        assert torch.equal(counts[::2], alone[0]) and torch.equal(scale[::2], alone[1])
-    empty = encode(kernels, u[:0], *RANGES[name], 0.9)
-    assert [t.shape for t in empty] == [(0, 16), (0, 1), (0, 1)]
+    for low, high, symmetric in RANGES.values():
+        u = torch.randn(3, 16, device=kernels.device)
+        alone = encode(kernels, u[::2], low, high, symmetric, 0.9)
+        u[1] = 0
+        counts, scale, zero = encode(kernels, u, low, high, symmetric, 0.9)
+        assert not counts[1].any() and not zero[1].any() and scale[1].item() == 1
+        for bad in (float("nan"), float("inf"), -float("inf")):
+            u[1] = torch.randn(16)
+            u[1, 4] = bad
+            counts, scale, _ = encode(kernels, u, low, high, symmetric, 0.9)
+            assert not scale[1].isfinite().any()
+            assert counts.min() >= low and counts.max() <= high
+            assert torch.equal(counts[::2], alone[0]) and torch.equal(scale[::2], alone[1])
+        empty = encode(kernels, u[:0], low, high, symmetric, 0.9)
+        assert [t.shape for t in empty] == [(0, 16), (0, 1), (0, 1)]
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 36, 90, 576, 960, 4096, 11008, 29568])
@@ -152,14 +150,14 @@ def test_any_number_of_threads(threads: Iterator[int], kernels: Any) -> None:
         assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True)), number
 
 
-@pytest.mark.parametrize("limits", [*RANGES.values(), (-255, 255, True), (-3000, 2000, True)], ids=str)
-def test_the_histogram_is_brute_force(limits: tuple[int, int, bool], kernels: Any) -> None:
-    u = torch.randn(5, 777, device=kernels.device)
-    settings = EncodeSettings(*limits, 0.9)
-    counts, *_, histogram = kernels.encode(u, [], None, None, settings.table(), True)
-    values = counts.flatten().tolist()
-    assert histogram.dtype == torch.int64 and histogram.shape == (settings.bins,)
-    assert histogram.tolist() == [values.count(count) for count in range(limits[0], limits[1] + 1)]
+def test_the_histogram_is_brute_force(kernels: Any) -> None:
+    for low, high, symmetric in (*RANGES.values(), (-255, 255, True), (-3000, 2000, True)):
+        u = torch.randn(5, 777, device=kernels.device)
+        settings = EncodeSettings(low, high, symmetric, 0.9)
+        counts, *_, histogram = kernels.encode(u, [], None, None, settings.table(), True)
+        values = counts.flatten().tolist()
+        assert histogram.dtype == torch.int64 and histogram.shape == (settings.bins,)
+        assert histogram.tolist() == [values.count(count) for count in range(low, high + 1)]
 
 
 CLIPPED = {

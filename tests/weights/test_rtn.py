@@ -1,12 +1,14 @@
 """Round-to-nearest against QuaRot's search, written out plainly: the full grid in float64, no early end."""
 
 from collections.abc import Callable, Iterator
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.errors import SpikeconvError
 from spikeconv.ops import native, rtn
 from spikeconv.weights import dequantize, quantize_rtn
 
@@ -30,7 +32,7 @@ def rounded(weight: Tensor, bits: int, search: bool) -> tuple[Tensor, Tensor]:
     return ops.unpack(quantized.packed, weight.shape[1]), quantized.scale
 
 
-BITS = pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+BITS = (2, 3, 4, 6, 8)
 DISTRIBUTIONS: dict[str, Callable[[int, int], Tensor]] = {
     "gaussian": lambda rows, columns: torch.randn(rows, columns),
     "laplace": lambda rows, columns: torch.distributions.Laplace(0, 1).sample((rows, columns)),
@@ -53,63 +55,60 @@ def grid_errors(row: Tensor, top: int) -> Tensor:
     return torch.stack(errors)
 
 
-@BITS
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-@pytest.mark.parametrize("shape", [(9, 35), (5, 700)])
-def test_searched_scale_is_the_best_on_the_grid(bits: int, distribution: str, shape: tuple[int, int]) -> None:
-    weight = DISTRIBUTIONS[distribution](*shape)
-    top = 2 ** (bits - 1) - 1
-    _, scale = rounded(weight, bits, search=True)
-    for row, s in zip(weight, scale.double(), strict=True):
-        if not row.any():
-            continue
-        index = (1 - s * top / row.abs().max()) * 100
-        assert abs(index - index.round()) < 1e-3 and 0 <= round(index.item()) < 80
-        errors = grid_errors(row, top)
-        # The same p, unless float32 cannot tell two apart.
-        assert errors[round(index.item())] <= errors.min() * (1 + 1e-5)
+def test_searched_scale_is_the_best_on_the_grid(distribution: str) -> None:
+    for bits, shape in product(BITS, ((9, 35), (5, 700))):
+        weight = DISTRIBUTIONS[distribution](*shape)
+        top = 2 ** (bits - 1) - 1
+        _, scale = rounded(weight, bits, search=True)
+        for row, s in zip(weight, scale.double(), strict=True):
+            if not row.any():
+                continue
+            index = (1 - s * top / row.abs().max()) * 100
+            assert abs(index - index.round()) < 1e-3 and 0 <= round(index.item()) < 80
+            errors = grid_errors(row, top)
+            # The same p, unless float32 cannot tell two apart.
+            assert errors[round(index.item())] <= errors.min() * (1 + 1e-5), (bits, shape)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 1000])
-def test_rows_do_not_see_each_other(rows: int) -> None:
+def test_rows_do_not_see_each_other() -> None:
     """Neither the chunks nor the early end of the search may change a row's scale."""
-    weight = torch.distributions.StudentT(2.0).sample((rows, 601))
-    values, scale = rounded(weight, 4, search=True)
-    for i in {0, rows // 2, rows - 1}:
-        alone = rounded(weight[i : i + 1], 4, search=True)
-        assert torch.equal(alone[0][0], values[i]) and torch.equal(alone[1][0], scale[i])
+    for rows in (1, 3, 1000):
+        weight = torch.distributions.StudentT(2.0).sample((rows, 601))
+        values, scale = rounded(weight, 4, search=True)
+        for i in {0, rows // 2, rows - 1}:
+            alone = rounded(weight[i : i + 1], 4, search=True)
+            assert torch.equal(alone[0][0], values[i]) and torch.equal(alone[1][0], scale[i])
 
 
-@BITS
-@pytest.mark.parametrize("search", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_values_are_rounded_weights(bits: int, search: bool, dtype: torch.dtype, device: torch.device) -> None:
-    weight = torch.randn(17, 65, device=device, dtype=dtype)
-    values, scale = rounded(weight, bits, search)
-    top = 2 ** (bits - 1) - 1
-    assert values.dtype == torch.int8 and scale.dtype == torch.float32 and scale.shape == (17,)
-    expected = torch.clamp(torch.round(weight.float() / scale[:, None]), -top - 1, top)
-    assert torch.equal(values.float(), expected)
+def test_values_are_rounded_weights(device: torch.device) -> None:
+    for bits, search, dtype in product(BITS, (True, False), (torch.float32, torch.bfloat16, torch.float16)):
+        weight = torch.randn(17, 65, device=device, dtype=dtype)
+        values, scale = rounded(weight, bits, search)
+        top = 2 ** (bits - 1) - 1
+        assert values.dtype == torch.int8 and scale.dtype == torch.float32 and scale.shape == (17,)
+        expected = torch.clamp(torch.round(weight.float() / scale[:, None]), -top - 1, top)
+        assert torch.equal(values.float(), expected)
 
 
-@BITS
-def test_min_max(bits: int) -> None:
-    weight = torch.randn(17, 65)
-    values, scale = rounded(weight, bits, search=False)
-    top = 2 ** (bits - 1) - 1
-    assert torch.equal(scale, weight.abs().amax(1) / top)
-    assert (values.abs().amax(1) == top).all()
-    assert ((dequantize(values, scale) - weight).abs() <= scale[:, None] * 0.50001).all()
+def test_min_max() -> None:
+    for bits in BITS:
+        weight = torch.randn(17, 65)
+        values, scale = rounded(weight, bits, search=False)
+        top = 2 ** (bits - 1) - 1
+        assert torch.equal(scale, weight.abs().amax(1) / top)
+        assert (values.abs().amax(1) == top).all()
+        assert ((dequantize(values, scale) - weight).abs() <= scale[:, None] * 0.50001).all()
 
 
-@pytest.mark.parametrize("search", [True, False])
-def test_all_zero_row(search: bool) -> None:
-    weight = torch.randn(3, 40)
-    weight[1] = 0
-    values, scale = rounded(weight, 4, search)
-    assert not values[1].any() and scale[1] == 1
-    others = rounded(weight[::2], 4, search)
-    assert torch.equal(values[::2], others[0]) and torch.equal(scale[::2], others[1])
+def test_all_zero_row() -> None:
+    for search in (True, False):
+        weight = torch.randn(3, 40)
+        weight[1] = 0
+        values, scale = rounded(weight, 4, search)
+        assert not values[1].any() and scale[1] == 1
+        others = rounded(weight[::2], 4, search)
+        assert torch.equal(values[::2], others[0]) and torch.equal(scale[::2], others[1])
 
 
 def test_search_lowers_the_error_it_minimises() -> None:
@@ -118,16 +117,27 @@ def test_search_lowers_the_error_it_minimises() -> None:
     assert (costs[0] < costs[1]).all()
 
 
-@BITS
-@pytest.mark.parametrize("columns", [1, 7, 8, 61])
-def test_sums_and_error_are_those_of_the_integers(bits: int, columns: int) -> None:
-    weight = torch.randn(5, columns)
-    quantized = quantize_rtn(weight, bits, True)
-    values = ops.unpack(quantized.packed, columns)
-    assert torch.equal(quantized.packed, ops.pack(values, bits))  # the padding is zero
-    assert torch.equal(quantized.sum, values.sum(1, dtype=torch.int32))
-    error = (dequantize(values, quantized.scale).double() - weight.double()).norm() / weight.double().norm()
-    assert quantized.relative_error == pytest.approx(error.item(), rel=1e-5, abs=1e-7)
+def test_sums_and_error_are_those_of_the_integers() -> None:
+    for bits, columns, size in product(BITS, (1, 7, 8, 61), (1.0, 1e30, 1e-30)):
+        weight = torch.randn(5, columns) * size
+        quantized = quantize_rtn(weight, bits, True)
+        values = ops.unpack(quantized.packed, columns)
+        assert torch.equal(quantized.packed, ops.pack(values, bits))  # the padding is zero
+        assert torch.equal(quantized.sum, values.sum(1, dtype=torch.int32))
+        error = (dequantize(values, quantized.scale).double() - weight.double()).norm() / weight.double().norm()
+        assert quantized.relative_error == pytest.approx(error.item(), rel=1e-5, abs=1e-7), (bits, columns, size)
+
+
+def test_what_no_float32_holds_is_refused() -> None:
+    """A weight that is not a number, or whose rounded value would not be one, has no scale."""
+    for bad, search in product((float("nan"), float("inf"), -3.4e38), (True, False)):
+        weight = torch.randn(4, 33)
+        weight[2, 5] = bad
+        for bits in (2, 4, 8):
+            with pytest.raises(SpikeconvError, match="Row 2 of a weight holds"):
+                quantize_rtn(weight, bits, search)
+    weight = torch.full((2, 33), 1e38)
+    assert quantize_rtn(weight, 4, True).scale.isfinite().all()
 
 
 def test_error_of_nothing_is_nothing() -> None:
