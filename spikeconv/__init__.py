@@ -5,8 +5,10 @@ Importing this package teaches transformers the checkpoint format, so that
 """
 
 from spikeconv._register import register_on_import
+from spikeconv.api import convert, load, record_spikes, set_steps, verify
+from spikeconv.errors import SpikeconvError
 
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+__all__ = ["SpikeconvError", "__version__", "convert", "load", "record_spikes", "set_steps", "verify"]
 
 register_on_import()

@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from spikeconv.checkpoint.folder import read_record
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
@@ -26,6 +25,7 @@ from spikeconv.evaluate.models import LoadedModel, load_checkpoint
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
 from spikeconv.nn import spike_linears
+from spikeconv.record.text import record_text
 from spikeconv.report.firing_rate import firing_report
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.resolve import open_source, resolve_source
@@ -94,8 +94,7 @@ def measure(
 
 
 def report(loaded: LoadedModel, tokens: int) -> Any:
-    roles = {name: layer["role"] for name, layer in read_record(loaded.path)["layers"].items()}
-    return firing_report(loaded.model, loaded.tokenizer, sample_text(), roles, tokens=tokens)
+    return firing_report(record_text(loaded.model, loaded.tokenizer, sample_text(), tokens=tokens))
 
 
 def test_converting_stays_below_two_gib(checkpoint: Path) -> None:

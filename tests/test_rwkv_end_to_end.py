@@ -11,7 +11,6 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from spikeconv.checkpoint.folder import read_record
 from spikeconv.evaluate.generate import generate_text
 from spikeconv.evaluate.models import LoadedModel, load_checkpoint
 from spikeconv.evaluate.perplexity import perplexity
@@ -19,6 +18,7 @@ from spikeconv.evaluate.tasks import evaluate_tasks
 from spikeconv.families import FAMILIES
 from spikeconv.integrations.lm_eval import HarnessModel
 from spikeconv.progress import silent
+from spikeconv.record.text import record_text
 from spikeconv.report.firing_rate import FiringReport, firing_report
 from spikeconv.sources.float_model import load_float
 from spikeconv.verification.run import verify
@@ -67,8 +67,7 @@ def measure(
 
 
 def report(loaded: LoadedModel, tokens: int) -> FiringReport:
-    roles = {name: layer["role"] for name, layer in read_record(loaded.path)["layers"].items()}
-    return firing_report(loaded.model, loaded.tokenizer, HELD_OUT, roles, tokens=tokens)
+    return firing_report(record_text(loaded.model, loaded.tokenizer, HELD_OUT, tokens=tokens))
 
 
 def events(found: FiringReport) -> float:

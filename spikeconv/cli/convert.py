@@ -10,7 +10,7 @@ import typer
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
-from spikeconv.cli.settings import build_config, model_name, split
+from spikeconv.cli.settings import build_config, model_name
 from spikeconv.sources.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -184,7 +184,16 @@ def convert(
     from spikeconv.loading import parse_dtype
     from spikeconv.sources.resolve import open_source, resolve_source
 
-    clipping = Clipping(clip_quantile, clip_mode, split(clip_roles), clip_text, clip_tokens, clip_from)
+    clipping = Clipping.parse(
+        {
+            "clip_quantile": clip_quantile,
+            "clip_mode": clip_mode,
+            "clip_roles": clip_roles,
+            "clip_text": clip_text,
+            "clip_tokens": clip_tokens,
+            "clip_from": clip_from,
+        }
+    )
     name = source or DEFAULT_MODEL
     target = output or Path(f"{model_name(name)}-{config.bits}")
     float_dtype = parse_dtype(dtype)

@@ -43,7 +43,7 @@ def report_firing_rate(
     from spikeconv.data.sample import sample_text
     from spikeconv.data.texts import read_text
     from spikeconv.evaluate.models import load_checkpoint
-    from spikeconv.families import family_of
+    from spikeconv.record.text import record_text
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
 
@@ -52,9 +52,7 @@ def report_firing_rate(
         err.print("[note]checkpoint {path}[/]", path=path)
     content = sample_text() if text is None else read_text(text)[0]
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    layout = family_of(loaded.model).layout(loaded.model.config.get_text_config())
-    roles = {linear.name: linear.role for linear in layout}
-    report = firing_report(loaded.model, loaded.tokenizer, content, roles, tokens=tokens, track=tracker(quiet))
+    report = firing_report(record_text(loaded.model, loaded.tokenizer, content, tokens=tokens, track=tracker(quiet)))
     if save:
         with convenience("the shares of zeros are not noted in the checkpoint"):
             save_zero_shares(path, {layer.name: layer.zero_share for layer in report.layers})

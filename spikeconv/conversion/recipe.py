@@ -1,56 +1,64 @@
 """The recipe of a conversion: find the source, open it, clip, plan, calibrate. What is left is the pipeline's."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+from transformers import PreTrainedModel
 
 from spikeconv.calibrate.record import ClipRecord
 from spikeconv.calibrate.thresholds import calibrate_source, clip_roles
-from spikeconv.config import SpikeConfig
+from spikeconv.config import SpikeConfig, parse_settings
+from spikeconv.config.base import Number, Settings, Whole
+from spikeconv.config.paths import SHORT_NAMES
 from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
+from spikeconv.sources.model import ModelSource
+from spikeconv.sources.presets import load_scheme
+from spikeconv.sources.resolve import open_source, resolve_source
 
-__all__ = ["Clipping", "plan_conversion"]
-
-ClipMode = Literal["relu", "shifted", "two-sided"]
+__all__ = ["Clipping", "open_model", "plan_conversion", "read_settings"]
 
 
-@dataclass(frozen=True)
-class Clipping:
-    """What is clipped in front of which linears, and what τ is calibrated on; by default nothing is.
+class Clipping(Settings):
+    """What is clipped in front of which linears, and what τ is calibrated on; by default nothing is."""
 
-    Attributes:
-        quantile: share of the membrane potentials cut off.
-        mode: what is left of the others.
-        roles: roles or name patterns; none: the inputs of attention.
-        text: a text file; None: BoolQ's passages.
-        tokens: tokens of it to read.
-        finetuned: a model that `finetune` made, whose τ, mode, quantile and roles are taken instead.
+    clip_quantile: Number | None = Field(None, description="share of the membrane potentials cut off")
+    clip_mode: str | None = Field(None, description="what is left of the others")
+    clip_roles: tuple[str, ...] = Field((), description="roles or name patterns; none: the inputs of attention")
+    clip_text: Path | None = Field(None, description="a text file; none: BoolQ's passages")
+    clip_tokens: Whole = Field(8192, ge=2, description="tokens of it to read")
+    clip_from: Path | None = Field(None, description="a model that `finetune` made, which says all that instead")
 
-    Raises:
-        SpikeconvError: both a fine-tuned model and settings of its own are given.
-    """
+    @field_validator("clip_roles", mode="before")
+    @classmethod
+    def _listed(cls, roles: Any) -> Any:
+        return tuple(filter(None, map(str.strip, roles.split(",")))) if isinstance(roles, str) else roles
 
-    quantile: float | None = None
-    mode: ClipMode | None = None
-    roles: tuple[str, ...] = ()
-    text: Path | None = None
-    tokens: int = 8192
-    finetuned: Path | None = None
+    @model_validator(mode="after")
+    def _one_says_it(self) -> "Clipping":
+        if self.clip_from is not None and self.asked:
+            raise ValueError("--clip-from brings quantile, mode and roles; leave out their own options.")
+        return self
 
-    def __post_init__(self) -> None:
-        if self.finetuned is not None and self.asked:
-            raise SpikeconvError("--clip-from brings quantile, mode and roles; leave out their own options.")
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> "Clipping":
+        """Build from untrusted values; None means not given.
+
+        Raises:
+            SpikeconvError: one sentence that names the setting.
+        """
+        return parse_settings(cls, {name: value for name, value in values.items() if value is not None})
 
     @property
     def asked(self) -> bool:
         """Whether something is to be clipped that `finetuned` does not say."""
-        return self.quantile is not None or self.mode is not None or bool(self.roles)
+        return self.clip_quantile is not None or self.clip_mode is not None or bool(self.clip_roles)
 
     def apply(self, config: SpikeConfig, source: Source) -> SpikeConfig:
         """A conversion's settings with this clipping, unless it is a fine-tuned model's, in front of the overrides.
@@ -60,8 +68,42 @@ class Clipping:
         """
         if not self.asked:
             return config
-        quantile = 0.5 if self.quantile is None else self.quantile
-        return clip_roles(config, find_family(source.config), self.mode or "relu", quantile, self.roles)
+        quantile = 0.5 if self.clip_quantile is None else self.clip_quantile
+        return clip_roles(config, find_family(source.config), self.clip_mode or "relu", quantile, self.clip_roles)
+
+
+def read_settings(scheme: str | None, settings: Mapping[str, Any]) -> tuple[SpikeConfig, Clipping]:
+    """The settings of a conversion as a Python user writes them.
+
+    Args:
+        scheme: a YAML file or a scheme's name; lowest priority.
+        settings: by path, short name or nested; `overrides` may map patterns to settings. What is called as an option
+            of the command line about clipping (`clip_quantile`, `clip_from`, …) says what is clipped.
+
+    Raises:
+        SpikeconvError: a setting is unknown or impossible.
+    """
+    rest = dict(settings)
+    clip = {name: rest.pop(name) for name in settings if name.startswith("clip_") and name not in SHORT_NAMES}
+    if isinstance(overrides := rest.get("overrides"), Mapping):
+        rest["overrides"] = [{"pattern": pattern, "settings": each} for pattern, each in overrides.items()]
+    return SpikeConfig.parse(load_scheme(scheme) if scheme else {}, rest), Clipping.parse(clip)
+
+
+def open_model(model: str | PreTrainedModel, tokenizer: Any = None, *, trust_remote_code: bool = False) -> Source:
+    """A source from what a user calls a model: a preset, hub id, path, or a model in memory.
+
+    Raises:
+        SpikeconvError: there is no such model, or it cannot be read.
+    """
+    if isinstance(model, str):
+        return open_source(resolve_source(model), trust_remote_code=trust_remote_code)
+    if not isinstance(model, PreTrainedModel):
+        raise SpikeconvError(
+            f"A {type(model).__name__} cannot be converted; give a preset, path, hub id or a PreTrainedModel (of an "
+            "adapter's, the model that its weights were merged into)."
+        )
+    return ModelSource(model, tokenizer)
 
 
 def plan_conversion(
@@ -86,12 +128,12 @@ def plan_conversion(
     Raises:
         SpikeconvError: the source cannot be converted like that.
     """
-    if clipping.finetuned is not None:
-        record = ClipRecord.read(clipping.finetuned)
+    if clipping.clip_from is not None:
+        record = ClipRecord.read(clipping.clip_from)
         return make_plan(source, record.apply(config, source)).with_thresholds(record.thresholds)
     plan = make_plan(source, clipping.apply(config, source))
     if calibrate and plan.clips:
-        text, label = read_text(clipping.text)
-        note(f"Calibrating the clipping on {clipping.tokens:,} tokens of {label}.")
-        plan = plan.with_thresholds(calibrate_source(source, plan.config, text, clipping.tokens, track))
+        text, label = read_text(clipping.clip_text)
+        note(f"Calibrating the clipping on {clipping.clip_tokens:,} tokens of {label}.")
+        plan = plan.with_thresholds(calibrate_source(source, plan.config, text, clipping.clip_tokens, track))
     return plan

@@ -1,22 +1,12 @@
-"""Firing rates of a converted model on real text, layer by layer, with what they cost in operations."""
+"""Firing rates of a recording, layer by layer, with what they cost in operations: pure functions of the record."""
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from spikeconv.data.tokens import text_ids
-from spikeconv.errors import SpikeconvError
-from spikeconv.families import Family, family_of
-from spikeconv.nn import SpikeLinear, attention_codes, spike_linears
-from spikeconv.progress import Track, silent
-from spikeconv.record import Recorder, SpikeStatistics
+from spikeconv.record.record import CacheRecord, LayerRecord, SpikeRecord, spikes_of
 from spikeconv.report.operations import dense_flops, linear_macs, spiking_flops
 
 __all__ = ["CacheFiring", "FiringReport", "LayerFiring", "TotalFiring", "firing_report"]
-
-WINDOW = 1024
 
 
 @dataclass(frozen=True)
@@ -132,118 +122,53 @@ class FiringReport:
         }
 
 
-def firing_report(
-    model: Any,
-    tokenizer: Any,
-    text: str,
-    roles: dict[str, str],
-    *,
-    tokens: int = WINDOW,
-    track: Track = silent,
-) -> FiringReport:
-    """Run text through a model and count its spikes.
-
-    Args:
-        model: a converted model.
-        tokenizer: its tokenizer.
-        text: what to read; windows of 1,024 tokens are independent sequences.
-        roles: role of each converted linear by name.
-        tokens: how many tokens to read at most.
-        track: progress display.
-
-    Raises:
-        SpikeconvError: the text is empty, or neither activations nor keys and values are spikes.
-    """
-    ids = text_ids(model, tokenizer, text)[:tokens]
-    if not len(ids):
-        raise SpikeconvError("The text is empty; give one with at least one token.")
-    windows = ids.split(WINDOW)
-    with Recorder(model) as recorder, torch.inference_mode():
-        for window in track(windows, "counting spikes", len(windows)):
-            model(window[None].to(model.device), use_cache=False, logits_to_keep=1)
-    layers, seen = [], set()
-    for name, linear in spike_linears(model).items():
-        counted = recorder.statistics[name]
-        if not counted.inputs:
-            continue
-        first = id(linear.encoder) not in seen
-        seen.add(id(linear.encoder))
-        rotation = linear.encoder.rotation
-        layers.append(
-            _layer(
-                name,
-                roles[name],
-                counted,
-                linear,
-                rotation_additions=rotation.additions() * counted.tokens if rotation and first else 0,
-            )
-        )
-    if not layers and not recorder.cache:
-        raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
-    config = model.config.get_text_config()
-    family = family_of(model)
-    stays_float: Counter[str] = Counter()
-    for window in windows:
-        stays_float.update(family.float_macs(config, len(window)))
-    if linears := _float_linears(model, family, {layer.name for layer in layers}):
-        stays_float["linears"] = sum(linear_macs(len(ids), each.in_features, each.out_features) for each in linears)
-    spiking_attention = stays_float.pop("attention", 0) if recorder.cache else 0
-    cache = {kind: _cache(counted, model, len(ids), spiking_attention // 2) for kind, counted in recorder.cache.items()}
-    return FiringReport(tuple(layers), _total(layers, len(ids), dict(stays_float)), cache)
+def firing_report(record: SpikeRecord) -> FiringReport:
+    """What a recording says: rates, and the operations that they cost."""
+    layers = [_layer(layer) for layer in record.layers]
+    stays_float = dict(record.float_macs)
+    if record.float_linears:
+        stays_float["linears"] = sum(linear_macs(record.tokens, *shape) for shape in record.float_linears)
+    spiking_attention = stays_float.pop("attention", 0) if record.cache else 0
+    cache = {kind: _cache(cached, record.tokens, spiking_attention // 2) for kind, cached in record.cache.items()}
+    return FiringReport(tuple(layers), _total(layers, record.tokens, stays_float), cache)
 
 
-def _float_linears(model: Any, family: Family, spiking: set[str]) -> list[Any]:
-    layout = family.layout(model.config.get_text_config())
-    return [model.get_submodule(linear.name) for linear in layout if linear.name not in spiking]
-
-
-def _cache(counted: SpikeStatistics, model: Any, tokens: int, macs: int) -> CacheFiring:
-    code = next(iter(attention_codes(model).values()))
-    steps = code.scheme.virtual_steps
-    states = counted.inputs // code.head_dim // tokens  # heads of all layers
-    mean_count = counted.spikes / counted.inputs
+def _cache(record: CacheRecord, tokens: int, macs: int) -> CacheFiring:
+    states, counts = record.states // tokens, record.states * record.head_dim  # of one token, heads of all layers
+    mean_count = spikes_of(record.histogram) / counts
     return CacheFiring(
-        virtual_steps=steps,
+        virtual_steps=record.virtual_steps,
         mean_count=mean_count,
-        firing_rate=mean_count / steps,
-        zero_share=counted.zeros / counted.inputs,
-        bytes_per_token=states * code.row_bytes,
-        bfloat16_bytes_per_token=states * code.head_dim * 2,
+        firing_rate=mean_count / record.virtual_steps,
+        zero_share=record.histogram.get(0, 0) / counts,
+        bytes_per_token=states * record.row_bytes,
+        bfloat16_bytes_per_token=states * record.head_dim * 2,
         macs=macs,
         accumulations=macs * mean_count,
-        scalings=macs // code.group,
+        scalings=macs // record.group,
     )
 
 
-def _layer(
-    name: str,
-    role: str,
-    counted: SpikeStatistics,
-    linear: SpikeLinear,
-    rotation_additions: int,
-) -> LayerFiring:
-    scheme, inputs = linear.scheme, counted.inputs
-    spikes, zeros = counted.spikes, counted.zeros
-    macs = linear_macs(counted.tokens, linear.in_features, linear.out_features)
-    mean_count, events = spikes / inputs, counted.planes - zeros / inputs
-    rate = (events if scheme.inputs.codec == "multihead" else mean_count) / scheme.inputs.virtual_steps
+def _layer(record: LayerRecord) -> LayerFiring:
+    scheme = record.scheme
+    macs = linear_macs(record.tokens, record.in_features, record.out_features)
     return LayerFiring(
-        name=name,
-        role=role,
-        in_features=linear.in_features,
-        virtual_steps=scheme.inputs.virtual_steps,
-        mean_count=mean_count,
-        events=events,
-        ones=counted.ones / inputs if scheme.inputs.codec == "multihead" else None,
-        firing_rate=None if scheme.inputs.spikes == "integer" else rate,
-        zero_share=zeros / (inputs * counted.planes),
-        spikes_per_token=spikes / counted.tokens,
+        name=record.name,
+        role=record.role,
+        in_features=record.in_features,
+        virtual_steps=record.virtual_steps,
+        mean_count=record.mean_count,
+        events=record.events,
+        ones=record.ones if scheme.inputs.codec == "multihead" else None,
+        firing_rate=record.firing_rate,
+        zero_share=record.zero_share,
+        spikes_per_token=record.spikes / record.tokens,
         macs=macs,
-        accumulations=float(spikes * linear.out_features),
-        flops=spiking_flops(macs, scheme, mean_count),
+        accumulations=float(record.spikes * record.out_features),
+        flops=spiking_flops(macs, scheme, record.mean_count),
         dense_flops=dense_flops(macs, scheme.weights.bits, scheme.inputs.bits),
-        weight_bytes=linear.weight.nbytes,
-        rotation_additions=rotation_additions,
+        weight_bytes=record.weight_bytes,
+        rotation_additions=record.rotation_additions * record.tokens,
     )
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from spikeconv import ops
-from spikeconv.checkpoint.folder import read_record
 from spikeconv.config import KvSettings, SpikeConfig
 from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
@@ -19,6 +18,7 @@ from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.integrations.attention import NAME
 from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import attention_codes
+from spikeconv.record.text import record_text
 from spikeconv.report.firing_rate import firing_report
 from spikeconv.sources.hf import HfSource
 from spikeconv.verification.run import verify
@@ -138,8 +138,7 @@ def test_spikes_of_the_cache_are_counted(converted: Fixture) -> None:
     for name, code in attention_codes(loaded.model).items():
         note = functools.partial(_note, seen, name, code.rows)
         code.rows = note  # type: ignore[method-assign]
-    roles = {name: layer["role"] for name, layer in read_record(loaded.path)["layers"].items()}
-    report = firing_report(loaded.model, loaded.tokenizer, "Four score and seven", roles)
+    report = firing_report(record_text(loaded.model, loaded.tokenizer, "Four score and seven"))
     counts = torch.stack([ops.unpack_rows(rows, 8, ops.RowSettings(4, 8))[0] for rows in seen.values()]).short()
     keys_report, values_report = report.cache["k"], report.cache["v"]
     assert keys_report.mean_count == counts.abs().sum().item() / counts.numel()

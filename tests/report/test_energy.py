@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from spikeconv.checkpoint.folder import read_record
 from spikeconv.evaluate.models import load_checkpoint
+from spikeconv.record.text import record_text
 from spikeconv.report.energy import spikerwkv, spikerwkv_report
 from spikeconv.report.firing_rate import firing_report
 
@@ -36,8 +36,7 @@ def test_the_formula_of_the_paper() -> None:
 def test_three_readings_of_an_event(converted: Callable[..., Path]) -> None:
     path = converted("llama", codec="multihead")
     loaded = load_checkpoint(path, device="cpu")
-    roles = {name: layer["role"] for name, layer in read_record(path)["layers"].items()}
-    report = firing_report(loaded.model, loaded.tokenizer, "Four score and seven years ago", roles)
+    report = firing_report(record_text(loaded.model, loaded.tokenizer, "Four score and seven years ago"))
     energies = spikerwkv_report(report)
     for role in ("q", "down"):
         layers = [layer for layer in report.layers if layer.role == role]
@@ -52,6 +51,5 @@ def test_three_readings_of_an_event(converted: Callable[..., Path]) -> None:
 def test_counts_have_no_binary_digits(converted: Callable[..., Path]) -> None:
     path = converted("llama")
     loaded = load_checkpoint(path, device="cpu")
-    roles = {name: layer["role"] for name, layer in read_record(path)["layers"].items()}
-    energies = spikerwkv_report(firing_report(loaded.model, loaded.tokenizer, "Four score", roles))
+    energies = spikerwkv_report(firing_report(record_text(loaded.model, loaded.tokenizer, "Four score")))
     assert energies["q"].keys() == {"ann", "graded", "unary"}

@@ -6,31 +6,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from spikeconv.checkpoint.folder import read_record
 from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.models import LoadedModel, load_checkpoint
+from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.nn import spike_linears
+from spikeconv.record.text import record_text
 from spikeconv.report.firing_rate import FiringReport, firing_report
 
 TEXT = "Four score and seven years ago our fathers brought forth"
 
 
-def load(path: Path) -> tuple[LoadedModel, dict[str, str]]:
-    return load_checkpoint(path, device="cpu"), {n: x["role"] for n, x in read_record(path)["layers"].items()}
-
-
 def report_of(path: Path, text: str = TEXT, **options: int) -> FiringReport:
-    loaded, roles = load(path)
-    return firing_report(loaded.model, loaded.tokenizer, text, roles, **options)
+    loaded = load_checkpoint(path, device="cpu")
+    return firing_report(record_text(loaded.model, loaded.tokenizer, text, **options))
 
 
 def test_counts_equal_those_of_the_encoders(converted: Callable[..., Path]) -> None:
-    loaded, roles = load(converted("llama"))
+    loaded = load_checkpoint(converted("llama"), device="cpu")
     inputs: dict[str, torch.Tensor] = {}
     for name, linear in spike_linears(loaded.model).items():
         linear.register_forward_pre_hook(lambda _, args, name=name: inputs.__setitem__(name, args[0].clone()))
-    report = firing_report(loaded.model, loaded.tokenizer, TEXT, roles)
+    report = firing_report(record_text(loaded.model, loaded.tokenizer, TEXT))
     tokens = len(loaded.tokenizer(TEXT).input_ids)
     for layer in report.layers:
         linear = spike_linears(loaded.model)[layer.name]

@@ -1,0 +1,145 @@
+"""What a recording holds, as plain values: histograms of counts, tokens, shapes, settings. All else follows from them.
+
+The firing rate of a layer is mean |k| / T' over tokens and inputs (SDLLM, eq. 15 and 22).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spikeconv.config import LinearScheme
+
+__all__ = ["CacheRecord", "LayerRecord", "SpikeRecord", "ones_of", "spikes_of"]
+
+Histogram = dict[int, int]
+"""How often each count was seen."""
+
+
+def spikes_of(histogram: Histogram) -> int:
+    """Σ|k|: spikes of the unary code."""
+    return sum(abs(count) * times for count, times in histogram.items())
+
+
+def ones_of(histogram: Histogram) -> int:
+    """Ones of all |k| written in binary: spikes of the binary code."""
+    return sum(abs(count).bit_count() * times for count, times in histogram.items())
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """The input of one converted linear.
+
+    Attributes:
+        name: module name.
+        role: `q`, `down`, …
+        in_features, out_features: of the linear.
+        scheme: its settings.
+        tokens: seen.
+        inputs: seen; each has `planes` counts.
+        planes: counts of an input.
+        histogram: how often each count was seen.
+        weight_bytes: bytes of the packed weight.
+        rotation_additions: additions of the online Hadamard transform for a token; 0 in members that share another's
+            encode.
+    """
+
+    name: str
+    role: str
+    in_features: int
+    out_features: int
+    scheme: LinearScheme
+    tokens: int
+    inputs: int
+    planes: int
+    histogram: Histogram
+    weight_bytes: int
+    rotation_additions: int
+
+    @property
+    def virtual_steps(self) -> int:
+        """T'."""
+        return self.scheme.inputs.virtual_steps
+
+    @property
+    def spikes(self) -> int:
+        """Σ|k| of all counts."""
+        return spikes_of(self.histogram)
+
+    @property
+    def mean_count(self) -> float:
+        """Mean |count| over tokens and inputs, all planes of an input together: its unary spikes."""
+        return self.spikes / self.inputs if self.inputs else 0.0
+
+    @property
+    def events(self) -> float:
+        """Mean number of non-zero counts of an input: its graded spikes."""
+        return self.planes - self.histogram.get(0, 0) / self.inputs if self.inputs else 0.0
+
+    @property
+    def ones(self) -> float:
+        """Mean number of ones in the binary digits of an input's counts."""
+        return ones_of(self.histogram) / self.inputs if self.inputs else 0.0
+
+    @property
+    def zero_share(self) -> float:
+        """Share of counts that are zero."""
+        return self.histogram.get(0, 0) / (self.inputs * self.planes) if self.inputs else 0.0
+
+    @property
+    def firing_rate(self) -> float | None:
+        """mean_count / T'; events / (T · l) with codec=multihead; None for counts that are sent whole."""
+        inputs = self.scheme.inputs
+        if inputs.spikes == "integer":
+            return None
+        return (self.events if inputs.codec == "multihead" else self.mean_count) / self.virtual_steps
+
+
+@dataclass(frozen=True)
+class CacheRecord:
+    """Keys (or values) of all layers, where they are counts.
+
+    Attributes:
+        states: keys seen, one for each token, layer and head.
+        histogram: how often each count was seen.
+        head_dim: counts of a key.
+        group: counts that share a scale.
+        row_bytes: bytes of a key.
+        virtual_steps: T'.
+    """
+
+    states: int
+    histogram: Histogram
+    head_dim: int
+    group: int
+    row_bytes: int
+    virtual_steps: int
+
+
+@dataclass(frozen=True)
+class SpikeRecord:
+    """A model on a text.
+
+    Attributes:
+        family: the model's `model_type`.
+        sequences: tokens of each sequence that was run.
+        layers: converted linears that saw an input, in order.
+        cache: by `k` and `v`; empty where those are float.
+        float_linears: (in, out) of the family's linears that have no spikes.
+        float_macs: multiply-accumulates outside the linears that a float model has, by what they are for.
+    """
+
+    family: str
+    sequences: tuple[int, ...]
+    layers: tuple[LayerRecord, ...]
+    cache: dict[str, CacheRecord]
+    float_linears: tuple[tuple[int, int], ...]
+    float_macs: dict[str, int]
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return sum(self.sequences)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        layers = [{**vars(layer), "scheme": layer.scheme.model_dump(mode="json")} for layer in self.layers]
+        return {**asdict(self), "layers": layers}

@@ -1,0 +1,132 @@
+"""The spikes of a model while a context is open: rates and histograms of every layer, spike trains of chosen ones."""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from torch import Tensor, nn
+
+from spikeconv.codecs import SpikeCounts
+from spikeconv.codes import Code
+from spikeconv.errors import SpikeconvError
+from spikeconv.nn import Encoder, attention_codes, spike_linears
+from spikeconv.record.layers import cache_records, layer_records
+from spikeconv.record.record import CacheRecord, LayerRecord
+from spikeconv.record.recorder import Recorder
+
+__all__ = ["Spikes"]
+
+
+class Spikes(Mapping[str, LayerRecord]):
+    """A mapping from the names of the linears that saw an input to what was recorded, also while it goes on.
+
+    Args:
+        model: a converted model.
+        trains: names or shell patterns of linears whose counts are kept.
+
+    Raises:
+        SpikeconvError: the model is not converted, or a pattern matches none of its linears.
+    """
+
+    def __init__(self, model: nn.Module, trains: tuple[str, ...] = ()) -> None:
+        self._model, self._linears = model, spike_linears(model)
+        if not self._linears and not attention_codes(model):
+            raise SpikeconvError(f"This {type(model).__name__} is not converted: it has no spikes.")
+        for pattern in trains:
+            if not any(fnmatchcase(name, pattern) for name in self._linears):
+                raise SpikeconvError(f"No converted linear is called {pattern}, as one is {next(iter(self._linears))}.")
+        self._recorder = Recorder(model)
+        chosen = [name for name in self._linears if any(fnmatchcase(name, pattern) for pattern in trains)]
+        self._kept: dict[str, list[_Kept]] = {name: [] for name in chosen}
+        self._observers: list[tuple[Encoder, Any]] = []
+
+    def __enter__(self) -> Self:
+        self._recorder.__enter__()
+        for name, kept in self._kept.items():
+            encoder = self._linears[name].encoder
+            self._observers.append((encoder, partial(_keep, kept, encoder)))
+            encoder.observers.append(self._observers[-1][1])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for encoder, observer in self._observers:
+            encoder.observers.remove(observer)
+        self._observers = []
+        self._recorder.__exit__(kind, error, trace)
+
+    def __getitem__(self, name: str) -> LayerRecord:
+        return self._layers()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers())
+
+    def __len__(self) -> int:
+        return len(self._layers())
+
+    def _layers(self) -> dict[str, LayerRecord]:
+        return {layer.name: layer for layer in layer_records(self._model, self._recorder)}
+
+    @property
+    def cache(self) -> dict[str, CacheRecord]:
+        """Keys and values by `k` and `v`; empty where those are float."""
+        return cache_records(self._model, self._recorder)
+
+    @property
+    def firing_rate(self) -> float | None:
+        """Mean of all layers, weighted by multiply-accumulates; None where counts are sent whole, or none were seen."""
+        layers = list(self._layers().values())
+        weights = [layer.tokens * layer.in_features * layer.out_features for layer in layers]
+        rates = [layer.firing_rate for layer in layers]
+        if not layers or None in rates:
+            return None
+        return sum(rate * weight for rate, weight in zip(rates, weights, strict=True) if rate) / sum(weights)
+
+    def counts(self, name: str, forward: int = -1) -> Tensor:
+        """Counts of a linear's input in one of its forwards: int8 or int16 [tokens…, in], or [planes, tokens…, in].
+
+        Args:
+            name: a linear whose counts are kept.
+            forward: which, from 0 on; -1 is the latest.
+
+        Raises:
+            SpikeconvError: its counts are not kept, or there was no such forward.
+        """
+        return self._find(name, forward).counts
+
+    def train(self, name: str, forward: int = -1) -> Tensor:
+        """The spike train of a linear's input, through its temporal code: int8 [slots, tokens…, in] of -1, 0 and 1.
+
+        Args:
+            name: a linear whose counts are kept.
+            forward: which, from 0 on; -1 is the latest.
+
+        Raises:
+            SpikeconvError: its counts are not kept, or there was no such forward.
+        """
+        kept = self._find(name, forward)
+        train: Tensor = kept.codec.unfold(kept.counts, kept.code)
+        return train
+
+    def _find(self, name: str, forward: int) -> "_Kept":
+        if name not in self._kept:
+            raise SpikeconvError(f"The counts of {name} are not kept: record_spikes(model, trains=[{name!r}]).")
+        kept = self._kept[name]
+        if not -len(kept) <= forward < len(kept):
+            raise SpikeconvError(f"{name} was run {len(kept)} times while recorded; there is no forward {forward}.")
+        return kept[forward]
+
+
+class _Kept(NamedTuple):
+    """The counts of one forward, and what they were made with and are sent by."""
+
+    counts: Tensor
+    codec: Any
+    code: Code
+
+
+def _keep(kept: list[_Kept], encoder: Encoder, encoded: SpikeCounts) -> None:
+    kept.append(_Kept(encoded.counts.clone(), encoder.codec, encoder.code))

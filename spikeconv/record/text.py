@@ -1,0 +1,56 @@
+"""Runs text through a converted model and records its spikes."""
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from spikeconv.errors import SpikeconvError
+from spikeconv.families import family_of
+from spikeconv.progress import Track, silent
+from spikeconv.record.layers import cache_records, layer_records
+from spikeconv.record.record import SpikeRecord
+from spikeconv.record.recorder import Recorder
+
+__all__ = ["WINDOW", "record_text"]
+
+WINDOW = 1024
+
+
+def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, track: Track = silent) -> SpikeRecord:
+    """Run text through a model and record its spikes.
+
+    Args:
+        model: a converted model.
+        tokenizer: its tokenizer.
+        text: what to read; windows of 1,024 tokens are independent sequences.
+        tokens: how many tokens to read at most.
+        track: progress display.
+
+    Raises:
+        SpikeconvError: the text is empty, or neither activations nor keys and values are spikes.
+    """
+    ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0, :tokens]
+    if not len(ids):
+        raise SpikeconvError("The text is empty; give one with at least one token.")
+    windows = ids.split(WINDOW)
+    with Recorder(model) as recorder, torch.inference_mode():
+        for window in track(windows, "counting spikes", len(windows)):
+            model(window[None].to(model.device), use_cache=False, logits_to_keep=1)
+    layers, cache = tuple(layer_records(model, recorder)), cache_records(model, recorder)
+    if not layers and not cache:
+        raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
+    family, config = family_of(model), model.config.get_text_config()
+    spiking = {layer.name for layer in layers}
+    linears = (model.get_submodule(each.name) for each in family.layout(config) if each.name not in spiking)
+    macs: Counter[str] = Counter()
+    for window in windows:
+        macs.update(family.float_macs(config, len(window)))
+    return SpikeRecord(
+        family=family.model_type,
+        sequences=tuple(map(len, windows)),
+        layers=layers,
+        cache=cache,
+        float_linears=tuple((linear.in_features, linear.out_features) for linear in linears),
+        float_macs=dict(macs),
+    )
