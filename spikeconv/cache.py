@@ -5,7 +5,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-__all__ = ["cache_dir"]
+__all__ = ["cache_dir", "writable_dir"]
 
 
 def cache_dir() -> Path:
@@ -15,6 +15,17 @@ def cache_dir() -> Path:
         return Path(named).expanduser() if named else Path(folder).expanduser() / "spikeconv"
     except RuntimeError:  # neither $HOME nor an entry in the password file, as in `docker run -u 12345`
         return _temporary()
+
+
+def writable_dir() -> Path:
+    """`cache_dir()` if that can be written, else the private folder."""
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError:
+        writable = False
+    return folder if writable else _temporary()
 
 
 @cache

@@ -37,7 +37,13 @@ class ModelRow:
 
 
 def bench_model(
-    checkpoint: Path, *, prompt: int = 2048, new_tokens: int = 48, seconds: float = 1.0, device: str = "cpu"
+    checkpoint: Path,
+    *,
+    prompt: int = 2048,
+    new_tokens: int = 48,
+    seconds: float = 1.0,
+    device: str = "cpu",
+    on_load: Callable[[Any], None] = lambda model: None,
 ) -> list[ModelRow]:
     """Measure prefill and decode of a checkpoint and of its peers, in turns.
 
@@ -47,12 +53,14 @@ def bench_model(
         new_tokens: tokens decoded one by one after a prompt of 32.
         seconds: about how long each prefill is measured.
         device: where the models run.
+        on_load: told of the spiking model before anything is measured.
     """
     models: dict[str, Any] = {
         "HF fp32": load_source(checkpoint, device=device, dtype="float32").model,
         "HF bf16": load_source(checkpoint, device=device, dtype="bfloat16").model,
         "spiking": load_checkpoint(checkpoint, device=device).model,
     }
+    on_load(models["spiking"])
     ids = torch.randint(models["spiking"].config.get_text_config().vocab_size, (1, prompt), device=device)
     prefill = {name: _prefill(model, ids) for name, model in models.items()}
     decode = {name: _decode(model) for name, model in models.items()}

@@ -1,5 +1,6 @@
 """The model card of a converted checkpoint."""
 
+from collections.abc import Iterator
 from typing import Any
 
 __all__ = ["model_card"]
@@ -7,8 +8,7 @@ __all__ = ["model_card"]
 
 def model_card(name: str, record: dict[str, Any]) -> str:
     """`README.md` of a checkpoint, from its record (see `make_record`)."""
-    config = record["config"]
-    settings = "\n".join(f"| {key} | {value} |" for key, value in config.items() if value not in ([], ()))
+    settings = "\n".join(f"| `{path}` | {value} |" for path, value in _rows(record["config"]))
     skipped = "\n".join(f"* `{module}`: {reason}" for module, reason in record["skipped"].items())
     source = f"`{path}`" if (path := record["source"]["path"]) else "a model in memory"
     return f"""---
@@ -44,3 +44,17 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 `spikeconv verify`, `spikeconv eval` and `spikeconv report-firing-rate` check and measure it. Per-layer settings,
 versions and file hashes are in `spikeconv.json`.
 """
+
+
+def _rows(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting under the path by which `--set` names it, and overrides by their pattern."""
+    for name, value in settings.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _rows(value, f"{path}.")
+        elif name == "overrides" and not prefix:
+            for override in value:
+                yield from _rows(override["settings"], f"{override['pattern']}: ")
+        elif value not in ([], ()):
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            yield path, "none" if value is None else text.replace("|", "\\|")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet
 from spikeconv.errors import SpikeconvError
 
@@ -55,10 +56,21 @@ def bench(
         rows += bench_attention(caches, limits, lengths, seconds)
     if path is not None and not quiet:
         err.print("[note]checkpoint {path}[/]", path=path)
-    models = bench_model(path, seconds=seconds, device=where) if path is not None else []
+    lost: list[str] = []
+    models: list[ModelRow] = []
+    if path is not None:
+        silence_fallbacks()
+        models = bench_model(
+            path, seconds=seconds, device=where, on_load=lambda model: lost.extend(show_fallbacks(model))
+        )
     if as_json:
         print_json(
-            {"limits": asdict(limits), "kernels": [asdict(row) for row in rows], "models": [asdict(m) for m in models]}
+            {
+                "limits": asdict(limits),
+                "kernels": [asdict(row) for row in rows],
+                "models": [asdict(m) for m in models],
+                "fallbacks": lost,
+            }
         )
         return
     show(limits, rows, models)

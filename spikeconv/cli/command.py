@@ -1,6 +1,7 @@
 """What all commands have in common: `~` in paths, and how they end."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from spikeconv.cli.failure import report_failure
+from spikeconv.cli.fallbacks import show_warning
 from spikeconv.errors import SpikeconvError
 
 __all__ = ["Command"]
@@ -20,7 +22,9 @@ class Command(TyperCommand):
         """Run it; typer itself would end an interrupt or a closed pipe without our line or exit code."""
         try:
             ctx.params = {name: _expand(value) for name, value in ctx.params.items()}
-            result = super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = show_warning
+                result = super().invoke(ctx)
             sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "exit_code"):  # typer's own

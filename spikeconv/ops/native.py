@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spikeconv.cache import cache_dir
+from spikeconv.cache import cache_dir, writable_dir
 from spikeconv.errors import SpikeconvWarning
 from spikeconv.ops import build
 
@@ -65,7 +65,8 @@ def _load(device: str) -> Backend:
     library = _find(device)
     try:
         if library is None:
-            library = _cached(device)
+            library = _cached(device, writable_dir())
+        if not library.is_file():
             print(f"spikeconv: building the native {device} kernels (once, under a minute)", file=sys.stderr)
             _build(device, library)
         torch.ops.load_library(library)
@@ -160,11 +161,11 @@ def _installed(device: str) -> Path:
     return Path(__file__).parents[1] / "_native" / f"libspikeconv_{device}.so"
 
 
-def _cached(device: str) -> Path:
+def _cached(device: str, folder: Path | None = None) -> Path:
     key = build.digest(device) + (
         "" if device == "cpu" else f"-sm{''.join(map(str, torch.cuda.get_device_capability()))}"
     )
-    return cache_dir() / "kernels" / key / f"libspikeconv_{device}.so"
+    return (folder or cache_dir()) / "kernels" / key / f"libspikeconv_{device}.so"
 
 
 def _find(device: str) -> Path | None:

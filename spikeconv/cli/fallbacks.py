@@ -1,0 +1,32 @@
+"""What of a model runs another way than it should: said once, in a line of ours."""
+
+import warnings
+from typing import Any
+
+from spikeconv.cli.console import err
+from spikeconv.errors import SpikeconvWarning
+
+__all__ = ["show_fallbacks", "show_warning", "silence_fallbacks"]
+
+
+def show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """`warnings.showwarning` of the command line: ours without the place in the code, which says nothing to a user."""
+    text = str(message) if issubclass(category, SpikeconvWarning) else f"{category.__name__}: {message}"
+    err.print("[bad]warning:[/] {text}", text=text)
+
+
+def silence_fallbacks() -> None:
+    """Let loading not warn of what `show_fallbacks` will list, until the command ends."""
+    warnings.simplefilter("ignore", SpikeconvWarning)
+
+
+def show_fallbacks(model: Any) -> list[str]:
+    """Note on stderr what of a loaded model falls back, chosen or not; returns the sentences."""
+    from spikeconv.integrations.fallbacks import fallbacks
+
+    found = fallbacks(model)
+    for text in found:
+        err.print("[note]note: {text}[/]", text=text)
+    return found

@@ -1,0 +1,29 @@
+"""The card is a table of settings by the paths that the command line takes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spikeconv.checkpoint.writer import RECORD
+from spikeconv.config import SpikeConfig
+
+Fixture = Callable[..., Any]
+
+
+def test_settings_read_well(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path) -> None:
+    overrides = [{"pattern": "down", "settings": {"bits": "6-1.58"}}]
+    run_convert(tiny_checkpoint(), tmp_path / "[my] model", kv_bits=4, skip=["o", "q"], overrides=overrides)
+    card = (tmp_path / "[my] model/README.md").read_text(encoding="utf-8")
+    rows = dict(line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| `"))
+    assert not [line for line in rows.values() if "{" in line or "[" in line]
+    assert rows["`weights.bits`"] == "4" and rows["`kv.bits`"] == "4" and rows["`inputs.clip`"] == "none"
+    assert rows["`skip`"] == "o, q" and rows["`down: bits`"] == "6-1.58"
+    assert "# [my] model" in card and '"[my] model"' in card
+    # Each path is one that settings have: what the card says can be typed again.
+    record = json.loads((tmp_path / "[my] model" / RECORD).read_text(encoding="utf-8"))
+    paths = [path.strip("`") for path in rows if ":" not in path and path != "`skip`"]
+    assert {path.split(".")[0] for path in paths} <= record["config"].keys()
+    typed = {path: rows[f"`{path}`"] for path in paths if rows[f"`{path}`"] != "none"}
+    again = SpikeConfig.parse({**typed, "skip": ["o", "q"], "overrides": overrides})
+    assert again.model_dump(mode="json") == record["config"]
