@@ -39,6 +39,10 @@ BOOTSTRAP_ITERATIONS = 200
 """Enough for the error of a perplexity or F1; an accuracy's is in closed form."""
 
 
+REPLACED = ("_loglikelihood_tokens", "_model_call", "_select_cont_toks", "_batch_scheduler", "_detect_batch_size")
+"""Internals of lm-eval's that are replaced here: under other names they would run as they are, on logits of ours."""
+
+
 class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
     """A model as lm-eval sees it. `batch_size`: sequences or "auto". `tokens` counts what went through."""
 
@@ -47,6 +51,10 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str, track: Track
     ) -> None:
+        if lost := [name for name in REPLACED if not hasattr(HFLM, name)]:
+            raise SpikeconvError(
+                f"This lm-eval's HFLM has no {lost[0]}: it is newer than spikeconv; install an older one."
+            )
         self.recurrent = family_of(model).recurrent
         longest = RECURRENT_TOKENS if self.recurrent else None
         with _quiet():
@@ -176,12 +184,13 @@ def run_harness(model: HarnessModel, tasks: Sequence[Any], **settings: Any) -> d
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No log lines, prints or bars of lm-eval's; nor its reports on the machine and on the folder it runs in."""
-    replaced = (
+    replaced: tuple[tuple[Any, str, Any], ...] = (
         (lm_eval.api.task, "tqdm", lambda items, **_: items),
         (lm_eval.evaluator, "add_env_info", lambda _result: None),
         (lm_eval.evaluator, "get_git_commit_hash", lambda: None),
         (lm_eval.api.metrics, "bootstrap_stderr", _bootstrap_error),
     )
+    replaced = tuple(one for one in replaced if hasattr(*one[:2]))  # what is gone only prints or takes time
     originals = [getattr(module, name) for module, name, _ in replaced]
     logger = logging.getLogger("lm_eval")
     level = logger.level

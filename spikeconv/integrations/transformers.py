@@ -92,7 +92,10 @@ class SpikeQuantizer(HfQuantizer):
 
     def _set_zero_shares(self, model: Any) -> None:
         linears = spike_linears(model)
-        for name, share in getattr(self.quantization_config, "zero_share", {}).items():
+        shares = getattr(self.quantization_config, "zero_share", {})
+        if not isinstance(shares, dict):
+            raise SpikeconvError(f"quantization_config: zero_share is {shares!r}; expected shares by linear.")
+        for name, share in shares.items():
             linear = linears.get(own_name(model, name))
             if linear is None or not isinstance(share, int | float) or not 0 <= share <= 1:
                 raise SpikeconvError(

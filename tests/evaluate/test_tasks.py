@@ -115,6 +115,19 @@ def test_batches_hold_a_bounded_number_of_tokens() -> None:
     assert min(padded[1:-1]) > CPU_BATCH_TOKENS / 2
 
 
+def test_an_lm_eval_with_other_internals_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replaced methods that it no longer calls would let it read the scores from the wrong logits."""
+    from lm_eval.models.huggingface import HFLM
+
+    from spikeconv.integrations.lm_eval import HarnessModel
+    from spikeconv.progress import silent
+
+    monkeypatch.delattr(HFLM, "_select_cont_toks")
+    nothing: Any = None
+    with pytest.raises(SpikeconvError, match="has no _select_cont_toks"):
+        HarnessModel(nothing, nothing, 1, silent)
+
+
 def test_results_file(tmp_path: Path) -> None:
     score = TaskResult("piqa", "acc_norm", 0.5, None, 4, "validation", {"acc": 0.25, "acc_norm": 0.5})
     bits = TaskResult("wikitext", "word_perplexity", 9.0, None, 4, "test", {"word_perplexity": 9.0})

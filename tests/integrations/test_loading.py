@@ -143,6 +143,25 @@ def test_shares_of_zeros_that_cannot_be_are_refused(share: dict[str, Any], chang
     refused(path, "zero_share", next(iter(share)))
 
 
+def test_settings_that_nobody_knows_are_refused(changed: Fixture) -> None:
+    """Dropped, they would let a checkpoint of a newer spikeconv run as something else."""
+
+    def spoil(**fields: Any) -> Path:
+        path = changed(lambda tensors: None)
+        config = json.loads((path / "config.json").read_text())
+        config["quantization_config"].update(fields)
+        (path / "config.json").write_text(json.dumps(config))
+        return path
+
+    refused(spoil(salience=3), "salience")
+    refused(spoil(inputs={"codec": "count", "bits": 5, "momentum": 1}), "momentum")
+    refused(spoil(weights={"bits": "many"}), "weights", "many")
+    refused(spoil(rotation={"kind": "sideways"}), "rotation", "sideways")
+    refused(spoil(zero_share=[0.5]), "zero_share")
+    for version in (1, 3, "2", None, True):
+        refused(spoil(format=version), "format", repr(version))
+
+
 def test_a_tied_pair_is_stored_under_either_name(converted: Fixture, changed: Fixture, logits_of: Fixture) -> None:
     embedding, head = "model.embed_tokens.weight", "lm_head.weight"
     only_head = changed(lambda tensors: tensors.update({head: tensors.pop(embedding)}))
