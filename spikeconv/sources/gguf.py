@@ -32,8 +32,8 @@ class GgufSource(Source):
     """One `.gguf` file of a supported architecture (or the first of a split one); all tensors come out as float32.
 
     Raises:
-        SpikeconvError: it is damaged, of another architecture, lacks a tensor, or holds a model that its config cannot
-            say.
+        SpikeconvError: it is damaged, of another architecture, lacks a tensor or its tokenizer, or holds a model that
+            its config cannot say.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,6 +49,7 @@ class GgufSource(Source):
         if architecture != "llama":
             self._interleaved = {}
         self._unread = _unread(self._file)
+        self._tokenizer = _read_tokenizer(path)  # now, for it is written when all the work is done
         self._tensors = _map_names(self._file, config, architecture, set(self._unread))
 
     def names(self) -> list[str]:
@@ -89,18 +90,20 @@ class GgufSource(Source):
         return list(self._file.parts)
 
     def tokenizer(self) -> Any:
-        """The tokenizer that the file carries."""
-        try:
-            with quiet_transformers():
-                return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
-        except Exception as error:  # it trusts the file
-            raise SpikeconvError(
-                f"{self.path} holds no tokenizer that transformers can read: {reason_of(error)}"
-            ) from error
+        """The tokenizer that the file carries, read when it was opened."""
+        return self._tokenizer
 
     def copy_companions(self, target: Path) -> None:
         """Write the tokenizer that the file carries."""
-        self.tokenizer().save_pretrained(target)
+        self._tokenizer.save_pretrained(target)
+
+
+def _read_tokenizer(path: Path) -> Any:
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:  # it trusts the file
+        raise SpikeconvError(f"{path} holds no tokenizer that transformers can read: {reason_of(error)}") from error
 
 
 def _unread(file: GgufFile) -> dict[str, str]:

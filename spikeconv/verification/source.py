@@ -5,6 +5,8 @@ rounded to the nearest: |q - clamp(w / s)| ≤ 1/2 in every place, whatever rang
 rotation alone must leave the logits as they are.
 """
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,7 @@ def read_source(path: Path) -> tuple[Any, str]:
     else:
         return load_float(opened, device="cpu", dtype="float32").model, "spikeconv"
     try:
-        with quiet_transformers():
+        with quiet_transformers(), redirect_stderr(io.StringIO()):  # it draws a bar of its own for a GGUF file
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
     except Exception as error:  # whatever it makes of somebody's files
         raise SpikeconvError(f"The source {path} cannot be loaded with transformers: {reason_of(error)}") from error

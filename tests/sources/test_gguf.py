@@ -261,5 +261,5 @@ def test_a_file_without_a_tokenizer(tiny_checkpoint: Fixture, tmp_path: Path) ->
     for key in ("tokens", "model", "merges"):
         write_gguf(tiny_checkpoint("llama", **SIZES), tmp_path / "model.gguf", edit=drop(f"tokenizer.ggml.{key}"))
         with pytest.raises(SpikeconvError, match=r"model\.gguf holds no tokenizer that transformers can read") as error:
-            GgufSource(tmp_path / "model.gguf").tokenizer()
+            GgufSource(tmp_path / "model.gguf")
         assert "\n" not in str(error.value)
