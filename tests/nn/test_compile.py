@@ -12,6 +12,7 @@ from torch._dynamo.backends.common import aot_autograd
 from transformers import AutoModelForCausalLM
 
 from spikeconv.nn import SpikeGroup, spike_linears
+from spikeconv.rotation import Rotation
 
 MakeLinear = Callable[..., Any]
 
@@ -102,3 +103,28 @@ def test_members_alone_and_in_another_order(make_linear: MakeLinear, counting: C
             for _ in range(3):
                 assert all(map(torch.equal, compiled(x), model(x)))
                 x = torch.randn(3, 72)
+
+
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")  # which are undone
+def test_an_exported_group_encodes_once(make_linear: MakeLinear) -> None:
+    first, _ = make_linear(out_features=19)
+    model = Both([first, make_linear(out_features=8, group=first.group)[0]])
+    x = torch.randn(3, 72)
+    for strict in (False, True):
+        program = torch.export.export(model, (x,), strict=strict)
+        assert sum("spikeconv.encode." in str(node.target) for node in program.graph.nodes) == 1
+        assert all(map(torch.equal, program.module()(x), model(x))) and first.group._traced is None
+
+
+def test_a_rotation_first_seen_by_a_compiler_is_the_same_afterwards() -> None:
+    """Its constants are kept for later: they must not be what a compiler traces with."""
+
+    class Rotate(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            rotation = Rotation(72, 12345)
+            return rotation.inverse(rotation(x))
+
+    x = torch.randn(2, 72)
+    program = torch.export.export(Rotate(), (x,), strict=False)
+    assert torch.equal(program.module()(x), Rotate()(x))
+    assert type(Rotation(72, 12345).on(x.device)[0]) is Tensor

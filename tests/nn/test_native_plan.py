@@ -129,7 +129,10 @@ def test_codec_or_weight_changed_between_two_members(members: list[SpikeLinear])
     def load() -> None:
         second.load_state_dict({**second.state_dict(), "bias": torch.rand(19)})
 
-    for change in (double, exchange, load):
+    def codec() -> None:
+        first.encoder.scheme = SpikeConfig.parse({"bits": "4-1.58", "steps": 16})
+
+    for change in (double, exchange, load, codec):
         with torch.no_grad():
             first(x)
             change()
