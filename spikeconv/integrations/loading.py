@@ -81,7 +81,8 @@ def check_tensors(model: Any) -> None:
         seen.add(id(tensor))
         least, largest = torch.aminmax(tensor.detach())
         if not (least.isfinite() and largest.isfinite()):
-            raise SpikeconvError(f"{name} holds values that are not finite numbers; {AGAIN}.")
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise SpikeconvError(f"{name} holds values that are not finite numbers in {dtype}; {AGAIN}.")
     if getattr(model, "hf_device_map", None) is None:  # else tensors were moved, and lost their mark
         _check_marks(model)
 

@@ -18,6 +18,7 @@ from spikeconv.integrations import memory
 from spikeconv.integrations.attention import NAME, float_caches
 from spikeconv.integrations.fallbacks import fallbacks
 from spikeconv.integrations.memory import memory_keyword, memory_of
+from spikeconv.ops.native import Backend
 from spikeconv.ops.native import load as load_kernels
 from spikeconv.verification.run import verify
 
@@ -86,6 +87,15 @@ def test_a_layer_of_an_unknown_transformers_warns(
     (text,) = ours(caught)
     assert "Decoding runs transformers' own layers" in text and fallbacks(model) == [text]
     assert torch.equal(model(tokens).logits, expected)
+
+
+def test_missing_kernels_are_told(converted: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once: a model without kernels has no native layer either, which goes without saying."""
+    model = load(converted("llama"))
+    nothing = Backend("reference", "no compiler was found")
+    monkeypatch.setattr("spikeconv.integrations.fallbacks.load", lambda device: nothing)
+    monkeypatch.setattr("spikeconv.integrations.decode.load", lambda device: nothing)
+    assert fallbacks(model) == ["On cpu the reference stands in for the native kernels: no compiler was found."]
 
 
 def test_a_cache_that_cannot_be_given_to_the_model_warns(converted: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
