@@ -33,9 +33,9 @@ def check_format(found: Any) -> None:
     Raises:
         SpikeconvError: the checkpoint is older or newer, or the version is none.
     """
-    if found == FORMAT and not isinstance(found, bool):
+    if type(found) is int and found == FORMAT:
         return
-    if isinstance(found, int) and found > FORMAT:
+    if type(found) is int and found > FORMAT:
         raise SpikeconvError(f"The checkpoint has format {found}, this spikeconv reads {FORMAT}; upgrade spikeconv.")
     raise SpikeconvError(
         f"The checkpoint has format {found!r}, this spikeconv reads {FORMAT}; convert its source again."

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spikeconv.config import SpikeConfig
 from spikeconv.config.paths import merge, nest
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.presets import load_scheme
+from spikeconv.yaml_text import parse_yaml
 
 __all__ = ["build_config", "model_name", "split"]
 
@@ -76,11 +75,7 @@ def _assignment(text: str, option: str) -> tuple[str, Any]:
         raise SpikeconvError(f"{option} {text}: expected key=value.")
     if key == "bits":  # `4-1.58` and `16` must stay what they look like; elsewhere YAML's rules decide the type
         return key, value
-    try:
-        return key, yaml.safe_load(value)
-    # Numbers of too many digits and dates that do not exist are ValueErrors, brackets too deep RecursionErrors.
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-        raise SpikeconvError(f"{option} {text[:80]}: the value is not readable YAML.") from None
+    return key, parse_yaml(value, f"{option} {text[:80]}")
 
 
 def _override(text: str) -> dict[str, Any]:

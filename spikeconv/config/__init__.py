@@ -12,7 +12,6 @@ from spikeconv.config.inputs import (
 from spikeconv.config.kv import KvSettings
 from spikeconv.config.overrides import Override, matches
 from spikeconv.config.parsing import parse_settings
-from spikeconv.config.paths import flat
 from spikeconv.config.rotation import RotationSettings
 from spikeconv.config.scheme import LinearScheme, SpikeConfig
 from spikeconv.config.weights import WeightSettings
@@ -33,7 +32,6 @@ __all__ = [
     "SpikeConfig",
     "SpikingInputs",
     "WeightSettings",
-    "flat",
     "matches",
     "parse_settings",
 ]

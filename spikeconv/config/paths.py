@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from spikeconv.config.inputs import INPUTS
 
-__all__ = ["PATHS", "SHORT_NAMES", "Tree", "flat", "merge", "nest", "overlay"]
+__all__ = ["PATHS", "SHORT_NAMES", "Tree", "merge", "nest", "overlay"]
 
 Tree = dict[str, Any]
 
@@ -88,12 +88,3 @@ def overlay(base: Tree, over: Tree) -> Tree:
         fields = INPUTS[new].model_fields if new in INPUTS else {}
         base = {**base, "inputs": {key: value for key, value in inputs.items() if key in fields}}
     return merge(base, over)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted path."""
-    result: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = prefix + key
-        result |= flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-    return result

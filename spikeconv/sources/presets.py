@@ -4,11 +4,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.suggest import did_you_mean
+from spikeconv.yaml_text import parse_yaml
 
 __all__ = ["DEFAULT_MODEL", "Preset", "load_scheme", "model_presets", "scheme_names"]
 
@@ -70,9 +70,10 @@ def _configs() -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SpikeconvError(f"{path} is not readable YAML: {error}") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpikeconvError(f"{path} cannot be read: {error}") from None
+    value = parse_yaml(text, str(path)) or {}
     if not isinstance(value, dict):
         raise SpikeconvError(f"{path} holds {type(value).__name__}, expected a mapping of settings.")
     return value

@@ -24,8 +24,9 @@ def rotate_only(model: Any, config: SpikeConfig) -> None:
     swapped = swap_linears(model, exact)
     layout = family_of(model).layout(model.config.get_text_config())
     folded = folded_norms(layout, swapped) if exact.rotation.kind == "quarot" else {}
+    kinds = {linear.norm: linear.norm_kind for linear in layout if linear.norm}
     for name in {**swapped, **folded}:
-        gamma = model.get_submodule(folded[name]).weight.data if name in folded else None
+        gamma = kinds[folded[name]].gamma(model.get_submodule(folded[name]).weight.data) if name in folded else None
         if name in swapped:
             center = swapped[name].encoder.center
             constant = None if center is None else center.bias.data
@@ -33,6 +34,5 @@ def rotate_only(model: Any, config: SpikeConfig) -> None:
             swapped[name].load_state_dict(tensors, strict=False)  # a bias of its own stays
         elif gamma is not None:
             linears[name].weight.data.mul_(gamma)
-    neutral = {linear.norm: linear.norm_kind.neutral for linear in layout}
     for norm in set(folded.values()):
-        model.get_submodule(norm).weight.data.fill_(neutral[norm])
+        model.get_submodule(norm).weight.data.fill_(kinds[norm].neutral)

@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from spikeconv.checkpoint.folder import source_path
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.linear import rotated_weight
 from spikeconv.errors import SpikeconvError, reason_of
-from spikeconv.families import family_of, folded_norms
+from spikeconv.families import family_of, find_family, folded_norms
 from spikeconv.nn import SpikeLinear, spike_linears
 from spikeconv.quiet import quiet_transformers
 from spikeconv.sources.float_model import load_float
@@ -78,7 +77,7 @@ def read_source(path: Path) -> tuple[Any, str]:
         return load_float(opened, device="cpu", dtype="float32").model, "spikeconv"
     try:
         with quiet_transformers(), redirect_stderr(io.StringIO()):  # it draws a bar of its own for a GGUF file
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+            model = find_family(opened.config).auto_model().from_pretrained(folder, dtype=torch.float32, **options)
     except Exception as error:  # whatever it makes of somebody's files
         raise SpikeconvError(f"The source {path} cannot be loaded with transformers: {reason_of(error)}") from error
     return model.eval(), "transformers"
@@ -96,7 +95,8 @@ def compare_tensors(model: Any, source: Any, config: SpikeConfig, result: Verify
     linears = spike_linears(model)
     layout = family_of(model).layout(model.config.get_text_config())
     folded = folded_norms(layout, linears) if config.rotation.kind == "quarot" else {}
-    gammas = {linear: source.get_submodule(norm).weight.data for linear, norm in folded.items()}
+    kinds = {linear.norm: linear.norm_kind for linear in layout if linear.norm}
+    gammas = {linear: kinds[norm].gamma(source.get_submodule(norm).weight.data) for linear, norm in folded.items()}
     expected = source.state_dict()
     seen = set()
     for name, tensor in _float_tensors(model):
@@ -110,8 +110,8 @@ def compare_tensors(model: Any, source: Any, config: SpikeConfig, result: Verify
         wanted, tolerance = expected[name].to(tensor.device), 0.0
         if module in gammas and name.endswith(".weight"):  # QuaRot folded γ into a linear that stays float
             wanted, tolerance = wanted * gammas[module], 2.0**-7
-        elif name.removesuffix(".weight") in folded.values():
-            wanted = torch.ones_like(wanted)
+        elif module in folded.values():
+            wanted = torch.full_like(wanted, kinds[module].neutral)
         if not _close(tensor, wanted, tolerance):
             result.different_tensors.append(name)
     for name, linear in linears.items():

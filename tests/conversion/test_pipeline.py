@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from safetensors.torch import load_file
 from spikeconv.checkpoint.writer import Sink
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion import pipeline
-from spikeconv.conversion.pipeline import LayerResult, convert
+from spikeconv.conversion.pipeline import LayerResult, convert, converted_tensors
 from spikeconv.conversion.plan import make_plan
+from spikeconv.families.norm import RMS_PLUS_ONE
+from spikeconv.rotation import Rotation
 from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]
@@ -202,3 +205,18 @@ def test_layers_are_reported_as_they_finish_and_tensors_tracked(source: Path, tm
 def test_an_output_inside_the_source_does_not_hold_itself(source: Path, run_convert: Fixture) -> None:
     run_convert(source, source / "spiking")
     assert not [name for name in files(source / "spiking") if "spiking" in name or "incomplete" in name]
+
+
+def test_a_norm_of_one_plus_gamma_is_folded_as_such(tiny_checkpoint: Fixture) -> None:
+    """QuaRot: W (1 + γ), and the norm itself stores 0."""
+    source = HfSource(tiny_checkpoint("llama"))
+    plan = make_plan(source, SpikeConfig.parse({"bits": "16-16", "rotation": "quarot"}))
+    plan = replace(plan, layout=tuple(replace(linear, norm_kind=RMS_PLUS_ONE) for linear in plan.layout))
+    found = dict(converted_tensors(source, plan, None))
+    for linear in plan.layout:
+        weight = source.load(f"{linear.name}.weight")
+        gamma = 1 + source.load(f"{linear.norm}.weight") if linear.norm else torch.ones(weight.shape[1])
+        expected = Rotation(weight.shape[1], 2)(weight * gamma)
+        torch.testing.assert_close(found[f"{linear.name}.weight"].squeeze(1), expected, rtol=0, atol=1e-6)
+        if linear.norm:
+            assert not found[f"{linear.norm}.weight"].any()

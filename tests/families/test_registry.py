@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import FAMILIES, find_family
+from spikeconv.families import FAMILIES, Family, LinearSpec, Stack, find_family
+from spikeconv.families.norm import LAYER, RMS, RMS_PLUS_ONE
 
 LAYERS = SimpleNamespace(num_hidden_layers=2)
 
@@ -113,3 +114,53 @@ def test_unknown_architecture_lists_the_supported_ones(config: dict[str, Any], n
     assert all(family.architecture in sentence for family in FAMILIES.values())
     assert config.get("architectures", [config.get("model_type", "nothing")])[0] in sentence
     assert near is None or f"Did you mean {near}?" in sentence
+
+
+def test_norms_and_native_layers_are_those_of_the_model() -> None:
+    """The declared ε is the module's, the native layer's modules are all that there are, the class is the declared."""
+    for model_type, family in FAMILIES.items():
+        config = AutoConfig.for_model(
+            model_type, num_hidden_layers=2, vocab_size=32, rms_norm_eps=0.125, **family.fixed
+        )
+        with torch.device("meta"):
+            model = family.auto_model().from_config(config)
+        assert type(model).__name__ == family.architecture
+        for stack in family.stacks:
+            layers = model.get_submodule(stack.layers)
+            assert len(layers) == stack.size(config) == 2
+            for linear in stack.linears:
+                if linear.norm:
+                    assert layers[0].get_submodule(linear.norm).variance_epsilon == getattr(config, stack.norm.epsilon)
+                if linear.center:
+                    assert stack.norm.name == "layer" and not stack.norm.in_encoder
+                    assert isinstance(layers[0].get_submodule(linear.center), nn.LayerNorm)
+            if native := stack.native:
+                halves = (layers[0].get_submodule(half) for half in (native.attention, native.feed_forward))
+                assert (set(layers[0]._modules), *(set(half._modules) for half in halves)) == native.modules
+                names = {spec.name for spec in stack.linears}
+                assert {f"{native.attention}.{n}" for n in (native.q, native.k, native.v, native.o)} <= names
+                assert {f"{native.feed_forward}.{n}" for n in (native.gate, native.up, native.down)} <= names
+    assert [name for name, family in FAMILIES.items() if any(stack.native for stack in family.stacks)] == [
+        "llama", "mistral", "qwen2"
+    ]  # fmt: skip
+
+
+def test_kinds_of_norm() -> None:
+    weight = torch.tensor([-1.0, 0.0, 0.5])
+    assert RMS.gamma(weight).tolist() == [-1.0, 0.0, 0.5] and RMS_PLUS_ONE.gamma(weight).tolist() == [0.0, 1.0, 1.5]
+    for kind in (RMS, RMS_PLUS_ONE):
+        assert kind.gamma(torch.full((3,), kind.neutral)).tolist() == [1.0, 1.0, 1.0]
+    assert RMS.in_encoder and not RMS_PLUS_ONE.in_encoder and not LAYER.in_encoder
+
+
+def test_layers_count_through_all_stacks() -> None:
+    linears = (LinearSpec("fc", "fc", "fc"),)
+    stacks = (Stack("encoder", linears, LAYER, count="encoder_layers"), Stack("decoder", linears, RMS))
+    family = Family("two", "Two", stacks, lambda config, tokens: {})
+    layout = family.layout(SimpleNamespace(encoder_layers=2, num_hidden_layers=1))
+    assert [(linear.name, linear.layer) for linear in layout] == [
+        ("encoder.0.fc", 0),
+        ("encoder.1.fc", 1),
+        ("decoder.0.fc", 2),
+    ]
+    assert [linear.norm_kind.name for linear in layout] == ["layer", "layer", "rms"]

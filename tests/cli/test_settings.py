@@ -1,0 +1,65 @@
+"""From texts on the command line to one `SpikeConfig`, or a sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from spikeconv.cli.settings import build_config
+from spikeconv.config import CountInputs, KvSettings, SpikeConfig
+from spikeconv.errors import SpikeconvError
+from spikeconv.sources.presets import load_scheme, scheme_names
+
+SETTINGS = ["bits", "steps", "seed", "skip", "overrides", "kv", "kv_bits", "kv_steps", "inputs", "inputs.clip"]
+SETTINGS += ["inputs.clip_ratio", "rotation", "weights.bits", "code", "codec", "inputs.codec", "unknown.path", "."]
+VALUES = [
+    "", "null", "~", "true", "-1", "4", "1e400", ".nan", ".inf", "9" * 5000, "0x" + "f" * 5000,
+    "[", "[1, [2]]", "[" * 999,
+    "{a: 1}", "{a: {b: [null]}}", "{1: 2}", "{[1]: 2}", "? [a]\n: b", "!!python/object:os.system x", "&a [*a]",
+    "2001-99-99",
+    "2001-01-01", "%", "\t", "\0", "@x", "'", "q: k", "a=b", "\ud800", "é²",
+]  # fmt: skip
+
+
+def test_texts_are_a_setting_or_a_sentence(tmp_path: Path) -> None:
+    scheme = tmp_path / "scheme.yaml"
+    for name in SETTINGS:
+        for value in VALUES:
+            texts = [f"{name}={value}"]
+            scheme.write_text(f"{name}: {value}", encoding="utf-8", errors="replace")
+            for arguments in (
+                (None, {}, texts, [], []),
+                (None, {}, [], [], [f"down:{texts[0]}"]),
+                (str(scheme), {}, [], ["q"], ["down:seed=1"]),
+            ):
+                try:
+                    config = build_config(*arguments)
+                except SpikeconvError as error:
+                    assert len(str(error)) < 2000 and "Traceback" not in str(error)
+                else:
+                    assert SpikeConfig.parse(config.model_dump(mode="json")) == config
+
+
+def test_file_then_options_then_assignments(tmp_path: Path) -> None:
+    scheme = tmp_path / "scheme.yaml"
+    scheme.write_text("bits: 4-1\ninputs: {clip_ratio: 0.7}\nskip: o\nkv: {bits: 4}\n", encoding="utf-8")
+    config = build_config(
+        str(scheme), {"steps": 31, "clip_ratio": 0.8, "seed": None}, ["inputs.clip_ratio=0.95"], [], []
+    )
+    assert config.inputs == CountInputs(spikes="binary", bits=5, clip_ratio=0.95)
+    assert config.skip == ("o",) and config.kv == KvSettings(bits=4)
+    together = build_config(None, {"steps": 16}, ["bits=4-1.58"], ["q"], ["down:weights.bits=6,inputs.clip_ratio=0.5"])
+    assert together.inputs == CountInputs(bits=5) and together.skip == ("q",)
+    down = together.for_linear("model.layers.0.mlp.down_proj", "down")
+    assert down is not None and (down.weights.bits, down.inputs) == (6, CountInputs(bits=5, clip_ratio=0.5))
+    assert build_config(str(scheme), {"kv_bits": "none"}, [], ["q"], []).kv is None
+    assert build_config(str(scheme), {}, ["skip=[k]"], ["q"], []).skip == ("k", "q")
+
+
+def test_schemes_are_what_they_are_called() -> None:
+    for name in scheme_names():
+        config = SpikeConfig.parse(load_scheme(name))
+        assert config.bits in name.replace("spikerwkv-", "16-").replace("l", "L"), name
+    assert SpikeConfig.parse(load_scheme("quarot-4-1.58")).rotation.kind == "quarot"
+    assert SpikeConfig.parse(load_scheme("sdllm-4-1.58-kv4")).kv == KvSettings(bits=4)
+    with pytest.raises(SpikeconvError, match=r"Did you mean quarot-4-1\.58"):
+        load_scheme("quarot-4-1.5")
