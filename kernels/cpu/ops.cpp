@@ -303,8 +303,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
       " Tensor?[] operands, float[] products) -> Tensor");
   m.def("run_group(Tensor x, Tensor plan) -> Tensor[]");
   m.def(
-      "decode_layer(Tensor x, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor qkv_plan, Tensor output_plan,"
-      " Tensor gate_up_plan, Tensor down_plan, float scaling) -> (Tensor, Tensor, Tensor)");
+      "decode_layer(Tensor x, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor[] plans, float scaling)"
+      " -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CompositeExplicitAutograd, m) {

@@ -99,13 +99,13 @@ Tensors run_group(const Tensor& x, const Tensor& bytes) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> decode_layer(const Tensor& x, const Tensor& cos, const Tensor& sin,
-                                                const Tensor& keys, const Tensor& values, const Tensor& qkv_plan,
-                                                const Tensor& output_plan, const Tensor& gate_up_plan,
-                                                const Tensor& down_plan, double scaling) {
+                                                const Tensor& keys, const Tensor& values, const Tensors& plans,
+                                                double scaling) {
+  STD_TORCH_CHECK(plans.size() == 4, "spikeconv: a decoder layer has four plans, not ", plans.size());
   const Tensor residual = beside(x, x, ScalarType::Float), c = beside(x, cos, ScalarType::Float),
                s = beside(x, sin, ScalarType::Float), past_keys = beside(x, keys, ScalarType::Float),
                past_values = beside(x, values, ScalarType::Float);
-  const Tensors qkv = run_group(residual, qkv_plan);
+  const Tensors qkv = run_group(residual, plans[0]);
   STD_TORCH_CHECK(qkv.size() == 3 && x.dim() == 3 && x.size(1) == 1 && c.dim() == 3 && c.size(1) == 1 &&
                       (c.size(0) == 1 || c.size(0) == x.size(0)) && s.numel() == c.numel() && c.size(2) % 2 == 0,
                   "spikeconv: expected one token a sequence, its cos and sin, and a plan of q, k and v");
@@ -117,13 +117,13 @@ std::tuple<Tensor, Tensor, Tensor> decode_layer(const Tensor& x, const Tensor& c
                     "spikeconv: the cache is not one of these heads");
   const Tensor k = append(past_keys, rotary(qkv[1], c, s)), v = append(past_values, qkv[2]);
   const Tensor heads = attention(rotary(qkv[0], c, s), k, v, scaling);
-  const Tensor attended = run_group(torch::stable::view(heads, {batch, 1, heads.numel() / batch}), output_plan)[0];
+  const Tensor attended = run_group(torch::stable::view(heads, {batch, 1, heads.numel() / batch}), plans[1])[0];
   STD_TORCH_CHECK(attended.numel() == residual.numel(), "spikeconv: the output projection is of another size");
   const Tensor middle = add(residual, attended);
-  const Tensors gate_up = run_group(middle, gate_up_plan);
+  const Tensors gate_up = run_group(middle, plans[2]);
   STD_TORCH_CHECK(gate_up.size() == 2 && gate_up[0].numel() == gate_up[1].numel(),
                   "spikeconv: expected a plan of a gate and an up projection");
-  const Tensor fed = run_group(multiply(silu(gate_up[0]), gate_up[1]), down_plan)[0];
+  const Tensor fed = run_group(multiply(silu(gate_up[0]), gate_up[1]), plans[3])[0];
   STD_TORCH_CHECK(fed.numel() == middle.numel(), "spikeconv: the down projection is of another size");
   return {add(middle, fed), k, v};
 }

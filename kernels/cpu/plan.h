@@ -24,11 +24,11 @@ Tensors run_group(const Tensor& x, const Tensor& plan);
 
 // A gated decoder layer for one more token of every sequence, float32: the same operations in the same order as in
 // transformers, so the same bits.
-//   x [batch, 1, hidden]; cos, sin [1 or batch, 1, head_dim]; keys, values [batch, kv_heads, past, head_dim].
+//   x [batch, 1, hidden]; cos, sin [1 or batch, 1, head_dim]; keys, values [batch, kv_heads, past, head_dim]; plans of
+//   q|k|v, the output projection, gate|up and the down projection.
 // Returns the layer's output and the grown keys and values.
 std::tuple<Tensor, Tensor, Tensor> decode_layer(const Tensor& x, const Tensor& cos, const Tensor& sin,
-                                                const Tensor& keys, const Tensor& values, const Tensor& qkv_plan,
-                                                const Tensor& output_plan, const Tensor& gate_up_plan,
-                                                const Tensor& down_plan, double scaling);
+                                                const Tensor& keys, const Tensor& values, const Tensors& plans,
+                                                double scaling);
 
 }  // namespace spikeconv

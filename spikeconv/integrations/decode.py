@@ -91,10 +91,8 @@ class ShortWay:
         cos, sin = arguments["position_embeddings"]
         past = (cache.keys, cache.values)
         # `plans` stay until the call is over, and with them all that they point to.
-        qkv, output, gate_up, down = (plan.arguments for plan in plans)
-        y, cache.keys, cache.values = decode_layer(
-            hidden_states, cos, sin, *past, qkv, output, gate_up, down, attention.scaling
-        )
+        parts = [plan.arguments for plan in plans]
+        y, cache.keys, cache.values = decode_layer(hidden_states, cos, sin, *past, parts, attention.scaling)
         return y
 
     def _cache(self, hidden_states: Tensor, arguments: dict[str, Any]) -> Any:

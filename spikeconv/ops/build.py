@@ -21,7 +21,8 @@ __all__ = ["BuildError", "build_cpu", "build_cuda", "compiler", "cuda_compiler",
 
 STANDARD = ("-std=c++20", "-fPIC", "-fvisibility=hidden")
 # Sums keep their order and stay unfused, so that all instruction sets give the same bits.
-KERNEL = ("-O3", "-ffp-contract=off", "-Wno-psabi")
+# Aligned, so that a change elsewhere in a file does not move a hot loop across cache lines (5% on rounding).
+KERNEL = ("-O3", "-ffp-contract=off", "-Wno-psabi", "-falign-functions=64", "-falign-loops=32")
 X86 = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
     "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c"),

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -123,10 +124,7 @@ def decode_layer(
     sin: Tensor,
     keys: Tensor,
     values: Tensor,
-    qkv: Tensor,
-    output: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    plans: Sequence[Tensor],
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A gated decoder layer for one more token of every sequence, on the CPU and in float32.
@@ -135,14 +133,14 @@ def decode_layer(
         x: [batch, 1, hidden].
         cos, sin: [1 or batch, 1, head_dim].
         keys, values: [batch, kv_heads, past, head_dim].
-        qkv, output, gate_up, down: plans of the layer's groups, norms folded in.
+        plans: of the layer's groups, norms folded in: q|k|v, output, gate|up, down.
         scaling: of the attention's scores.
 
     Returns:
         The layer's output, and keys and values [batch, kv_heads, past + 1, head_dim]: the bits of transformers' layer.
     """
     result: tuple[Tensor, Tensor, Tensor] = torch.ops.spikeconv.decode_layer.default(
-        x, cos, sin, keys, values, qkv, output, gate_up, down, scaling
+        x, cos, sin, keys, values, plans, scaling
     )
     return result
 

@@ -47,8 +47,11 @@ class SpikeStatistics:
         """Count so many inputs, `size` of them a token, and their counts, from `lowest` on."""
         self.tokens += inputs // size
         self.inputs += inputs
-        seen = self.histogram.numel() > 0
-        self.lowest, self.histogram = lowest, self.histogram.to(histogram.device) + histogram if seen else histogram
+        low, high = lowest, lowest + len(histogram)
+        if len(self.histogram):  # of another range, if the number of steps was changed meanwhile
+            low, high = min(low, self.lowest), max(high, self.lowest + len(self.histogram))
+        seen = _bins(self.histogram.to(histogram.device), self.lowest, low, high)
+        self.lowest, self.histogram = low, seen + _bins(histogram, lowest, low, high)
 
     @property
     def counts(self) -> dict[int, int]:
@@ -69,6 +72,15 @@ class SpikeStatistics:
     def ones(self) -> int:
         """Ones of all |k| written in binary: spikes of the binary code."""
         return sum(abs(count).bit_count() * times for count, times in self.counts.items())
+
+
+def _bins(histogram: Tensor, lowest: int, low: int, high: int) -> Tensor:
+    """The histogram over counts from `low` up to, not including, `high`."""
+    if not len(histogram):
+        return histogram.new_zeros(high - low)
+    if (low, high) == (lowest, lowest + len(histogram)):
+        return histogram
+    return torch.nn.functional.pad(histogram, (lowest - low, high - lowest - len(histogram)))
 
 
 class Recorder:

@@ -25,6 +25,7 @@ SCHEMES: list[dict[str, Any]] = [
     {"bits": "4-4"},
     {"bits": "8-8"},
     {"bits": "8-1"},
+    {"bits": "6-1.58", "code": {"kind": "binary"}},
 ]
 EACH_SCHEME = pytest.mark.parametrize("settings", SCHEMES, ids=lambda s: "-".join(map(str, s.values())))
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

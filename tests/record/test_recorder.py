@@ -9,7 +9,7 @@ import torch
 from spikeconv.codecs import SpikeCounts
 from spikeconv.config import SpikeConfig
 from spikeconv.nn import Encoder, SpikeGroup
-from spikeconv.record import Recorder
+from spikeconv.record import Recorder, SpikeStatistics
 
 
 @pytest.mark.parametrize("bits", ["4-1.58", "4-1", "8-8", "8-1"])
@@ -21,18 +21,27 @@ def test_counts_are_brute_force(bits: str, make_linear: Callable[..., Any], devi
         torch.zeros(3, 72, device=device),
         torch.randn(0, 72, device=device),
     ]
-    spikes = zeros = 0
-    for x in inputs:
-        counts = linear.encoder(x).spikes.counts.flatten().tolist()
-        spikes += sum(abs(k) for k in counts)
-        zeros += sum(k == 0 for k in counts)
+    counts = [k for x in inputs for k in linear.encoder(x).spikes.counts.flatten().tolist()]
     with Recorder(model) as recorder:
         for x in inputs:
             model(x)
     model(inputs[0])  # outside: not counted
     statistics = recorder.statistics["0"]
     assert (statistics.tokens, statistics.inputs) == (13, 13 * 72)
-    assert (int(statistics.spikes), int(statistics.zeros)) == (spikes, zeros)
+    codec = linear.encoder.codec
+    assert statistics.counts == {k: counts.count(k) for k in range(codec.count_min, codec.count_max + 1)}
+    assert (statistics.spikes, statistics.zeros) == (sum(map(abs, counts)), counts.count(0))
+    assert statistics.ones == sum(bin(abs(k)).count("1") for k in counts)
+
+
+def test_histograms_of_other_ranges_add_up() -> None:
+    """A model's number of steps may change between two encodings."""
+    statistics = SpikeStatistics()
+    statistics.note(8, 4, torch.tensor([1, 2, 3, 2]), -2)
+    statistics.note(8, 4, torch.tensor([4, 1, 1, 1, 1]), 0)
+    statistics.note(4, 4, torch.tensor([4]), 0)
+    assert statistics.counts == {-2: 1, -1: 2, 0: 3 + 4 + 4, 1: 2 + 1, 2: 1, 3: 1, 4: 1}
+    assert (statistics.tokens, statistics.inputs, statistics.zeros) == (5, 20, 11)
 
 
 def test_a_group_is_counted_once(make_linear: Callable[..., Any]) -> None:
