@@ -53,7 +53,9 @@ def test_q8_is_within_half_a_step(tiny_checkpoint: Fixture, tmp_path: Path) -> N
         assert not torch.equal(values, tensor)
 
 
-def test_converts_to_the_same_model(source: Path, run_convert: Fixture, logits_of: Fixture, tmp_path: Path) -> None:
+def test_converts_to_the_same_model(
+    source: Path, run_convert: Fixture, logits_of: Fixture, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_gguf(source, tmp_path / "model.gguf")
     opened, config = GgufSource(tmp_path / "model.gguf"), SpikeConfig()
     convert(opened, make_plan(opened, config), tmp_path / "gguf")
@@ -61,8 +63,11 @@ def test_converts_to_the_same_model(source: Path, run_convert: Fixture, logits_o
     ours, theirs = (load_file(tmp_path / d / "model.safetensors") for d in ("gguf", "hf"))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
     assert torch.equal(logits_of(tmp_path / "gguf"), logits_of(tmp_path / "hf"))
-    result = verify(load_checkpoint(tmp_path / "gguf"), "spikes", tokens=4)
+    loaded = load_checkpoint(tmp_path / "gguf")
+    capsys.readouterr()
+    result = verify(loaded, "spikes", tokens=4)
     assert result.clean and result.source_reader == "transformers", result
+    assert not capsys.readouterr().err
     tokenizers = [AutoTokenizer.from_pretrained(tmp_path / d) for d in ("gguf", "hf")]
     assert tokenizers[0]("spikes")["input_ids"][-6:] == tokenizers[1]("spikes")["input_ids"]
 
