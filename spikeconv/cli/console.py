@@ -8,7 +8,6 @@ import json
 import string
 import time
 from collections.abc import Iterable, Sized
-from contextlib import nullcontext, suppress
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -41,11 +40,8 @@ class Printer:
     """Prints messages and tables on stdout or stderr."""
 
     def __init__(self, *, stderr: bool) -> None:
-        width = None if stderr or is_terminal("stdout") else FILE_WIDTH
-        # Without markup by itself: table cells and titles are shown as they are.
-        self.console = _Console(
-            theme=THEME, highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=stderr, width=width
-        )
+        self._stderr = stderr
+        self.console = self._new_console()
 
     def print(self, template: str, /, **fields: object) -> None:
         """A line.
@@ -61,9 +57,19 @@ class Printer:
         self._write(rows)
 
     def _write(self, content: Text | Table) -> None:
-        # Nobody may hear what is said beside the results; the work goes on all the same.
-        with suppress(OSError) if self.console.stderr else nullcontext():
+        try:
             self.console.print(content)
+        except OSError:
+            self.console = self._new_console()  # without what could not be written
+            if not self._stderr:  # nobody may hear what is said beside the results; the work goes on all the same
+                raise
+
+    def _new_console(self) -> Console:
+        width = None if self._stderr or is_terminal("stdout") else FILE_WIDTH
+        # Without markup by itself: table cells and titles are shown as they are.
+        return _Console(
+            theme=THEME, highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=self._stderr, width=width
+        )
 
 
 def _fill(template: str, fields: dict[str, object]) -> Text:

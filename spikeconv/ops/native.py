@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,8 @@ def _load(device: str) -> Backend:
         if library is None:
             library = _cached(device, writable_dir())
         if not library.is_file():
-            print(f"spikeconv: building the native {device} kernels (once, under a minute)", file=sys.stderr)
+            with suppress(OSError):  # nobody reads it
+                print(f"spikeconv: building the native {device} kernels (once, under a minute)", file=sys.stderr)
             _build(device, library)
         torch.ops.load_library(library)
     except (build.BuildError, OSError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 """The YAML files under `configs/`: model presets and schemes."""
 
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def load_scheme(scheme: str) -> dict[str, Any]:
     Raises:
         SpikeconvError: there is no such file or name, or it is not a mapping.
     """
-    path = Path(scheme)
+    path = Path(os.path.expanduser(scheme))
     if not path.is_file():
         path = _configs() / "schemes" / f"{scheme}.yaml"
     if not path.is_file():

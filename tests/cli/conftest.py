@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from spikeconv.cli.app import main
+from spikeconv.ops.native import load
 
 
 class Result(NamedTuple):
@@ -24,6 +25,7 @@ def spikeconv(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., Result]:
     """`spikeconv("convert", source, …)` as typed on a command line; the cache folder is empty."""
+    load("cpu")  # from the real cache folder: in an empty one the kernels would be built again
     monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
 

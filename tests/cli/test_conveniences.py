@@ -85,9 +85,13 @@ def test_nobody_hears_the_progress(
         def flush(self) -> None:
             raise BrokenPipeError(32, "Broken pipe")
 
+    source = tiny_checkpoint("llama")
     monkeypatch.setattr("sys.stderr", Gone())
-    result = spikeconv("convert", tiny_checkpoint("llama"), "-o", tmp_path / "out")
+    result = spikeconv("convert", source, "-o", tmp_path / "out")
     assert result.code == 0 and (tmp_path / "out/spikeconv.json").is_file()
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.argv", ["spikeconv"])
+    assert spikeconv("verify", tmp_path / "nowhere").err.startswith("error: ")  # and none of what was not heard
 
 
 def test_a_home_in_an_option(
@@ -102,5 +106,9 @@ def test_a_home_in_an_option(
     assert (tmp_path / "home/out/spikeconv.json").is_file() and not (tmp_path / "~").exists()
     result = spikeconv("perplexity", "~/out", "--text=~/text.txt", "--window", 16, "-q", "--json")
     assert result.json["perplexity"] > 0
-    refused = spikeconv("verify", "~nobody-here/out", "-q")
-    assert refused.code == 2 and "~nobody-here/out" in refused.err
+    (tmp_path / "home/scheme.yaml").write_text("bits: 6-1.58\n", encoding="utf-8")
+    planned = spikeconv("convert", "~/out/../text.txt", "--dry-run", "--scheme=~/scheme.yaml", "-q")
+    assert "text.txt" in planned.err and "scheme" not in planned.err
+    for command in ("verify", "convert"):
+        refused = spikeconv(command, "~nobody-here/out", "-q")
+        assert refused.code == 2 and "~nobody-here/out" in refused.err
