@@ -1,9 +1,10 @@
 """The kinds of norm that stand in front of linears, and what a rotation may do with each."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:  # the command line reads families before it needs torch
+    from torch import Tensor
 
 __all__ = ["LAYER", "RMS", "RMS_PLUS_ONE", "NormKind"]
 
@@ -30,7 +31,7 @@ class NormKind:
         """The stored weight that scales by one."""
         return 0.0 if self.name == "rms-plus-one" else 1.0
 
-    def gamma(self, weight: Tensor) -> Tensor:
+    def gamma(self, weight: "Tensor") -> "Tensor":
         """What a stored weight [n] scales by."""
         return 1 + weight if self.name == "rms-plus-one" else weight
 
