@@ -60,73 +60,73 @@ def test_float_activations_have_no_counts(bits: str) -> None:
     assert config.inputs == FloatInputs(codec="float")
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"bits": "four"}, ["4-1.58", "'four'"]),
-        ({"bits": "4"}, ["4-1.58", "'4'"]),
-        ({"bits": "4-3.14"}, ["'4-3.14'"]),
-        ({"bits": "4-9"}, ["'4-9'"]),
-        ({"bits": "1-1.58"}, ["weights.bits", "2 to 8"]),
-        ({"bits": "9-1"}, ["weights.bits", "2 to 8"]),
-        ({"codec": "multihead", "layers": 8}, ["layers", "7"]),
-        ({"codec": "multihead", "integer_digits": 4}, ["integer_digits is 4", "3 layers"]),
-        ({"codec": "multihead", "steps": 8}, ["steps", "time_steps"]),
-        ({"codec": "repetition", "bits": "4-1"}, ["codec=repetition", "W-1.58"]),
-        ({"codec": "repetition", "time_steps": 128}, ["time_steps", "127"]),
-        ({"codec": "multihed"}, ["inputs.codec", "repetition", "Did you mean multihead?"]),
-        ({"codec": "float", "bits": "4-4"}, ["bits", "codec=float"]),
-        ({"bits": "4-1.58", "steps": 12}, ["steps", "16", "not 12"]),
-        ({"bits": "4-1.58", "steps": 0}, ["steps", "not 0"]),
-        ({"bits": "4-1.58", "steps": -8}, ["steps", "not -8"]),
-        ({"bits": "4-1.58", "steps": 256}, ["steps", "not 256"]),
-        ({"bits": "4-1", "steps": 16}, ["steps", "15", "not 16"]),
-        ({"bits": "4-4", "steps": 8}, ["steps", "ternary"]),
-        ({"inputs.spikes": "integer", "steps": 8}, ["steps", "ternary"]),
-        ({"bits": "4-16", "inputs.clip_ratio": 0.9}, ["inputs.clip_ratio", "codec=count", "not float"]),
-        ({"layers": 3}, ["inputs.layers", "codec=multihead", "not count"]),
-        ({"time_steps": 3}, ["inputs.time_steps", "multihead or repetition", "not count"]),
-        ({"codec": "multihead", "inputs.bits": 4}, ["inputs.bits", "codec=count", "not multihead"]),
-        ({"codec": "repetition", "inputs.clip.mode": "relu"}, ["inputs.clip", "count or float", "not repetition"]),
-        ({"inputs.clip.mode": "relu", "rotation": "quarot"}, ["inputs.clip", "QuaRot"]),
-        ({"inputs": 4}, ["inputs", "4"]),
-        ({"inputs": None}, ["inputs", "None"]),
-        ({"weights": ["mse"]}, ["weights", "mse"]),
-        ({"weights": {"bitz": 4}}, ["weights.bitz", "Did you mean weights.bits?", "weights.method"]),
-        ({"weights.method": "gptq"}, ["weights.method", "rtn"]),
-        ({"weight_bits": 4}, ["weight_bits", "Did you mean weights.bits?"]),
-        ({"clipratio": 0.8}, ["clipratio", "Did you mean clip_ratio?", "inputs.clip_ratio"]),
-        ({"quantile": 0.8}, ["quantile", "Did you mean inputs.clip.quantile?"]),
-        ({"kv_range": "asymmetric"}, ["kv.bits", "missing"]),
-        ({"kv_bits": 9}, ["kv.bits", "8"]),
-        ({"kv_steps": 3}, ["kv_steps", "4", "not 3"]),
-        ({"kv": {"bits": 4, "seed": 1}}, ["kv.seed", "kv.range"]),
-        ({"overrides": [{"pattern": "q", "settings": {"kv_bits": 4}}]}, ["override q", "kv"]),
-        ({"overrides": [{"pattern": "q"}]}, ["overrides.0.settings", "missing"]),
-        ({"overrides": {"q": 1}}, ["overrides"]),
-        ({"code": "ternary"}, ["code.kind", "unary", "binary"]),
-        ({"bits": "4-1", "count_range": "full"}, ["range=full", "signed"]),
-        ({"clip_ratio": 0}, ["clip_ratio"]),
-        ({"clip_ratio": 1.5}, ["clip_ratio"]),
-        ({"rotation": "fourier"}, ["rotation.kind", "gamma-sqp"]),
-        ({"seed": -1}, ["seed"]),
-        ({"seed": 2**32}, ["seed"]),
-        ({"clip": 0.9}, ["clip", "known", "inputs.clip_ratio", "steps"]),
-        ({"overrides": [{"pattern": "q", "settings": {"weights.bits": 9}}]}, ["q", "weights.bits", "2 to 8"]),
-        ({"overrides": [{"pattern": "q", "settings": {"colour": 1}}]}, ["q", "colour"]),
-        ({"overrides": [{"pattern": "q", "settings": {"rotation": "quarot"}}]}, ["q", "rotation=quarot"]),
-        (
-            {"rotation": "quarot", "overrides": [{"pattern": "q", "settings": {"rotation": "none"}}]},
-            ["q", "rotation=quarot"],
-        ),
-    ],
-)
-def test_bad_settings_are_one_sentence(settings: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(SpikeconvError) as caught:
-        SpikeConfig.parse(settings)
-    sentence = str(caught.value)
-    assert "\n" not in sentence and "validation error" not in sentence
-    assert all(word in sentence for word in words), sentence
+BAD: list[tuple[dict[str, Any], list[str]]] = [
+    ({"bits": "four"}, ["4-1.58", "'four'"]),
+    ({"bits": "4"}, ["4-1.58", "'4'"]),
+    ({"bits": "4-3.14"}, ["'4-3.14'"]),
+    ({"bits": "4-9"}, ["'4-9'"]),
+    ({"bits": "1-1.58"}, ["weights.bits", "2 to 8"]),
+    ({"bits": "9-1"}, ["weights.bits", "2 to 8"]),
+    ({"codec": "multihead", "layers": 8}, ["layers", "7"]),
+    ({"codec": "multihead", "integer_digits": 4}, ["integer_digits is 4", "3 layers"]),
+    ({"codec": "multihead", "steps": 8}, ["steps", "time_steps"]),
+    ({"codec": "repetition", "bits": "4-1"}, ["codec=repetition", "W-1.58"]),
+    ({"codec": "repetition", "time_steps": 128}, ["time_steps", "127"]),
+    ({"codec": "multihed"}, ["inputs.codec", "repetition", "Did you mean multihead?"]),
+    ({"codec": "float", "bits": "4-4"}, ["bits", "codec=float"]),
+    ({"bits": "4-1.58", "steps": 12}, ["steps", "16", "not 12"]),
+    ({"bits": "4-1.58", "steps": 0}, ["steps", "not 0"]),
+    ({"bits": "4-1.58", "steps": -8}, ["steps", "not -8"]),
+    ({"bits": "4-1.58", "steps": 256}, ["steps", "not 256"]),
+    ({"bits": "4-1", "steps": 16}, ["steps", "15", "not 16"]),
+    ({"bits": "4-4", "steps": 8}, ["steps", "ternary"]),
+    ({"inputs.spikes": "integer", "steps": 8}, ["steps", "ternary"]),
+    ({"bits": "4-16", "inputs.clip_ratio": 0.9}, ["inputs.clip_ratio", "codec=count", "not float"]),
+    ({"layers": 3}, ["inputs.layers", "codec=multihead", "not count"]),
+    ({"time_steps": 3}, ["inputs.time_steps", "multihead or repetition", "not count"]),
+    ({"codec": "multihead", "inputs.bits": 4}, ["inputs.bits", "codec=count", "not multihead"]),
+    ({"codec": "repetition", "inputs.clip.mode": "relu"}, ["inputs.clip", "count or float", "not repetition"]),
+    ({"inputs.clip.mode": "relu", "rotation": "quarot"}, ["inputs.clip", "QuaRot"]),
+    ({"inputs": 4}, ["inputs", "4"]),
+    ({"inputs": None}, ["inputs", "None"]),
+    ({"weights": ["mse"]}, ["weights", "mse"]),
+    ({"weights": {"bitz": 4}}, ["weights.bitz", "Did you mean weights.bits?", "weights.method"]),
+    ({"weights.method": "gptq"}, ["weights.method", "rtn"]),
+    ({"weight_bits": 4}, ["weight_bits", "Did you mean weights.bits?"]),
+    ({"clipratio": 0.8}, ["clipratio", "Did you mean clip_ratio?", "inputs.clip_ratio"]),
+    ({"quantile": 0.8}, ["quantile", "Did you mean inputs.clip.quantile?"]),
+    ({"kv_range": "asymmetric"}, ["kv.bits", "missing"]),
+    ({"kv_bits": 9}, ["kv.bits", "8"]),
+    ({"kv_steps": 3}, ["kv_steps", "4", "not 3"]),
+    ({"kv": {"bits": 4, "seed": 1}}, ["kv.seed", "kv.range"]),
+    ({"overrides": [{"pattern": "q", "settings": {"kv_bits": 4}}]}, ["override q", "kv"]),
+    ({"overrides": [{"pattern": "q"}]}, ["overrides.0.settings", "missing"]),
+    ({"overrides": {"q": 1}}, ["overrides"]),
+    ({"code": "ternary"}, ["code.kind", "unary", "binary"]),
+    ({"bits": "4-1", "count_range": "full"}, ["range=full", "signed"]),
+    ({"clip_ratio": 0}, ["clip_ratio"]),
+    ({"clip_ratio": 1.5}, ["clip_ratio"]),
+    ({"rotation": "fourier"}, ["rotation.kind", "gamma-sqp"]),
+    ({"seed": -1}, ["seed"]),
+    ({"seed": 2**32}, ["seed"]),
+    ({"clip": 0.9}, ["clip", "known", "inputs.clip_ratio", "steps"]),
+    ({"overrides": [{"pattern": "q", "settings": {"weights.bits": 9}}]}, ["q", "weights.bits", "2 to 8"]),
+    ({"overrides": [{"pattern": "q", "settings": {"colour": 1}}]}, ["q", "colour"]),
+    ({"overrides": [{"pattern": "q", "settings": {"rotation": "quarot"}}]}, ["q", "rotation=quarot"]),
+    (
+        {"rotation": "quarot", "overrides": [{"pattern": "q", "settings": {"rotation": "none"}}]},
+        ["q", "rotation=quarot"],
+    ),
+]
+
+
+def test_bad_settings_are_one_sentence() -> None:
+    for settings, words in BAD:
+        with pytest.raises(SpikeconvError) as caught:
+            SpikeConfig.parse(settings)
+        sentence = str(caught.value)
+        assert "\n" not in sentence and "validation error" not in sentence
+        assert all(word in sentence for word in words), sentence
 
 
 def test_frozen() -> None:
