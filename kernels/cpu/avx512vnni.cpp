@@ -73,7 +73,10 @@ struct ColumnSum {
       for (int h = 0; h < 2; ++h)
         for (int p = 0; p < 4; ++p, sums += 16)
           for (int l = 0; l < 4; ++l)
-            for (int i = 0; i < 4; ++i) acc[o + 32 * l + 8 * p + 2 * i + h] += sums[4 * l + i];
+            for (int i = 0; i < 4; ++i) {
+              int32_t& to = acc[o + 32 * l + 8 * p + 2 * i + h];
+              to = add_wrapped(to, sums[4 * l + i]);
+            }
   }
 };
 

@@ -33,10 +33,11 @@ struct Product {
   SPIKECONV_HD Counts counts(const int8_t* p) { return load<Counts>(p); }
   SPIKECONV_HD void add(Acc& acc, const Weights& w, Counts k) {
     for (int o = 0; o < kTileOutputs; ++o)
-      for (int j = 0; j < kStepInputs; ++j) acc.sum[o] += w.byte[o * kStepInputs + j] * k.k[j];
+      for (int j = 0; j < kStepInputs; ++j)
+        acc.sum[o] = add_wrapped(acc.sum[o], w.byte[o * kStepInputs + j] * k.k[j]);
   }
   SPIKECONV_HD void drain(const Acc& acc, int32_t* out) {
-    for (int o = 0; o < kTileOutputs; ++o) out[o] += acc.sum[o];
+    for (int o = 0; o < kTileOutputs; ++o) out[o] = add_wrapped(out[o], acc.sum[o]);
   }
 };
 
@@ -48,10 +49,11 @@ struct ColumnSum {
   static int64_t period(int, int) { return INT64_MAX / 2; }
   static void add(const uint8_t* const* columns, const int* counts, int64_t outputs, Sum* sums) {
     for (int64_t o = 0; o < outputs; ++o)
-      for (int j = 0; j < kColumns; ++j) sums[o] += counts[j] * int32_t(column_nibble(columns[j], o));
+      for (int j = 0; j < kColumns; ++j)
+        sums[o] = add_wrapped(sums[o], counts[j] * int32_t(column_nibble(columns[j], o)));
   }
   static void drain(const Sum* sums, int64_t outputs, int32_t* acc) {
-    for (int64_t o = 0; o < outputs; ++o) acc[o] += sums[o];
+    for (int64_t o = 0; o < outputs; ++o) acc[o] = add_wrapped(acc[o], sums[o]);
   }
 };
 
