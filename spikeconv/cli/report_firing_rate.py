@@ -125,7 +125,7 @@ def show_total(total: "TotalFiring") -> None:
     """All spiking linears together."""
     out.print(
         "\n[title]Total[/] of {total.linears} linears over {total.tokens} tokens: firing rate [number]{rate}[/], "
-        "{total.mean_count:.2f} spikes per input, {total.zero_share:.1%} zero counts\n"
+        "{total.mean_spikes:.2f} spikes per input, {total.zero_share:.1%} zero counts\n"
         "  {macs:.2f} G multiply-accumulates become {accumulations:.2f} G signed additions "
         "(+ {rotations:.2f} G additions of the Hadamard transforms)\n"
         "  weighted as in SDLLM: {flops:.2f} GFLOPs spiking, {dense_flops:.2f} GFLOPs "

@@ -132,7 +132,8 @@ class Plan:
         return Counter(
             (
                 job.linear.role,
-                f"{job.scheme.bits}, T'={job.scheme.inputs.virtual_steps}",
+                f"{job.scheme.bits}, T'={job.scheme.inputs.virtual_steps}"
+                + ("" if job.scheme.code.kind == "unary" else f", {job.scheme.code.kind} code"),
                 job.in_features,
                 job.out_features,
             )

@@ -6,15 +6,16 @@ The firing rate of a layer is mean |k| / T' over tokens and inputs (SDLLM, eq. 1
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from spikeconv.codes import Code, code_of
 from spikeconv.config import LinearScheme
 
-__all__ = ["CacheRecord", "LayerRecord", "SpikeRecord", "ones_of", "spikes_of"]
+__all__ = ["CacheRecord", "LayerRecord", "SpikeRecord", "magnitude_of", "ones_of"]
 
 Histogram = dict[int, int]
 """How often each count was seen."""
 
 
-def spikes_of(histogram: Histogram) -> int:
+def magnitude_of(histogram: Histogram) -> int:
     """Σ|k|: spikes of the unary code."""
     return sum(abs(count) * times for count, times in histogram.items())
 
@@ -55,18 +56,33 @@ class LayerRecord:
     rotation_additions: int
 
     @property
+    def code(self) -> Code:
+        """How a count is sent."""
+        return code_of(self.scheme.code.kind)
+
+    @property
     def virtual_steps(self) -> int:
-        """T'."""
-        return self.scheme.inputs.virtual_steps
+        """T': slots of the code where counts are sent by one; T · l of the digits of `multihead`, 1 of whole counts."""
+        inputs = self.scheme.inputs
+        if inputs.codec == "multihead" or inputs.codec == "float" or inputs.spikes == "integer":
+            return inputs.virtual_steps
+        return self.code.slots(inputs.largest_count)
 
     @property
     def spikes(self) -> int:
-        """Σ|k| of all counts."""
-        return spikes_of(self.histogram)
+        """Spikes of all counts, as their code sends them."""
+        largest = max(map(abs, self.histogram), default=0)
+        spikes = self.code.spikes(largest).tolist()
+        return sum(spikes[abs(count)] * times for count, times in self.histogram.items())
 
     @property
     def mean_count(self) -> float:
         """Mean |count| over tokens and inputs, all planes of an input together: its unary spikes."""
+        return magnitude_of(self.histogram) / self.inputs if self.inputs else 0.0
+
+    @property
+    def mean_spikes(self) -> float:
+        """Mean number of spikes of an input, as its code sends them."""
         return self.spikes / self.inputs if self.inputs else 0.0
 
     @property
@@ -86,11 +102,11 @@ class LayerRecord:
 
     @property
     def firing_rate(self) -> float | None:
-        """mean_count / T'; events / (T · l) with codec=multihead; None for counts that are sent whole."""
+        """mean_spikes / T'; events / (T · l) with codec=multihead; None for counts that are sent whole."""
         inputs = self.scheme.inputs
         if inputs.spikes == "integer":
             return None
-        return (self.events if inputs.codec == "multihead" else self.mean_count) / self.virtual_steps
+        return (self.events if inputs.codec == "multihead" else self.mean_spikes) / self.virtual_steps
 
 
 @dataclass(frozen=True)

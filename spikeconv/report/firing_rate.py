@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spikeconv.record.record import CacheRecord, LayerRecord, SpikeRecord, spikes_of
+from spikeconv.record.record import CacheRecord, LayerRecord, SpikeRecord, magnitude_of
 from spikeconv.report.operations import dense_flops, linear_macs, spiking_flops
 
 __all__ = ["CacheFiring", "FiringReport", "LayerFiring", "TotalFiring", "firing_report"]
@@ -17,11 +17,13 @@ class LayerFiring:
         name: module name.
         role: `q`, `down`, …
         in_features: inputs of the linear.
-        virtual_steps: T'.
+        code: how a count is sent.
+        virtual_steps: T', the slots of the code.
         mean_count: mean |count| over tokens and inputs, all planes of an input together: its unary spikes.
+        mean_spikes: mean number of spikes of an input, as its code sends them.
         events: mean number of non-zero counts of an input: its graded spikes.
         ones: mean number of ones in the binary digits of an input's counts; None where nobody sends those.
-        firing_rate: mean_count / T'; events / (T · l) with codec=multihead; None for counts that are sent whole.
+        firing_rate: mean_spikes / T'; events / (T · l) with codec=multihead; None for counts that are sent whole.
         zero_share: share of counts that are zero.
         spikes_per_token: spikes that the linear receives for one token.
         macs: multiply-accumulates of the dense product.
@@ -35,8 +37,10 @@ class LayerFiring:
     name: str
     role: str
     in_features: int
+    code: str
     virtual_steps: int
     mean_count: float
+    mean_spikes: float
     events: float
     ones: float | None
     firing_rate: float | None
@@ -61,6 +65,7 @@ class TotalFiring:
     tokens: int
     linears: int
     mean_count: float
+    mean_spikes: float
     firing_rate: float | None
     zero_share: float
     macs: int
@@ -135,7 +140,7 @@ def firing_report(record: SpikeRecord) -> FiringReport:
 
 def _cache(record: CacheRecord, tokens: int, macs: int) -> CacheFiring:
     states, counts = record.states // tokens, record.states * record.head_dim  # of one token, heads of all layers
-    mean_count = spikes_of(record.histogram) / counts
+    mean_count = magnitude_of(record.histogram) / counts
     return CacheFiring(
         virtual_steps=record.virtual_steps,
         mean_count=mean_count,
@@ -156,8 +161,10 @@ def _layer(record: LayerRecord) -> LayerFiring:
         name=record.name,
         role=record.role,
         in_features=record.in_features,
+        code=record.code.name,
         virtual_steps=record.virtual_steps,
         mean_count=record.mean_count,
+        mean_spikes=record.mean_spikes,
         events=record.events,
         ones=record.ones if scheme.inputs.codec == "multihead" else None,
         firing_rate=record.firing_rate,
@@ -165,7 +172,7 @@ def _layer(record: LayerRecord) -> LayerFiring:
         spikes_per_token=record.spikes / record.tokens,
         macs=macs,
         accumulations=float(record.spikes * record.out_features),
-        flops=spiking_flops(macs, scheme, record.mean_count),
+        flops=spiking_flops(macs, scheme, record.mean_spikes),
         dense_flops=dense_flops(macs, scheme.weights.bits, scheme.inputs.bits),
         weight_bytes=record.weight_bytes,
         rotation_additions=record.rotation_additions * record.tokens,
@@ -182,6 +189,7 @@ def _means(layers: list[LayerFiring]) -> dict[str, float | None]:
     return {
         "virtual_steps": mean([layer.virtual_steps for layer in layers]),
         "mean_count": mean([layer.mean_count for layer in layers]),
+        "mean_spikes": mean([layer.mean_spikes for layer in layers]),
         "firing_rate": mean(rates) if rates and len(rates) == len(layers) else None,
         "events": mean([layer.events for layer in layers]),
         "zero_share": mean([layer.zero_share for layer in layers]),
@@ -195,6 +203,7 @@ def _total(layers: list[LayerFiring], tokens: int, float_macs: dict[str, int]) -
         tokens=tokens,
         linears=len(layers),
         mean_count=means["mean_count"] or 0.0,
+        mean_spikes=means["mean_spikes"] or 0.0,
         firing_rate=means["firing_rate"],
         zero_share=means["zero_share"] or 0.0,
         macs=sum(layer.macs for layer in layers),

@@ -42,6 +42,25 @@ def test_counts_equal_those_of_the_encoders(converted: Callable[..., Path]) -> N
     assert report.total.macs == sum(layer.macs for layer in report.layers)
 
 
+def test_spikes_are_those_of_the_temporal_code(converted: Callable[..., Path]) -> None:
+    """The digits of a count in binary: up to |-8| in four slots. The integers, and what is said of them, stay."""
+    unary = report_of(converted("llama"))
+    loaded = load_checkpoint(converted("llama", code={"kind": "binary"}), device="cpu")
+    record = record_text(loaded.model, loaded.tokenizer, TEXT)
+    binary = firing_report(record)
+    assert not binary.to_dict().keys() ^ unary.to_dict().keys()
+    for seen, layer, before in zip(record.layers, binary.layers, unary.layers, strict=True):
+        ones = sum(bin(abs(count)).count("1") * times for count, times in seen.histogram.items())
+        assert (layer.code, layer.virtual_steps) == ("binary", 4) and (before.code, before.virtual_steps) == (
+            "unary",
+            8,
+        )
+        assert layer.mean_spikes == ones / seen.inputs and layer.firing_rate == layer.mean_spikes / 4
+        assert layer.accumulations == ones * seen.out_features
+        assert layer.mean_count == before.mean_count == before.mean_spikes and layer.zero_share == before.zero_share
+    assert binary.total.mean_spikes < unary.total.mean_spikes == unary.total.mean_count
+
+
 def test_rotation_is_paid_once_per_group(converted: Callable[..., Path]) -> None:
     paid = {layer.role: layer.rotation_additions for layer in report_of(converted("llama")).layers}
     assert paid["q"] > 0 and paid["down"] > 0
