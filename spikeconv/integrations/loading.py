@@ -67,7 +67,8 @@ def check_files(model: Any, files: Iterable[str | Path]) -> None:
 
 
 def check_tensors(model: Any) -> None:
-    """Check that a loaded model's floats are finite, and that every tensor of a converted linear was loaded.
+    """Check that a loaded model's floats are finite, its row sums possible, and that every tensor of a converted linear
+    was loaded.
 
     One pass over the floats that are in memory; packed weights cannot be wrong in that way.
 
@@ -83,6 +84,10 @@ def check_tensors(model: Any) -> None:
         if not (least.isfinite() and largest.isfinite()):
             dtype = str(tensor.dtype).removeprefix("torch.")
             raise SpikeconvError(f"{name} holds values that are not finite numbers in {dtype}; {AGAIN}.")
+    for name, linear in spike_linears(model).items():
+        sums, most = linear.weight_sum, linear.in_features * linear.scheme.weights.largest
+        if sums is not None and not sums.is_meta and sums.long().abs().max() > most:  # int32 has no |-2^31|
+            raise SpikeconvError(f"{name}.weight_sum holds sums that no row of such weights has; {AGAIN}.")
     if getattr(model, "hf_device_map", None) is None:  # else tensors were moved, and lost their mark
         _check_marks(model)
 

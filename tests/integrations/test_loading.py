@@ -104,6 +104,17 @@ def test_values_that_are_not_finite_are_named(changed: Fixture) -> None:
         refused(changed(spoil), name, "not finite")
 
 
+def test_row_sums_that_no_weights_have_are_named(changed: Fixture) -> None:
+    """The zero point multiplies them: beyond the largest sum the product could leave int32."""
+    name = f"{Q}.weight_sum"
+    for value in (2**31 - 1, -(2**31)):
+
+        def spoil(tensors: Tensors, value: int = value) -> None:
+            tensors[name][1] = value
+
+        refused(changed(spoil, bits="4-1"), name, "no row")
+
+
 def test_a_tensor_in_two_files_is_refused(converted: Fixture, tmp_path: Path) -> None:
     source = converted("llama")
     shutil.copytree(source, tmp_path / "two")
