@@ -147,7 +147,7 @@ def record_spikes(model: "PreTrainedModel", *, trains: Iterable[str] = ()) -> "S
     """
     from spikeconv.record.spikes import Spikes
 
-    return Spikes(model, tuple(trains))
+    return Spikes(model, (trains,) if isinstance(trains, str) else tuple(trains))
 
 
 def set_steps(model: "PreTrainedModel", steps: int) -> None:

@@ -91,7 +91,7 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise SpikeconvError(f"Unknown device {name!r}; choose auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SpikeconvError(f"Device {name} was asked for, but torch {torch.__version__} sees no GPU here.")

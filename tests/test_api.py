@@ -128,6 +128,9 @@ def test_verify(converted: Fixture, tiny_checkpoint: Fixture) -> None:
     of_path, of_model = spikeconv.verify(path, tokens=8), spikeconv.verify(spikeconv.load(path), tokens=8)
     assert of_path == of_model and of_path.clean and of_path.source_reader == "transformers"
     assert spikeconv.verify(path, source=False, text="abc").tokens == 3
+    for tokens in (0, -1, "8"):
+        with pytest.raises(spikeconv.SpikeconvError, match="tokens must be"):
+            spikeconv.verify(path, tokens=tokens)
     with pytest.raises(spikeconv.SpikeconvError, match="not converted"):
         spikeconv.verify(float_model(tiny_checkpoint("llama")))
 
@@ -136,6 +139,8 @@ def test_a_changed_model_is_still_verified(converted: Fixture) -> None:
     model = spikeconv.load(converted("llama"))
     spikeconv.set_steps(model, 32)
     assert spikeconv.verify(model, tokens=8).clean
+    model(torch.arange(9)[None]).logits.sum().backward()  # it still trains
+    assert model.model.norm.weight.grad is not None
     model.model.norm.weight.data[0] += 1
     assert spikeconv.verify(model, tokens=8).different_tensors == ["model.norm.weight"]
 

@@ -110,8 +110,9 @@ void run_encode(const EncodeJob& job, int64_t tokens) {
 
 void run_products(const Counts& counts, const ProductSettings& settings, std::span<const Member> members) {
   if (counts.tokens == 0) return;
-  const bool columns = members[0].weight.columns, automatic = settings.execution == Execution::automatic;
-  if (settings.execution == Execution::events || (automatic && columns && counts.tokens == 1))
+  const bool few = settings.execution == Execution::automatic && counts.tokens == 1;
+  const auto columns = [](const Member& m) { return m.weight.columns; };
+  if (settings.execution == Execution::events || (few && std::all_of(members.begin(), members.end(), columns)))
     run_events(counts, members);
   else
     run_dense(counts, settings.largest, members);

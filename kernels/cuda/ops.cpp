@@ -2,6 +2,7 @@
 // is in the *.cu files. The mirror of cpu/ops.cpp. Those of attention are in ops_attention.cpp.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -200,8 +201,9 @@ void run_unfold(const Input& in, const ProductSettings& settings, const Tensor& 
 // Columns pay for few tokens only; beyond, they are turned into tiles once and used by all tokens.
 void run(const Input& in, std::vector<Held>& held, Execution execution, const OnDevice& device) {
   if (in.counts.tokens == 0 || held.empty()) return;
-  const bool automatic = execution == Execution::automatic;
-  if (execution == Execution::events || (automatic && held[0].columns && in.counts.tokens <= kVectorTokens))
+  const bool few = execution == Execution::automatic && in.counts.tokens <= kVectorTokens;
+  const auto columns = [](const Held& h) { return h.columns; };
+  if (execution == Execution::events || (few && std::all_of(held.begin(), held.end(), columns)))
     run_events(in, held, device);
   else
     run_dense(in, held, device);

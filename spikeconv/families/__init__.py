@@ -1,4 +1,5 @@
 from spikeconv.families.base import Family, LinearSpec, ModuleLinear, Stack, folded_norms, head_dim
+from spikeconv.families.modules import linears_of, own_name
 from spikeconv.families.native import GatedDecoder
 from spikeconv.families.norm import NormKind
 from spikeconv.families.registry import FAMILIES, family_of, find_family
@@ -15,4 +16,6 @@ __all__ = [
     "find_family",
     "folded_norms",
     "head_dim",
+    "linears_of",
+    "own_name",
 ]

@@ -11,7 +11,7 @@ from spikeconv.suggest import did_you_mean
 
 __all__ = ["FAMILIES", "family_of", "find_family"]
 
-NOT_FAMILIES = ("base", "native", "norm", "registry")
+NOT_FAMILIES = ("base", "modules", "native", "norm", "registry")
 
 
 def _collect() -> dict[str, Family]:
@@ -49,5 +49,8 @@ def family_of(model: Any) -> Family:
     Raises:
         SpikeconvError: as `find_family`.
     """
-    config = model.config.get_text_config()
+    config = getattr(model, "config", None)
+    if config is None:
+        raise SpikeconvError(f"A {type(model).__name__} is no model of transformers: it has no config.")
+    config = config.get_text_config()
     return FAMILIES.get(config.model_type) or find_family(config.to_dict())

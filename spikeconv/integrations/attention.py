@@ -17,9 +17,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spikeconv.config import KvSettings
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
-from spikeconv.families import family_of
+from spikeconv.families import family_of, own_name
 from spikeconv.integrations.memory import KEYWORDS, cache_among, memory_keyword, memory_of
-from spikeconv.integrations.names import own_name
 from spikeconv.nn import KvCode
 
 __all__ = ["NAME", "cache_obstacle", "float_caches", "use_spiking_attention"]

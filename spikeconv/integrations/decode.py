@@ -16,9 +16,8 @@ from transformers.activations import SiLUActivation
 from transformers.cache_utils import DynamicLayer
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import GatedDecoder, family_of
+from spikeconv.families import GatedDecoder, family_of, own_name
 from spikeconv.integrations.memory import cache_among, memory_keyword
-from spikeconv.integrations.names import own_name
 from spikeconv.nn import FoldedNorm, SpikeLinear, attention_codes
 from spikeconv.nn.plan import GroupPlan
 from spikeconv.ops.native import decode_layer, load

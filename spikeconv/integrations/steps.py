@@ -5,7 +5,7 @@ from typing import Any
 from spikeconv.checkpoint.format import quantization_config
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import family_of
+from spikeconv.families import linears_of
 from spikeconv.nn import spike_linears
 
 __all__ = ["set_virtual_steps"]
@@ -27,11 +27,13 @@ def set_virtual_steps(model: Any, steps: int) -> None:
     if any(linear.encoder.observers for linear in linears.values()):
         raise SpikeconvError("The steps cannot change while spikes are recorded; leave record_spikes first.")
     stored = model.config.quantization_config
+    if steps is None:
+        raise SpikeconvError("steps must be a positive whole number, not None.")
     config = SpikeConfig.parse(stored.spike_config().model_dump(), {"steps": steps})
-    roles = {linear.name: linear.role for linear in family_of(model).layout(model.config.get_text_config())}
+    named = linears_of(model)
     schemes: dict[str, LinearScheme] = {}
     for name, linear in linears.items():
-        scheme = config.for_linear(name, roles[name])
+        scheme = config.for_linear(named[name].name, named[name].role)
         assert scheme is not None  # it is converted, so it is not skipped
         if reason := scheme.overflow(linear.in_features):
             raise SpikeconvError(f"{name}: {reason}.")

@@ -16,12 +16,11 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from spikeconv.checkpoint.format import FORMAT, METHOD, quantization_config, read_settings
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import ModuleLinear, family_of
+from spikeconv.families import ModuleLinear, family_of, own_name
 from spikeconv.integrations.attention import use_spiking_attention
 from spikeconv.integrations.decode import speed_up_decode
 from spikeconv.integrations.fallbacks import warn_of_fallbacks
 from spikeconv.integrations.loading import check_files, check_tensors
-from spikeconv.integrations.names import own_name
 from spikeconv.models.adopt import adopt
 from spikeconv.nn import (
     FoldedNorm,

@@ -226,5 +226,11 @@ def checked_execution(execution: str) -> str:
 
 
 def spike_linears(model: nn.Module) -> dict[str, SpikeLinear]:
-    """Every converted linear of a model by its name, in order."""
+    """Every converted linear of a model by its name, in order.
+
+    Raises:
+        SpikeconvError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise SpikeconvError(f"A {type(model).__name__} is no model; give the model itself, which `load` returns.")
     return {name: module for name, module in model.named_modules() if isinstance(module, SpikeLinear)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.codecs import CountCodec
-from spikeconv.nn.products import operands_of
+from spikeconv.nn.products import has_fused, operands_of
 from spikeconv.ops import native
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class GroupPlan:
 def plan_of(group: "SpikeGroup") -> GroupPlan | None:
     """A plan for a group on the CPU; None where its steps must run one by one."""
     codec, first = group.encoder.codec, group.members[0]
-    if not isinstance(codec, CountCodec) or first.weight_scale is None or first.execution == "unfold":
+    if not isinstance(codec, CountCodec) or first.weight_scale is None or not has_fused(group.members):
         return None
     possible = (
         len(group.members) <= MOST_MEMBERS

@@ -12,7 +12,7 @@ from spikeconv.nn.gradients import flow, product, straight
 if TYPE_CHECKING:
     from spikeconv.nn.linear import SpikeLinear
 
-__all__ = ["differentiable_outputs", "operands_of", "outputs_of"]
+__all__ = ["differentiable_outputs", "has_fused", "operands_of", "outputs_of"]
 
 
 def outputs_of(members: "list[SpikeLinear]", encoding: Encoding, dtype: torch.dtype) -> list[Tensor]:
@@ -48,11 +48,17 @@ def _products_of(members: "list[SpikeLinear]", encoding: Encoding) -> list[Tenso
     return [linear.product(encoding) for linear in members]
 
 
+def has_fused(members: "list[SpikeLinear]") -> bool:
+    """Whether one op multiplies by all members: not to unfold, which is for proof, nor by events from tiles."""
+    execution = members[0].execution
+    return execution != "unfold" and (execution != "events" or all(linear.layout != "tiles" for linear in members))
+
+
 def _are_fused(members: "list[SpikeLinear]", encoding: Encoding) -> bool:
     spikes, first = encoding.spikes, members[0]
     if spikes is None or spikes.stacked or first.weight_scale is None:
         return False
-    return first.execution != "unfold"  # which is for proof only, and has no fused op
+    return has_fused(members)
 
 
 def _fused(members: "list[SpikeLinear]", encoding: Encoding, dtype: torch.dtype, with_bias: bool) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from spikeconv.families import family_of
+from spikeconv.families import linears_of
 from spikeconv.nn import attention_codes, spike_linears
 from spikeconv.record.record import CacheRecord, LayerRecord
 from spikeconv.record.recorder import Recorder
@@ -17,7 +17,7 @@ def layer_records(model: Any, recorder: Recorder) -> list[LayerRecord]:
         model: a converted model of a known family, whose spikes were recorded.
         recorder: what recorded them.
     """
-    roles = {linear.name: linear.role for linear in family_of(model).layout(model.config.get_text_config())}
+    named = linears_of(model)
     records, seen = [], set()
     for name, linear in spike_linears(model).items():
         counted, encoder = recorder.statistics[name], linear.encoder
@@ -28,7 +28,7 @@ def layer_records(model: Any, recorder: Recorder) -> list[LayerRecord]:
         records.append(
             LayerRecord(
                 name=name,
-                role=roles[name],
+                role=named[name].role,
                 in_features=linear.in_features,
                 out_features=linear.out_features,
                 scheme=linear.scheme,

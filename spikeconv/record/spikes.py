@@ -1,6 +1,7 @@
 """The spikes of a model while a context is open: rates and histograms of every layer, spike trains of chosen ones."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from types import TracebackType
@@ -38,11 +39,18 @@ class Spikes(Mapping[str, LayerRecord]):
             if not any(fnmatchcase(name, pattern) for name in self._linears):
                 raise SpikeconvError(f"No converted linear is called {pattern}, as one is {next(iter(self._linears))}.")
         self._recorder = Recorder(model)
+        self._schemes = {name: linear.scheme for name, linear in self._linears.items()}
         chosen = [name for name in self._linears if any(fnmatchcase(name, pattern) for pattern in trains)]
         self._kept: dict[str, list[_Kept]] = {name: [] for name in chosen}
         self._observers: list[tuple[Encoder, Any]] = []
+        self._is_open = False
 
     def __enter__(self) -> Self:
+        if self._is_open:
+            raise SpikeconvError("These spikes are being recorded already; open another record_spikes(model).")
+        if any(linear.scheme != self._schemes[name] for name, linear in self._linears.items()):
+            raise SpikeconvError("The model's settings were changed since; open another record_spikes(model).")
+        self._is_open = True
         self._recorder.__enter__()
         for name, kept in self._kept.items():
             encoder = self._linears[name].encoder
@@ -53,6 +61,9 @@ class Spikes(Mapping[str, LayerRecord]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
         for encoder, observer in self._observers:
             encoder.observers.remove(observer)
         self._observers = []
@@ -68,7 +79,8 @@ class Spikes(Mapping[str, LayerRecord]):
         return len(self._layers())
 
     def _layers(self) -> dict[str, LayerRecord]:
-        return {layer.name: layer for layer in layer_records(self._model, self._recorder)}
+        layers = layer_records(self._model, self._recorder)
+        return {layer.name: replace(layer, scheme=self._schemes[layer.name]) for layer in layers}
 
     @property
     def cache(self) -> dict[str, CacheRecord]:

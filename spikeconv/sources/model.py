@@ -25,6 +25,8 @@ class ModelSource(Source):
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any = None) -> None:
+        if tokenizer is not None and not hasattr(tokenizer, "save_pretrained"):
+            raise SpikeconvError(f"A {type(tokenizer).__name__} is no tokenizer of transformers; give a loaded one.")
         self.model = model
         self.path = Path(f"{type(model).__name__} in memory")  # for sentences; there is no such file
         self._tokenizer = tokenizer

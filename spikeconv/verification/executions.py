@@ -48,9 +48,13 @@ def compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tra
         finally:
             for hook in hooks:
                 hook.remove()
-        result.uncalled = [name for name in linears if name not in called]
+    result.uncalled = [name for name in linears if name not in called]
+    try:  # weights that are arranged in inference mode could not train afterwards
         for execution in track(ops.EXECUTIONS, "comparing executions", len(ops.EXECUTIONS)):
             set_execution(model, execution, attention=False)
-            if not torch.equal(model(ids, use_cache=False).logits, expected):
+            with torch.inference_mode():
+                logits = model(ids, use_cache=False).logits
+            if not torch.equal(logits, expected):
                 result.different_logits.append(execution)
-    set_execution(model, before, attention=False)
+    finally:
+        set_execution(model, before, attention=False)

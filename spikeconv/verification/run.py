@@ -11,6 +11,7 @@ from spikeconv.data.sample import sample_text
 from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint
+from spikeconv.families import family_of
 from spikeconv.integrations.attention import float_caches
 from spikeconv.loading import LoadedModel, load_tokenizer
 from spikeconv.nn import attention_codes, spike_linears
@@ -58,12 +59,17 @@ def verify_any(
 
     A model that was converted in memory has neither tokenizer nor files; it runs on token ids drawn at random.
     """
+    if type(tokens) is not int or tokens < 1:
+        raise SpikeconvError(f"tokens must be a positive whole number, not {tokens!r}.")
     if isinstance(checkpoint, str):
         path = resolve_checkpoint(Path(checkpoint))
         loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
         return verify(loaded, sample_text() if text is None else text, tokens=tokens, source=source)
     if not spike_linears(checkpoint) and not attention_codes(checkpoint):
         raise SpikeconvError(f"This {type(checkpoint).__name__} is not converted: there is nothing to verify.")
+    architecture = family_of(checkpoint).architecture
+    if all(base.__name__ != architecture for base in type(checkpoint).__mro__):
+        raise SpikeconvError(f"A {type(checkpoint).__name__} gives no logits to verify; load it as {architecture}.")
     path = Path(checkpoint.config._name_or_path)
     if has_record(path):
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
+import spikeconv
 from spikeconv.errors import SpikeconvError
 from spikeconv.integrations.steps import set_virtual_steps
 from spikeconv.nn import spike_linears
@@ -68,3 +69,19 @@ def test_impossible_steps_change_nothing(converted: Fixture, tiny_checkpoint: Fi
         assert torch.equal(logits_of(model), before), (settings, steps)
     with pytest.raises(SpikeconvError, match="no converted linear"):
         set_virtual_steps(load(tiny_checkpoint("llama")), 8)
+
+
+def test_a_model_without_its_head(converted: Fixture, tokens: torch.Tensor) -> None:
+    """It has other names of modules than the checkpoint; overrides are found by the checkpoint's."""
+    overrides = ({"pattern": "model.layers.0.mlp.down_proj", "settings": {"bits": "4-1.58", "steps": 4}},)
+    path = converted("llama", overrides=overrides)
+    model, whole = AutoModel.from_pretrained(path).eval(), load(path)
+    for each in (model, whole):
+        set_virtual_steps(each, 32)
+    assert torch.equal(model(tokens)[0], whole.model(tokens)[0])
+    assert model.layers[0].mlp.down_proj.scheme.inputs.virtual_steps == 4
+    with spikeconv.record_spikes(model) as spikes:
+        model(tokens)
+    assert {name: layer.role for name, layer in spikes.items()}["layers.1.mlp.down_proj"] == "down"
+    with pytest.raises(SpikeconvError, match="load it as LlamaForCausalLM"):
+        spikeconv.verify(model)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spikeconv.checkpoint.folder import save_zero_shares
-from spikeconv.nn import arrange_weights, layout, prefers_events, set_execution, spike_linears
+from spikeconv.config import SpikeConfig
+from spikeconv.nn import SpikeGroup, arrange_weights, layout, prefers_events, set_execution, spike_linears
 from spikeconv.ops.native import Backend
 
 
@@ -77,3 +79,20 @@ def test_packed_without_native_kernels(make_linear: Callable[..., Any], monkeypa
     linear, _ = make_linear()
     arrange_weights(linear)
     assert linear.layout == "packed"
+
+
+def test_any_mix_of_layouts_gives_the_same(make_linear: Callable[..., Any]) -> None:
+    """Also where a chosen execution is not the one that the layout is for."""
+    group = SpikeGroup(72, SpikeConfig())
+    model = torch.nn.ModuleList(make_linear(72, outputs, group=group)[0] for outputs in (24, 40))
+    for tokens in (1, 3):
+        x = torch.randn(tokens, 72)
+        expected = [linear(x) for linear in model]
+        for mix in product(("tiles", "columns", "packed"), repeat=2):
+            for execution in ("auto", "dense", "events", "unfold"):
+                for linear, wanted in zip(model, mix, strict=True):
+                    linear.execution = execution
+                    linear.arrange(wanted)
+                with torch.no_grad():
+                    outputs = [linear(x) for linear in model]
+                assert all(map(torch.equal, outputs, expected)), (tokens, mix, execution)

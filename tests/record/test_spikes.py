@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import spikeconv
+from spikeconv.errors import SpikeconvError
 from spikeconv.nn import spike_linears
 
 Fixture = Callable[..., Any]
@@ -97,3 +98,26 @@ def test_wrong_names(converted: Fixture, tiny_checkpoint: Fixture, tokens: torch
 
     with pytest.raises(spikeconv.SpikeconvError, match="not converted"):
         spikeconv.record_spikes(AutoModelForCausalLM.from_pretrained(tiny_checkpoint("llama")))
+
+
+def test_what_was_recorded_stays(converted: Fixture, tokens: torch.Tensor) -> None:
+    """Rates are those of the steps that were recorded, and no recording is counted twice or mixed."""
+    model = spikeconv.load(converted("llama"))
+    with spikeconv.record_spikes(model, trains=Q) as spikes:
+        model(tokens)
+        with pytest.raises(SpikeconvError, match="being recorded already"):
+            spikes.__enter__()
+    rate, train = spikes.firing_rate, spikes.train(Q)
+    spikeconv.set_steps(model, 16)
+    assert spikes.firing_rate == rate and spikes[Q].virtual_steps == 8 and torch.equal(spikes.train(Q), train)
+    with pytest.raises(SpikeconvError, match="settings were changed"), spikes:
+        pass
+    assert not any(linear.encoder.observers for linear in spike_linears(model).values())
+
+
+@pytest.mark.parametrize("wrong", [None, "a/path"])
+def test_what_is_no_model(wrong: Any) -> None:
+    for call in (spikeconv.record_spikes, spikeconv.verify, lambda model: spikeconv.set_steps(model, 8)):
+        if wrong is None or call is not spikeconv.verify:
+            with pytest.raises(SpikeconvError, match="is no model"):
+                call(wrong)
