@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import spikeconv
 from spikeconv.cli.app import main
 from spikeconv.nn import spike_linears
+from spikeconv.ops.native import load
 
 Fixture = Callable[..., Any]
 README = Path(__file__).parent.parent / "README.md"
@@ -69,6 +70,8 @@ def test_convert_is_the_command(
     monkeypatch: pytest.MonkeyPatch,
     logits_of: Fixture,
 ) -> None:
+    load("cpu")  # from the real cache folder, whose note of the last checkpoint is the user's
+    monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path / "cache"))
     options = words.split()
     if "clip_quantile" in settings:
         text = tmp_path / "text.txt"

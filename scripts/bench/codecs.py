@@ -18,9 +18,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "multihead, 4L, T=2": (*MULTIHEAD, "--layers", "4", "--time-steps", "2"),
     **{f"repetition, T={steps}": (*REPETITION, str(steps)) for steps in (3, 4, 8, 16)},
     "repetition, T=8, 99 % quantile": (*REPETITION, "8", "--set", "inputs.threshold_quantile=0.99"),
-    "count, 16-1.58": ("--bits", "16-1.58"),
-    "count, 4-1.58": (),
-    "multihead, 4L, 4-bit weights": (*MULTIHEAD, "--layers", "4", "--bits", "4-1.58", "--rotation", "gamma-sqp"),
+    "count, 16-1.58 (γ-SQP)": ("--bits", "16-1.58"),
+    "count, 4-1.58 (γ-SQP, the default)": (),
+    "multihead, 4L, 4-bit weights, γ-SQP": (*MULTIHEAD, "--layers", "4", "--bits", "4-1.58", "--rotation", "gamma-sqp"),
 }
 
 

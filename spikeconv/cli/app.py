@@ -54,7 +54,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     debug: Annotated[  # anywhere on the command line: see `main`
-        bool, typer.Option(DEBUG, help="Show the traceback of an error.  [env: SPIKECONV_DEBUG=1]")
+        bool, typer.Option(DEBUG, help="Show the traceback of an error. (Or SPIKECONV_DEBUG=1.)")
     ] = False,
 ) -> None:
     """Convert pretrained language models into spike-driven ones, and measure what comes out."""

@@ -43,7 +43,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a 
 Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16 or float16.")]
 Execution = Annotated[
     str | None,
-    typer.Option("--exec", help="auto, dense, events or unfold; same bits.  [env: SPIKECONV_EXEC]", show_default=False),
+    typer.Option("--exec", help="auto, dense, events or unfold; same bits. (Or SPIKECONV_EXEC.)", show_default=False),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow Python code that comes with a checkpoint to run.")
