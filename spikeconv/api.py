@@ -147,7 +147,7 @@ def record_spikes(model: "PreTrainedModel", *, trains: Iterable[str] = ()) -> "S
     """
     from spikeconv.record.spikes import Spikes
 
-    return Spikes(model, (trains,) if isinstance(trains, str) else tuple(trains))
+    return Spikes(_uncompiled(model), (trains,) if isinstance(trains, str) else tuple(trains))
 
 
 def set_steps(model: "PreTrainedModel", steps: int) -> None:
@@ -165,7 +165,7 @@ def set_steps(model: "PreTrainedModel", steps: int) -> None:
     """
     from spikeconv.integrations.steps import set_virtual_steps
 
-    set_virtual_steps(model, steps)
+    set_virtual_steps(_uncompiled(model), steps)
 
 
 def verify(
@@ -196,13 +196,23 @@ def verify(
     from spikeconv.verification.run import verify_any
 
     return verify_any(
-        _expanded(checkpoint), text, tokens=tokens, source=source, device=device, trust_remote_code=trust_remote_code
+        _uncompiled(_expanded(checkpoint)),
+        text,
+        tokens=tokens,
+        source=source,
+        device=device,
+        trust_remote_code=trust_remote_code,
     )
 
 
 def _expanded(model: Any) -> Any:
     """A path without `~`; models and names of presets as they are."""
     return os.path.expanduser(model) if isinstance(model, str | os.PathLike) else model
+
+
+def _uncompiled(model: Any) -> Any:
+    """The model inside what `torch.compile` gives, which has the same modules under other names."""
+    return getattr(model, "_orig_mod", model)
 
 
 def _dtype_name(dtype: "str | torch.dtype") -> str:

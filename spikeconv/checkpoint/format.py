@@ -5,7 +5,7 @@
     zero_share    measured shares of zero counts by linear, which choose layouts at load (optional; no setting)
     weights, inputs, rotation, code, kv, skip, overrides    the settings of the conversion (`SpikeConfig`)
 
-Format 2: nested settings, and thresholds as tensors. Format 1 is not read.
+Format 2: nested settings, every one of them written, and thresholds as tensors. Format 1 is not read.
 """
 
 from collections.abc import Mapping
@@ -46,11 +46,27 @@ def read_settings(values: Mapping[str, Any]) -> SpikeConfig:
     """The settings in a `quantization_config`.
 
     Raises:
-        SpikeconvError: the format is another, or a setting is unknown or impossible.
+        SpikeconvError: the format is another, or a setting is unknown, missing or impossible.
     """
     check_format(values.get("format"))
     settings = {key: value for key, value in values.items() if key not in MEASURED}
     try:
-        return SpikeConfig.parse(settings)
+        config = SpikeConfig.parse(settings)
     except SpikeconvError as error:
         raise SpikeconvError(f"The checkpoint's quantization_config does not fit this spikeconv: {error}") from None
+    if missing := _missing(config.model_dump(mode="json"), settings):
+        raise SpikeconvError(
+            f"The checkpoint's quantization_config lacks {missing}, without which its weights mean nothing; copy or "
+            "convert the checkpoint again."
+        )
+    return config
+
+
+def _missing(written: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """The path of a setting that is always written but was not found; its default need not be what was meant."""
+    for name, value in written.items():
+        if name not in found:
+            return name
+        if isinstance(value, dict) and (below := _missing(value, found[name])):
+            return f"{name}.{below}"
+    return None

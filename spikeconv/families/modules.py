@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from spikeconv.errors import SpikeconvError
 from spikeconv.families.base import ModuleLinear
 from spikeconv.families.registry import family_of
 
@@ -18,7 +19,12 @@ def linears_of(model: Any) -> dict[str, ModuleLinear]:
     """The linears of a supported model, in order, by their names in it; each as the family names it.
 
     Raises:
-        SpikeconvError: as `family_of`.
+        SpikeconvError: as `family_of`, or the model is inside another module.
     """
     layout = family_of(model).layout(model.config.get_text_config())
-    return {own_name(model, linear.name): linear for linear in layout}
+    named = {own_name(model, linear.name): linear for linear in layout}
+    try:
+        model.get_submodule(next(iter(named)))
+    except AttributeError:
+        raise SpikeconvError(f"A {type(model).__name__} only wraps a model; give the model inside it.") from None
+    return named

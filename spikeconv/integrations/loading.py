@@ -75,6 +75,8 @@ def check_tensors(model: Any) -> None:
     Raises:
         SpikeconvError: naming the first tensor that is not.
     """
+    if getattr(model, "hf_device_map", None) is None:  # else tensors were moved, and lost their mark
+        _check_marks(model)  # first: what was not loaded may hold anything
     seen: set[int] = set()
     for name, tensor in _tensors(model):
         if id(tensor) in seen or tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
@@ -88,8 +90,6 @@ def check_tensors(model: Any) -> None:
         sums, most = linear.weight_sum, linear.in_features * linear.scheme.weights.largest
         if sums is not None and not sums.is_meta and sums.long().abs().max() > most:  # int32 has no |-2^31|
             raise SpikeconvError(f"{name}.weight_sum holds sums that no row of such weights has; {AGAIN}.")
-    if getattr(model, "hf_device_map", None) is None:  # else tensors were moved, and lost their mark
-        _check_marks(model)
 
 
 def _check_marks(model: Any) -> None:

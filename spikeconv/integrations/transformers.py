@@ -13,7 +13,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from spikeconv.checkpoint.format import FORMAT, METHOD, quantization_config, read_settings
+from spikeconv.checkpoint.format import METHOD, quantization_config, read_settings
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, family_of, own_name
@@ -40,18 +40,18 @@ class SpikeQuantizationConfig(QuantizationConfigMixin):
     """`quantization_config` of a converted checkpoint (see `spikeconv.checkpoint.format`).
 
     Raises:
-        SpikeconvError: the format is another, or a setting is unknown or impossible.
+        SpikeconvError: the format is another, or a setting is unknown, missing or impossible.
     """
 
     def __init__(
         self,
         quant_method: str = METHOD,
-        format: int = FORMAT,
+        format: int | None = None,
         zero_share: dict[str, float] | None = None,
         **settings: Any,
     ) -> None:
         self.quant_method = quant_method  # type: ignore[assignment] # out-of-tree methods are not in the enum
-        self.format = format
+        self.format = format  # None, of a config that does not say it, is refused below
         if zero_share is not None:
             self.zero_share = zero_share
         for key, value in quantization_config(read_settings({"format": format, **settings})).items():

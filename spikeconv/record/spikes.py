@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spikeconv.codecs import SpikeCounts
 from spikeconv.codes import Code
 from spikeconv.errors import SpikeconvError
+from spikeconv.families import linears_of
 from spikeconv.nn import Encoder, attention_codes, spike_linears
 from spikeconv.record.layers import cache_records, layer_records
 from spikeconv.record.record import CacheRecord, LayerRecord
@@ -38,6 +39,7 @@ class Spikes(Mapping[str, LayerRecord]):
         for pattern in trains:
             if not any(fnmatchcase(name, pattern) for name in self._linears):
                 raise SpikeconvError(f"No converted linear is called {pattern}, as one is {next(iter(self._linears))}.")
+        linears_of(model)  # told apart by their names in it: no wrapper has those
         self._recorder = Recorder(model)
         self._schemes = {name: linear.scheme for name, linear in self._linears.items()}
         chosen = [name for name in self._linears if any(fnmatchcase(name, pattern) for pattern in trains)]

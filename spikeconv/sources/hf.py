@@ -19,6 +19,8 @@ from spikeconv.sources.weight_files import WeightFiles, find_weight_files
 
 __all__ = ["HfSource"]
 
+GENERATION = "generation_config.json"
+
 
 class HfSource(Source):
     """A directory with `config.json` and the weights that transformers would load from it.
@@ -64,6 +66,8 @@ class HfSource(Source):
 
     def copy_companions(self, target: Path) -> None:
         """Copy tokenizer, chat template, generation config, remote code and everything else that is not weights."""
+        if (self.path / GENERATION).is_file():
+            read_json(self.path / GENERATION)  # with one that cannot be read no model would load
         copy_companions(self.path, target)
 
 

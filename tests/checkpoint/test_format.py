@@ -51,6 +51,9 @@ def test_unknown_settings_do_not_load(converted: Callable[..., Path], tmp_path: 
         ({**settings, "inputs": {**settings["inputs"], "elastic": 1}}, "inputs.elastic"),
         ({**settings, "inputs": {**settings["inputs"], "clip_ratio": 2}}, "inputs.clip_ratio"),
         ({**settings, "format": 1}, "format 1.*convert its source again"),
+        ({key: value for key, value in settings.items() if key != "format"}, "format None"),
+        ({key: value for key, value in settings.items() if key != "rotation"}, "lacks rotation"),
+        ({**settings, "rotation": {"kind": "quarot"}}, "lacks rotation.seed"),
     ):
         path.write_text(json.dumps({**config, "quantization_config": changed}), encoding="utf-8")
         with pytest.raises(SpikeconvError, match=words):

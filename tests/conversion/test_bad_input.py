@@ -121,6 +121,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         ["Llama4ForCausalLM", "Did you mean LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"],
     ),
     "no architecture": (lambda p: edit_config(p, model_type=..., architectures=...), ["nothing", "LlamaForCausalLM"]),
+    "generation config": (
+        lambda p: (p / "generation_config.json").write_text("[1]"),
+        ["generation_config.json", "list"],
+    ),
     "gptq": (lambda p: edit_config(p, quantization_config={"quant_method": "gptq", "bits": 4}), ["gptq", "float"]),
 }
 

@@ -121,3 +121,14 @@ def test_what_is_no_model(wrong: Any) -> None:
         if wrong is None or call is not spikeconv.verify:
             with pytest.raises(SpikeconvError, match="is no model"):
                 call(wrong)
+
+
+def test_a_compiled_model_is_the_model_inside(converted: Fixture, tokens: torch.Tensor) -> None:
+    model = spikeconv.load(converted("llama"))
+    compiled: Any = torch.compile(model, backend="eager")
+    spikeconv.set_steps(compiled, 16)
+    with spikeconv.record_spikes(compiled) as spikes:
+        model(tokens)
+    assert spikes[Q].virtual_steps == 16 and spikeconv.verify(compiled, tokens=4, source=False).clean
+    with pytest.raises(SpikeconvError, match="has no config"):
+        spikeconv.record_spikes(torch.nn.Sequential(model))
