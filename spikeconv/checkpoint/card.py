@@ -1,6 +1,7 @@
 """The model card of a converted checkpoint."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
 
 __all__ = ["model_card"]
@@ -10,14 +11,13 @@ def model_card(name: str, record: dict[str, Any]) -> str:
     """`README.md` of a checkpoint, from its record (see `make_record`)."""
     settings = "\n".join(f"| `{path}` | {value} |" for path, value in _rows(record["config"]))
     skipped = "\n".join(f"* `{module}`: {reason}" for module, reason in record["skipped"].items())
-    source = f"`{path}`" if (path := record["source"]["path"]) else "a model in memory"
     return f"""---
 library_name: transformers
 tags: [spikeconv, spiking-neural-network, neuromorphic]
 ---
 # {name}
 
-A spike-driven language model, converted from {source} without training by
+A spike-driven language model, converted from {_origin(record["source"]["path"])} without training by
 spikeconv {record["versions"]["spikeconv"]}:
 
     {record["command"]}
@@ -44,6 +44,15 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 `spikeconv verify`, `spikeconv eval` and `spikeconv report-firing-rate` check and measure it. Per-layer settings,
 versions and file hashes are in `spikeconv.json`.
 """
+
+
+def _origin(path: str | None) -> str:
+    """The source's hub id or last name: cards are published, and where it lay on a disk is nobody's business."""
+    if path is None:
+        return "a model in memory"
+    parts = PurePath(path).parts or (path,)
+    hub = next((part for part in parts if part.startswith("models--")), None)  # of the hub's cache folder
+    return f"`{hub.removeprefix('models--').replace('--', '/') if hub else parts[-1]}`"
 
 
 def _rows(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spikeconv.checkpoint.card import model_card
 from spikeconv.checkpoint.writer import RECORD
 from spikeconv.config import SpikeConfig
 
@@ -27,3 +28,14 @@ def test_settings_read_well(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_
     typed = {path: rows[f"`{path}`"] for path in paths if rows[f"`{path}`"] != "none"}
     again = SpikeConfig.parse({**typed, "skip": ["o", "q"], "overrides": overrides})
     assert again.model_dump(mode="json") == record["config"]
+
+
+def test_names_the_source_without_its_folder(converted: Fixture) -> None:
+    record = json.loads((converted() / RECORD).read_text(encoding="utf-8"))
+    for path, name in (
+        ("/home/somebody/models/Llama-2-7b.gguf", "`Llama-2-7b.gguf`"),
+        ("/home/somebody/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B/snapshots/c1899d", "`Qwen/Qwen3-0.6B`"),
+        (None, "a model in memory"),
+    ):
+        card = model_card("spiking", {**record, "source": {**record["source"], "path": path}})
+        assert f"converted from {name} without" in card and "somebody" not in card
