@@ -9,6 +9,17 @@ from spikeconv.errors import SpikeconvError
 __all__ = ["parse_yaml"]
 
 
+class _Loader(yaml.SafeLoader):
+    """By YAML's safe rules, and by its rule that a mapping's keys are unique, which PyYAML does not look at."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """A mapping as a dict."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """The value of a text, by YAML's safe rules.
 
@@ -20,7 +31,7 @@ def parse_yaml(text: str, where: str) -> Any:
         SpikeconvError: it is none.
     """
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise SpikeconvError(f"{where} is not readable YAML: {reason[:200]}") from None

@@ -31,7 +31,7 @@ def build_config(
     Raises:
         SpikeconvError: a text is malformed or a setting is unknown or out of range.
     """
-    file = load_scheme(scheme) if scheme else {}
+    file = {} if scheme is None else load_scheme(scheme)
     # Options and assignments are one layer, so that `--steps 16 --set bits=4-1.58` means what it says.
     values = _nested({key: value for key, value in options.items() if value is not None})
     for text in assignments:

@@ -87,7 +87,7 @@ def read_settings(scheme: str | None, settings: Mapping[str, Any]) -> tuple[Spik
     clip = {name: rest.pop(name) for name in settings if name.startswith("clip_") and name not in SHORT_NAMES}
     if isinstance(overrides := rest.get("overrides"), Mapping):
         rest["overrides"] = [{"pattern": pattern, "settings": each} for pattern, each in overrides.items()]
-    return SpikeConfig.parse(load_scheme(scheme) if scheme else {}, rest), Clipping.parse(clip)
+    return SpikeConfig.parse({} if scheme is None else load_scheme(scheme), rest), Clipping.parse(clip)
 
 
 def open_model(model: str | PreTrainedModel, tokenizer: Any = None, *, trust_remote_code: bool = False) -> Source:

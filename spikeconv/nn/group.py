@@ -46,6 +46,7 @@ class SpikeGroup:
         self._last: _Last | None = None
         self._plan: GroupPlan | None = None
         self._traced: tuple[Tensor, bool, dict[SpikeLinear, Tensor]] | None = None
+        self._away: tuple[weakref.ref[Tensor], int | None, set[SpikeLinear]] | None = None
 
     def forget(self) -> None:
         """Drop what was computed and prepared, and with it the tensors that it holds."""
@@ -89,8 +90,18 @@ class SpikeGroup:
 
     def _alone(self, member: "SpikeLinear", x: Tensor) -> Tensor:
         """The output of one member whose group is not in memory at once; nothing that was prepared is kept."""
-        with brought_back((member, self.encoder.norm, self.encoder.center)):
-            y = self.products(x, [member])[0]
+        encoder, version = self.encoder, None if x.is_inference() else x._version
+        if self._away is None or self._away[0]() is not x or self._away[1] != version or member in self._away[2]:
+            self._away = weakref.ref(x), version, set()
+        observers = encoder.observers
+        if self._away[2]:  # the group encodes once for all, so observers are told once
+            encoder.observers = []
+        self._away[2].add(member)
+        try:
+            with brought_back((member, encoder.norm, encoder.center, encoder.clipped_by)):
+                y = self.products(x, [member])[0]
+        finally:
+            encoder.observers = observers
         self.forget()
         return y
 
@@ -133,7 +144,7 @@ class SpikeGroup:
         return plan
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None, "_plan": None, "_traced": None}
+        return {**self.__dict__, "_last": None, "_plan": None, "_traced": None, "_away": None}
 
 
 def check_thresholds(model: nn.Module) -> None:

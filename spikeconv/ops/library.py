@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeconv.errors import SpikeconvError
 from spikeconv.ops import accumulation, attention, encoding, native, packing, rtn
 from spikeconv.ops.settings import EncodeSettings, RowSettings
 
@@ -90,12 +91,30 @@ for _name in (*SCHEMAS, "run_group"):
     _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")
 
 
-@torch.library.register_fake("spikeconv::rotate")
+def _fake(name: str) -> Callable[[Callable[..., Any]], None]:
+    """Registers what gives an operator's results without values, for compilers and for the meta device.
+
+    torch also calls it where one tensor of many is on the meta device, and would take empty results for numbers.
+    """
+
+    def register(results: Callable[..., Any]) -> None:
+        @wraps(results)
+        def checked(x: Tensor, *arguments: Any) -> Any:
+            if type(x) is Tensor and not x.is_meta:
+                raise SpikeconvError(f"{name}: a tensor is on the meta device, without values, but the input is not.")
+            return results(x, *arguments)
+
+        torch.library.register_fake(f"spikeconv::{name}", checked)
+
+    return register
+
+
+@_fake("rotate")
 def _(x: Tensor, rotation: list[Tensor]) -> Tensor:
     return x.new_empty(x.shape, dtype=torch.float32)
 
 
-@torch.library.register_fake("spikeconv::encode")
+@_fake("encode")
 def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     settings, histogram = EncodeSettings.of(arguments[-2]), arguments[-1]
     token = (*x.shape[:-1], 1)
@@ -107,7 +126,7 @@ def _(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-@torch.library.register_fake("spikeconv::arrange")
+@_fake("arrange")
 def _(packed: Tensor, in_features: int, layout: str) -> Tensor:
     out_features, words, bits = packed.shape
     nibble = bits <= packing.LARGEST_NIBBLE
@@ -117,29 +136,29 @@ def _(packed: Tensor, in_features: int, layout: str) -> Tensor:
     return packed.new_empty((tiles, words, packing.TILE, 4) if nibble else (tiles, words, 2, packing.TILE, 4))
 
 
-@torch.library.register_fake("spikeconv::accumulate")
+@_fake("accumulate")
 def _(counts: Tensor, weight: Tensor, digits: Tensor | None, out_features: int, settings: list[float]) -> Tensor:
     return counts.new_empty((*counts.shape[:-1], out_features), dtype=torch.int32)
 
 
-@torch.library.register_fake("spikeconv::linears")
+@_fake("linears")
 def _(counts: Tensor, scale: Tensor, zero: Tensor | None, operands: Any, settings: Any, dtype: Any) -> list[Tensor]:
     return [counts.new_empty((*counts.shape[:-1], s.shape[0]), dtype=dtype) for s in operands[1::4]]
 
 
-@torch.library.register_fake("spikeconv::encode_rows")
+@_fake("encode_rows")
 def _(x: Tensor, rotation: list[Tensor], settings: list[float], histogram: bool) -> tuple[Tensor, Tensor]:
     chosen = RowSettings.of(settings, x.shape[-1])
     rows = x.new_empty((*x.shape[:-1], attention.row_bytes(x.shape[-1], chosen)), dtype=torch.uint8)
     return rows, x.new_empty(chosen.bins if histogram else 0, dtype=torch.int64)
 
 
-@torch.library.register_fake("spikeconv::attend")
+@_fake("attend")
 def _(query: Tensor, *arguments: Any) -> Tensor:
     return query.new_empty(query.shape, dtype=torch.float32)
 
 
-@torch.library.register_fake("spikeconv::quantize_rtn")
+@_fake("quantize_rtn")
 def _(weight: Tensor, bits: int, search_clip: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, columns = weight.shape
     return (

@@ -74,7 +74,8 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpikeconvError(f"{path} cannot be read: {error}") from None
-    value = parse_yaml(text, str(path)) or {}
+    value = parse_yaml(text, str(path))
+    value = {} if value is None else value  # an empty file
     if not isinstance(value, dict):
         raise SpikeconvError(f"{path} holds {type(value).__name__}, expected a mapping of settings.")
     return value

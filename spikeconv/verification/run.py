@@ -70,6 +70,8 @@ def verify_any(
     architecture = family_of(checkpoint).architecture
     if all(base.__name__ != architecture for base in type(checkpoint).__mro__):
         raise SpikeconvError(f"A {type(checkpoint).__name__} gives no logits to verify; load it as {architecture}.")
+    if any(tensor.is_meta for tensor in (*checkpoint.parameters(), *checkpoint.buffers())):
+        raise SpikeconvError("Parts of the model are on disk or another device; verify its checkpoint by its path.")
     path = Path(checkpoint.config._name_or_path)
     if has_record(path):
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)

@@ -63,3 +63,17 @@ def test_schemes_are_what_they_are_called() -> None:
     assert SpikeConfig.parse(load_scheme("sdllm-4-1.58-kv4")).kv == KvSettings(bits=4)
     with pytest.raises(SpikeconvError, match=r"Did you mean quarot-4-1\.58"):
         load_scheme("quarot-4-1.5")
+
+
+def test_schemes_that_say_nothing_or_two_things(tmp_path: Path) -> None:
+    scheme = tmp_path / "scheme.yaml"
+    for text, words in (("bits: 4-1\nbits: 4-4", "bits is there twice"), ("[]", "holds list"), ("false", "holds bool")):
+        scheme.write_text(text)
+        with pytest.raises(SpikeconvError, match=words):
+            build_config(str(scheme), {}, [], [], [])
+    with pytest.raises(SpikeconvError, match="No scheme ''"):
+        build_config("", {}, [], [], [])
+    with pytest.raises(SpikeconvError, match="seed is there twice"):
+        build_config(None, {}, ["rotation={seed: 1, seed: 2}"], [], [])
+    scheme.write_text("# nothing yet\n")
+    assert build_config(str(scheme), {}, [], [], []) == SpikeConfig()

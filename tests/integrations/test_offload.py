@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+import spikeconv
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES
 from spikeconv.integrations.fallbacks import fallbacks
@@ -93,3 +94,31 @@ def test_the_long_way_is_told(converted: Fixture, tmp_path: Path) -> None:
     path = converted("llama")
     model = load(path, device_map=layers_on_disk(load(path)), offload_folder=tmp_path)
     assert [text for text in fallbacks(model) if "forward was replaced" in text] == fallbacks(model)
+
+
+def test_spikes_are_counted_once(converted: Fixture, tokens: Tensor, tmp_path: Path) -> None:
+    """A group that is away is encoded for each member anew, but what it sees is seen once."""
+    path = converted("llama")
+    whole = load(path)
+    model = load(path, device_map=layers_on_disk(whole), offload_folder=tmp_path)
+    recorded = []
+    for each in (model, whole):
+        with spikeconv.record_spikes(each, trains=["*.k_proj"]) as spikes, torch.no_grad():
+            each(tokens)
+            each(tokens[:, :2])
+        recorded.append(spikes)
+    for name, layer in recorded[1].items():
+        assert recorded[0][name] == layer, name
+    name = "model.layers.1.self_attn.k_proj"
+    assert recorded[0].counts(name, 1).shape == recorded[1].counts(name, 1).shape
+    with pytest.raises(SpikeconvError, match="verify its checkpoint"):
+        spikeconv.verify(model)
+
+
+def test_thresholds_are_brought_back(tiny_checkpoint: Fixture, tokens: Tensor, tmp_path: Path) -> None:
+    spikeconv.convert(tiny_checkpoint("llama"), tmp_path / "model", clip_quantile=0.5, clip_tokens=64)
+    whole = load(tmp_path / "model")
+    options = {"offload_folder": tmp_path / "away", "offload_buffers": True}
+    model = load(tmp_path / "model", device_map=layers_on_disk(whole), **options)
+    assert model.model.layers[1].self_attn.q_proj.input_threshold.is_meta
+    assert torch.equal(logits(model, tokens), logits(whole, tokens))

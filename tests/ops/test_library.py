@@ -9,6 +9,7 @@ from samples import linears_arguments, random_counts, random_weight, to
 
 from spikeconv import ops
 from spikeconv.codes import UNARY
+from spikeconv.errors import SpikeconvError
 from spikeconv.rotation import Rotation
 
 
@@ -57,3 +58,11 @@ def test_linears(zero: bool, device: torch.device) -> None:
 @pytest.mark.parametrize("search", [False, True])
 def test_quantize_rtn(search: bool, device: torch.device) -> None:
     torch.library.opcheck(ops.quantize_rtn, (torch.randn(3, 20, device=device), 4, search))
+
+
+def test_a_tensor_without_values_gives_no_numbers() -> None:
+    """torch would fill the outputs with whatever lies in memory."""
+    x, table = torch.randn(2, 24), ops.EncodeSettings(-8, 7, True, 0.9).table()
+    with pytest.raises(SpikeconvError, match="meta device"):
+        ops.encode(x, [], torch.ones(24, device="meta"), None, table, False)
+    assert ops.encode(x.to("meta"), [], None, None, table, False)[0].is_meta
