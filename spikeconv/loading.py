@@ -93,6 +93,8 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except (RuntimeError, TypeError):
         raise SpikeconvError(f"Unknown device {name!r}; choose auto, cpu, cuda or cuda:N.") from None
+    if device.type == "meta":
+        raise SpikeconvError("Nothing can be computed on the meta device; choose auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SpikeconvError(f"Device {name} was asked for, but torch {torch.__version__} sees no GPU here.")
     return device

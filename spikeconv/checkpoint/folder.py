@@ -58,7 +58,13 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path} is a converted checkpoint without its record {RECORD} (save_pretrained leaves it out), which says "
             f"what it was made from; copy that file from the folder that `spikeconv convert` wrote."
         )
-    return read_json(path / RECORD)
+    record = read_json(path / RECORD)
+    for key in ("source", "config", "files"):
+        if not isinstance(record.get(key), dict):
+            raise SpikeconvError(f"{path / RECORD} is damaged: its {key!r} is no JSON object; convert the model again.")
+    if "path" not in record["source"]:
+        raise SpikeconvError(f"{path / RECORD} is damaged: its 'source' has no path; convert the model again.")
+    return record
 
 
 def source_path(record: dict[str, Any]) -> Path | None:

@@ -1,5 +1,6 @@
 """Which checkpoint is meant, and what is known without its record."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -77,3 +78,13 @@ def test_the_cache_of_somebody_without_a_home(tmp_path: Path, monkeypatch: pytes
 
 def test_versions_of_what_is_not_installed() -> None:
     assert versions(["no-such-package"])["no-such-package"] == "not installed"
+
+
+def test_a_damaged_record_is_a_sentence(tmp_path: Path) -> None:
+    good = {"source": {"path": None}, "config": {}, "files": {}}
+    (tmp_path / RECORD).write_text(json.dumps(good))
+    assert read_record(tmp_path) == good
+    for key, value in (("source", None), ("source", {}), ("config", 3), ("files", [])):
+        (tmp_path / RECORD).write_text(json.dumps({**good, key: value}))
+        with pytest.raises(SpikeconvError, match=f"is damaged: its '{key}'"):
+            read_record(tmp_path)
