@@ -126,11 +126,11 @@ def test_verify_is_clean(spiking: LoadedModel) -> None:
     assert result.rotation_error is not None
 
 
-@pytest.mark.parametrize("codec", ["multihead", "repetition"])
+@pytest.mark.parametrize("settings", [{"codec": "multihead", "layers": 4}, {"codec": "repetition"}], ids=str)
 def test_every_execution_of_every_codec(
-    codec: str, source: Path, run_convert: Callable[..., Any], tmp_path: Path
+    settings: dict[str, Any], source: Path, run_convert: Callable[..., Any], tmp_path: Path
 ) -> None:
-    run_convert(source, tmp_path / "out", codec=codec, bits="4-1.58", layers=4, time_steps=2)
+    run_convert(source, tmp_path / "out", bits="4-1.58", time_steps=2, **settings)
     result = verify(load_checkpoint(tmp_path / "out"), HELD_OUT, tokens=8)
     assert result.clean and result.accumulators > 0, result
 
