@@ -13,6 +13,7 @@ from spikeconv.codecs import SpikeCounts
 from spikeconv.nn.attention import attention_codes
 from spikeconv.nn.encoder import Encoder
 from spikeconv.nn.linear import spike_linears
+from spikeconv.record.record import magnitude_of, ones_of
 
 __all__ = ["Recorder", "SpikeStatistics"]
 
@@ -61,7 +62,7 @@ class SpikeStatistics:
     @property
     def spikes(self) -> int:
         """Σ|k|: spikes of the unary code."""
-        return sum(abs(count) * times for count, times in self.counts.items())
+        return magnitude_of(self.counts)
 
     @property
     def zeros(self) -> int:
@@ -71,7 +72,7 @@ class SpikeStatistics:
     @property
     def ones(self) -> int:
         """Ones of all |k| written in binary: spikes of the binary code."""
-        return sum(abs(count).bit_count() * times for count, times in self.counts.items())
+        return ones_of(self.counts)
 
 
 def _bins(histogram: Tensor, lowest: int, low: int, high: int) -> Tensor:
