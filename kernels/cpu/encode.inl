@@ -194,9 +194,34 @@ uint64_t* own_bins(const Histogram& h, float* scratch, int64_t floats) {
   return own;
 }
 
+constexpr int64_t kFewBins = sizeof(ByteLanes);  // up to here a histogram is counted bin by bin
+
+// One comparison of a whole vector per bin: with few bins far cheaper than a store per count. A lane counts to 255.
+template <class Count>
+void count_few(const Count* counts, int64_t n, const Histogram& h, uint64_t* own) {
+  constexpr int64_t kBytes = sizeof(ByteLanes);
+  for (int64_t bin = 0; bin < h.size; ++bin) {
+    const ByteLanes wanted = ByteLanes{} + int8_t(h.lowest + bin);
+    uint64_t found = 0;
+    for (int64_t i = 0; i < n; i += 255 * kBytes) {
+      const int64_t end = least(n, i + 255 * kBytes);
+      ByteLanes sum{};
+      for (int64_t j = i; j < end; j += kBytes) sum -= (ByteLanes)(load<ByteLanes>(counts + j) == wanted);
+      found += byte_sum(sum);
+    }
+    own[bin] += found;
+  }
+}
+
 template <class Count>
 void count_counts(const Count* counts, int64_t n, const Histogram& h, uint64_t* own) {
-  for (int64_t i = 0; i < n; ++i) ++own[i % kHistogramCopies * h.size + (counts[i] - h.lowest)];
+  int64_t done = 0;
+  if constexpr (sizeof(Count) == 1)
+    if (h.size <= kFewBins) {
+      done = n / int64_t(sizeof(ByteLanes)) * int64_t(sizeof(ByteLanes));
+      count_few(counts, done, h, own);
+    }
+  for (int64_t i = done; i < n; ++i) ++own[i % kHistogramCopies * h.size + (counts[i] - h.lowest)];
 }
 
 void add_bins(const Histogram& h, const uint64_t* own) {

@@ -17,6 +17,7 @@ constexpr int kSumRegisters = 12;
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+typedef int8_t ByteLanes __attribute__((vector_size(4 * kLanes)));
 
 // In front of short loops over registers: unrolled in full, or the registers become memory.
 #define SPIKECONV_UNROLL _Pragma("GCC unroll 16")
@@ -73,6 +74,24 @@ SPIKECONV_HD float lane_sum(Floats v) {
   for (int i = 0; i < kLanes; ++i) sum += v[i];
   return sum;
 #endif
+}
+
+// Σ of the bytes, each from 0 to 255.
+SPIKECONV_HD uint64_t byte_sum(ByteLanes v) {
+  uint64_t sum = 0;
+#if defined(__AVX2__)
+  uint64_t part[sizeof v / 8];
+#if defined(__AVX512F__)
+  const __m512i parts = _mm512_sad_epu8((__m512i)v, _mm512_setzero_si512());
+#else
+  const __m256i parts = _mm256_sad_epu8((__m256i)v, _mm256_setzero_si256());
+#endif
+  __builtin_memcpy(part, &parts, sizeof part);
+  for (const uint64_t each : part) sum += each;
+#else
+  for (size_t i = 0; i < sizeof v; ++i) sum += uint8_t(v[i]);
+#endif
+  return sum;
 }
 
 // a · b + c where the sum need not be the same bits everywhere: fused where that is one instruction.

@@ -142,11 +142,16 @@ class _Weights:
             packed = torch.randint(256, ops.packed_shape(out, shape.inputs, BITS), dtype=torch.uint8)
             parts.append(ops.arrange(packed, shape.inputs, layout))
         pages = LargePages()  # as in a loaded model
-        self._turns = cycle([_copy(parts, layout, pages) for _ in range(copies)])
-        self.scales = [torch.rand(out) for out in shape.outputs]
+        scales = [torch.rand(out) for out in shape.outputs]
+        self._turns = cycle([_operands(_copy(parts, layout, pages), scales) for _ in range(copies)])
 
-    def __next__(self) -> list[Tensor]:
+    def __next__(self) -> list[Tensor | None]:
+        """Operands of `ops.linears`, made beforehand: what is measured is the call."""
         return next(self._turns)
+
+
+def _operands(weights: list[Tensor], scales: list[Tensor]) -> list[Tensor | None]:
+    return [each for pair in zip(weights, scales, strict=True) for each in (*pair, None, None)]
 
 
 def _copy(parts: list[Tensor], layout: str, pages: LargePages) -> list[Tensor]:
@@ -161,9 +166,7 @@ def _product(weights: _Weights, counts: Tensor, execution: str) -> Callable[[], 
     settings = ops.ProductSettings(BITS, LARGEST, execution).table()
 
     def run() -> object:
-        pairs = zip(next(weights), weights.scales, strict=True)
-        operands = [each for weight, weight_scale in pairs for each in (weight, weight_scale, None, None)]
-        return ops.linears(counts, scale, None, operands, settings, torch.float32)
+        return ops.linears(counts, scale, None, next(weights), settings, torch.float32)
 
     return run
 
