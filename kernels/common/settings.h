@@ -86,8 +86,9 @@ enum class Execution : int { automatic = 0, dense = 1, events = 2, unfold = 3 };
 
 // What the input I of a slot does to a membrane V.
 enum class Membrane : int {
-  add = 0,     // V + I
-  doubled = 1  // 2 V + I
+  add = 0,      // V + I
+  doubled = 1,  // 2 V + I
+  ramp = 2      // V + C with a current C that stays: C + I
 };
 
 struct ProductSettings {
@@ -104,7 +105,7 @@ struct ProductSettings {
     const int64_t most = (INT32_MAX >> (bits - 1)) / largest;  // inputs
     STD_TORCH_CHECK(in_features <= most, "spikeconv: ", in_features, " inputs with counts up to ", largest,
                     " and weights of ", bits, " bits may add up beyond an int32, which takes ", most, " inputs");
-    return {bits, largest, chosen<Execution>(t[2], 4, "execution"), chosen<Membrane>(t[3], 2, "membrane")};
+    return {bits, largest, chosen<Execution>(t[2], 4, "execution"), chosen<Membrane>(t[3], 3, "membrane")};
   }
 
   // Rows of a weight cannot add up to more.

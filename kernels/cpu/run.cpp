@@ -129,6 +129,8 @@ void run_unfold(const Counts& counts, const ProductSettings& settings, const int
                     ", for which the code has no digits");
   std::vector<int8_t> spikes(static_cast<size_t>(inputs));
   std::vector<int32_t> current(static_cast<size_t>(outputs));
+  const bool ramp = settings.membrane == Membrane::ramp;
+  std::vector<int32_t> stays(ramp ? static_cast<size_t>(outputs) : 0);  // the current of the slots so far
   Member member{weight, {}};
   member.output.data = current.data();
   member.output.dtype = Dtype::int32;
@@ -140,8 +142,10 @@ void run_unfold(const Counts& counts, const ProductSettings& settings, const int
     for (int64_t i = 0; i < inputs; ++i) spikes[size_t(i)] = int8_t(spike_of(counts.at(0, i), digits + slot * width));
     run_products(slot_counts, single, {&member, 1});
     for (int64_t i = 0; i < outputs; ++i) {
+      int32_t& input = current[size_t(i)];
+      if (ramp) input = stays[size_t(i)] = add_wrapped(stays[size_t(i)], input);
       const int32_t held = settings.membrane == Membrane::doubled ? add_wrapped(acc[i], acc[i]) : acc[i];
-      acc[i] = add_wrapped(held, current[size_t(i)]);
+      acc[i] = add_wrapped(held, input);
     }
   }
 }

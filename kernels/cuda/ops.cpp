@@ -186,8 +186,15 @@ void run_events(const Input& in, std::vector<Held>& held, const OnDevice& device
 // Slot by slot of a temporal code, each a product of its own with ternary spikes that goes to the zeroed output.
 void run_unfold(const Input& in, const ProductSettings& settings, const Tensor& digits, std::vector<Held>& held,
                 const OnDevice& device) {
+  const bool ramp = settings.membrane == Membrane::ramp;
+  std::vector<Tensor> currents;
   for (Held& h : held) {
     to_tiles(h, device);
+    if (ramp) {
+      currents.push_back(
+          torch::stable::new_zeros(in.keep, {in.counts.tokens * h.member.weight.out_features}, ScalarType::Int));
+      h.member.output.current = data<int32_t>(currents.back());
+    }
     h.member.output.keep = settings.membrane == Membrane::doubled ? 2 : 1;
   }
   const PanelMemory memory(in, 1);

@@ -74,6 +74,14 @@ def convert(
         int | None,
         typer.Option(help="multihead, repetition: time steps T.", rich_help_panel=SETTINGS, show_default="1"),
     ] = None,
+    temporal_code: Annotated[
+        Literal["unary", "binary", "signed-digit", "ramp"] | None,
+        typer.Option(help="How a count is sent slot by slot.", rich_help_panel=SETTINGS, show_default="unary"),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(help="ramp: slots, 1…64.", rich_help_panel=SETTINGS, show_default="as many as T'"),
+    ] = None,
     kv_bits: Annotated[
         str | None,
         typer.Option(
@@ -164,6 +172,8 @@ def convert(
         "layers": layers,
         "integer_digits": integer_digits,
         "time_steps": time_steps,
+        "temporal_code": temporal_code,
+        "slots": slots,
         "kv_bits": kv_bits,
         "kv_steps": kv_steps,
         "kv_range": kv_range,

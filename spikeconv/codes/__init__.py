@@ -2,14 +2,16 @@
 
 from spikeconv.codes.base import Code, Cost
 from spikeconv.codes.binary import Binary
+from spikeconv.codes.ramp import Ramp
+from spikeconv.codes.signed_digit import SignedDigit
 from spikeconv.codes.unary import Unary
 
-__all__ = ["CODES", "UNARY", "Binary", "Code", "Cost", "Unary", "code_of"]
+__all__ = ["CODES", "UNARY", "Binary", "Code", "Cost", "Ramp", "SignedDigit", "Unary", "code_of"]
 
 UNARY = Unary()
-CODES: dict[str, Code] = {code.name: code for code in (UNARY, Binary())}
+CODES: dict[str, Code] = {code.name: code for code in (UNARY, Binary(), SignedDigit(), Ramp())}
 
 
-def code_of(name: str) -> Code:
-    """The code of a name in `CODES`."""
-    return CODES[name]
+def code_of(name: str, slots: int | None = None) -> Code:
+    """The code of a name in `CODES`, with a number of slots if it is one that takes any (`ramp`)."""
+    return Ramp(slots) if name == Ramp.name else CODES[name]

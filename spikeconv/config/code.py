@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from spikeconv.config.base import Settings
+from spikeconv.config.base import Settings, Whole
 
 __all__ = ["CodeSettings"]
 
@@ -12,6 +12,22 @@ __all__ = ["CodeSettings"]
 class CodeSettings(Settings):
     """Which integer is sent is the codec's business; how it is sent, this."""
 
-    kind: Literal["unary", "binary"] = Field(
-        "unary", description="unary: |k| spikes of weight one; binary: the digits of |k|, the highest first"
+    kind: Literal["unary", "binary", "signed-digit", "ramp"] = Field(
+        "unary",
+        description="unary: |k| spikes of weight one; binary: the digits of |k|, the highest first; signed-digit: its"
+        " non-adjacent form; ramp: the fewest spikes, each worth the slots that are left",
     )
+    slots: Whole | None = Field(None, ge=1, le=64, description="slots of ramp; none: one for each of the largest count")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CodeSettings":
+        if self.slots is not None and self.kind != "ramp":
+            raise ValueError(f"slots are a setting of ramp; {self.kind} has as many as the largest count takes")
+        return self
+
+    def too_short(self, largest: int) -> str | None:
+        """Why counts up to `largest` cannot be sent; None if they can."""
+        if self.slots is None or (reach := self.slots * (self.slots + 1) // 2) >= largest:
+            return None
+        least = next(n for n in range(self.slots, largest + 1) if n * (n + 1) // 2 >= largest)
+        return f"ramp with {self.slots} slots reaches counts up to {reach}, not {largest}; take at least {least} slots"

@@ -25,6 +25,8 @@ PATHS = {
     "integer_digits": "inputs.integer_digits",
     "time_steps": "inputs.time_steps",
     "seed": "rotation.seed",
+    "temporal_code": "code.kind",
+    "slots": "code.slots",
     "kv_range": "kv.range",
     "kv_group": "kv.group",
 }
@@ -35,7 +37,7 @@ SHORT_NAMES = ("bits", "steps", "kv_bits", "kv_steps", *PATHS)
 KINDS = ("rotation", "code")
 """Settings that a single name stands for: `rotation: quarot` is `rotation.kind: quarot`."""
 
-OPTIONAL = ("kv", "inputs.clip")
+OPTIONAL = ("kv", "inputs.clip", "code.slots")
 """Settings that `none` turns off."""
 
 

@@ -50,6 +50,8 @@ class LinearScheme(Settings):
     def _consistent(self) -> "LinearScheme":
         if self.clip is not None and self.rotation.kind == "quarot":
             raise ValueError("inputs.clip needs rotation=gamma-sqp or none: QuaRot's u lacks γ")
+        if not isinstance(self.inputs, FloatInputs) and (why := self.code.too_short(self.inputs.largest_count)):
+            raise ValueError(f"code.slots: {why}")
         return self
 
     @property

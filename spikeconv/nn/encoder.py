@@ -86,7 +86,7 @@ class Encoder:
         rotation = scheme.rotation
         self.rotation = None if rotation.is_none else Rotation(self.in_features, rotation.seed)
         self.codec = None if isinstance(scheme.inputs, FloatInputs) else codec_of(scheme.inputs)
-        self.code = code_of(scheme.code.kind)
+        self.code = code_of(scheme.code.kind, scheme.code.slots)
 
     def __call__(self, x: Tensor) -> Encoding:
         """Encode x [..., in_features]."""

@@ -131,11 +131,16 @@ def _events(counts: Tensor, weight: Tensor, settings: ProductSettings) -> Tensor
 def _unfold(counts: Tensor, weight: Tensor, settings: ProductSettings, digits: Tensor) -> Tensor:
     """Slot by slot, the columns of positive spikes are added and those of negative spikes subtracted."""
     membrane = torch.zeros((counts.shape[0], weight.shape[0]), dtype=torch.int32, device=counts.device)
+    held = torch.zeros_like(membrane)
     signs, magnitudes = counts.sign(), counts.short().abs().long()  # int8 has no |-128|
     single = settings._replace(largest_count=1)
     for digit in digits:
         spikes = signs * digit[magnitudes]
         current = _dense((spikes > 0).to(torch.int8), weight, single)
         current -= _dense((spikes < 0).to(torch.int8), weight, single)
-        membrane = (2 * membrane if settings.membrane == "double" else membrane) + current
+        if settings.membrane == "ramp":
+            held += current
+            membrane += held
+        else:
+            membrane = (2 * membrane if settings.membrane == "double" else membrane) + current
     return membrane

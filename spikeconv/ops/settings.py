@@ -26,8 +26,9 @@ EXECUTIONS = ("dense", "events", "unfold")
 
 CHOICES = ("auto", *EXECUTIONS)
 
-MEMBRANES = ("add", "double")
-"""What the input I of a slot does to a membrane V: V ← V + I; V ← 2 V + I."""
+MEMBRANES = ("add", "double", "ramp")
+"""What the input I of a slot does to a membrane V: V ← V + I; V ← 2 V + I; or, with a current C that
+stays, C ← C + I and V ← V + C."""
 
 LARGEST_COUNT = 255
 """Of a product: the kernels take a count as a signed byte, or as two."""

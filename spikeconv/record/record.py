@@ -58,7 +58,7 @@ class LayerRecord:
     @property
     def code(self) -> Code:
         """How a count is sent."""
-        return code_of(self.scheme.code.kind)
+        return code_of(self.scheme.code.kind, self.scheme.code.slots)
 
     @property
     def virtual_steps(self) -> int:

@@ -102,7 +102,10 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"overrides": [{"pattern": "q", "settings": {"kv_bits": 4}}]}, ["override q", "kv"]),
     ({"overrides": [{"pattern": "q"}]}, ["overrides.0.settings", "missing"]),
     ({"overrides": {"q": 1}}, ["overrides"]),
-    ({"code": "ternary"}, ["code.kind", "unary", "binary"]),
+    ({"code": "ternary"}, ["code.kind", "unary", "binary", "signed-digit", "ramp"]),
+    ({"code": "binary", "slots": 4}, ["slots", "ramp", "binary"]),
+    ({"code": "ramp", "slots": 65}, ["code.slots", "64"]),
+    ({"code": "ramp", "slots": 4, "steps": 32}, ["ramp with 4 slots", "up to 10, not 32", "at least 8 slots"]),
     ({"bits": "4-1", "count_range": "full"}, ["range=full", "signed"]),
     ({"clip_ratio": 0}, ["clip_ratio"]),
     ({"clip_ratio": 1.5}, ["clip_ratio"]),
@@ -179,7 +182,13 @@ def test_only_what_changes_the_encoding_separates_encoders() -> None:
     base = SpikeConfig()
     assert base.encoding == SpikeConfig.parse({"weights": {"bits": 8, "clip": "none"}}).encoding
     others = [{"clip_ratio": 0.8}, {"seed": 1}, {"count_range": "full"}, {"steps": 16}, {"rotation": "none"}]
-    others += [{"code": "binary"}, {"inputs.clip.quantile": 0.1}, {"codec": "repetition"}]
+    others += [
+        {"code": "binary"},
+        {"code": "ramp"},
+        {"code": "ramp", "slots": 5},
+        {"inputs.clip.quantile": 0.1},
+        {"codec": "repetition"},
+    ]
     assert all(SpikeConfig.parse(other).encoding != base.encoding for other in others)
 
 
@@ -196,7 +205,7 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
             "clip": {"mode": "shifted", "quantile": 0.6},
         },
         "rotation": {"kind": "none", "seed": 7},
-        "code": {"kind": "binary"},
+        "code": {"kind": "ramp", "slots": 6},
         "kv": {"bits": 4, "range": "asymmetric", "group": 8},
         "skip": ["o"],
         "overrides": [{"pattern": "q", "settings": {"weights": {"bits": 6}, "rotation": {"seed": 1}}}],
@@ -206,13 +215,13 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
     shared: dict[str, Any] = {"skip": "o", "overrides": [override]}
     short = {
         "bits": "4-1.58", "steps": 16, "count_range": "full", "clip_ratio": 0.8, "weight_clip": "none",
-        "rotation": "none", "seed": 7, "code": "binary", "kv_steps": 15, "kv_range": "asymmetric", "kv_group": 8,
-        "inputs.clip": clip, **shared,
+        "rotation": "none", "seed": 7, "temporal_code": "ramp", "slots": 6, "kv_steps": 15,
+        "kv_range": "asymmetric", "kv_group": 8, "inputs.clip": clip, **shared,
     }  # fmt: skip
     dotted = {
         "weights.clip": "none", "inputs.bits": 5,
         "inputs": {"range": "full", "clip_ratio": 0.8, "clip.mode": "shifted"},
-        "inputs.clip.quantile": 0.6, "rotation.kind": "none", "rotation.seed": 7, "code.kind": "binary",
+        "inputs.clip.quantile": 0.6, "rotation.kind": "none", "rotation.seed": 7, "code.kind": "ramp", "code.slots": 6,
         "kv": {"bits": 4}, "kv.range": "asymmetric", "kv.group": 8, **shared,
     }  # fmt: skip
     for values in (expected, short, dotted):

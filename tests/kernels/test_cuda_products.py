@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spikeconv.codes import CODES
+from spikeconv.codes import CODES, Ramp
 from spikeconv.ops import ProductSettings
 
 
@@ -121,7 +121,7 @@ def test_unfold(ops: Any) -> None:
     for (tokens, bits, largest), form in every(((1, 4, 8), (3, 8, 3), (66, 4, 4), (2, 4, 200)), ("tiles", "columns")):
         weight, counts = random_weight(37, 83, bits), random_counts(tokens, 83, largest)
         held = ops.arrange(pack(weight, bits), 83, form)
-        for code in CODES.values():
+        for code in (*CODES.values(), Ramp(20)):
             settings = product(bits, largest, "unfold", code.membrane)
             acc = ops.accumulate(counts, held, code.digits(largest), 37, settings)
             assert torch.equal(acc, (counts.long() @ weight.mT).int()), (code.name, tokens, form)

@@ -26,6 +26,8 @@ SCHEMES: list[dict[str, Any]] = [
     {"bits": "8-8"},
     {"bits": "8-1"},
     {"bits": "6-1.58", "code": {"kind": "binary"}},
+    {"bits": "6-1.58", "code": {"kind": "signed-digit"}},
+    {"bits": "6-1.58", "code": {"kind": "ramp", "slots": 8}},
 ]
 EACH_SCHEME = pytest.mark.parametrize("settings", SCHEMES, ids=lambda s: "-".join(map(str, s.values())))
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -14,7 +14,18 @@ Fixture = Callable[..., Any]
 Q, K, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj", "model.layers.1.mlp.down_proj"
 
 
-@pytest.mark.parametrize("settings", [{}, {"bits": "4-1"}, {"bits": "4-4"}, {"codec": "multihead"}, {"code": "binary"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"bits": "4-1"},
+        {"bits": "4-4"},
+        {"codec": "multihead"},
+        {"code": "binary"},
+        {"code": "signed-digit"},
+        {"code": "ramp", "slots": 5},
+    ],
+)
 def test_trains_and_histograms(settings: dict[str, Any], converted: Fixture, tokens: torch.Tensor) -> None:
     model = spikeconv.load(converted("llama", **settings))
     linears = spike_linears(model)
@@ -33,7 +44,8 @@ def test_trains_and_histograms(settings: dict[str, Any], converted: Fixture, tok
             assert torch.equal(spikes.counts(name, forward), encoded.counts)
             train = spikes.train(name, forward)
             assert train.dtype == torch.int8 and train.shape[1:] == encoded.counts.shape
-            assert len(train) == {"binary": 4, "unary": encoder.codec.largest_count}[encoder.code.name]
+            slots = {"binary": 4, "signed-digit": 4, "ramp": 5, "unary": encoder.codec.largest_count}
+            assert len(train) == slots[encoder.code.name]
             assert set(train.unique().tolist()) <= {-1, 0, 1}
             weights = torch.tensor(encoder.code.weights(encoder.codec.largest_count))
             total = (train.long() * weights.view(-1, *[1] * encoded.counts.dim())).sum(0)
