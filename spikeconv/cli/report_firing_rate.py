@@ -125,9 +125,10 @@ def show_total(total: "TotalFiring") -> None:
     """All spiking linears together."""
     out.print(
         "\n[title]Total[/] of {total.linears} linears over {total.tokens} tokens: firing rate [number]{rate}[/], "
-        "{total.mean_spikes:.2f} spikes per input, {total.zero_share:.1%} zero counts\n"
+        "{total.spikes_per_input:.2f} spikes per input in {total.slots} slots, {total.zero_share:.1%} zero counts\n"
         "  {macs:.2f} G multiply-accumulates become {accumulations:.2f} G signed additions "
-        "(+ {rotations:.2f} G additions of the Hadamard transforms)\n"
+        "(+ {rotations:.2f} G additions of the Hadamard transforms, {additions:.3f} G additions and "
+        "{shifts:.3f} G shifts of membranes)\n"
         "  weighted as in SDLLM: {flops:.2f} GFLOPs spiking, {dense_flops:.2f} GFLOPs "
         "as dense integers of equal width, {macs:.2f} G in float\n"
         "  packed weights {megabytes:.1f} MB",
@@ -136,6 +137,8 @@ def show_total(total: "TotalFiring") -> None:
         macs=total.macs / 1e9,
         accumulations=total.accumulations / 1e9,
         rotations=total.rotation_additions / 1e9,
+        additions=total.membrane_additions / 1e9,
+        shifts=total.membrane_shifts / 1e9,
         flops=total.flops / 1e9,
         dense_flops=total.dense_flops / 1e9,
         megabytes=total.weight_bytes / 1e6,

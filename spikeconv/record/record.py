@@ -6,8 +6,8 @@ The firing rate of a layer is mean |k| / T' over tokens and inputs (SDLLM, eq. 1
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spikeconv.codes import Code, code_of
-from spikeconv.config import LinearScheme
+from spikeconv.codes import Code, Cost, code_of
+from spikeconv.config import FloatInputs, LinearScheme
 
 __all__ = ["CacheRecord", "LayerRecord", "SpikeRecord", "magnitude_of", "ones_of"]
 
@@ -69,6 +69,14 @@ class LayerRecord:
         return self.code.slots(inputs.largest_count)
 
     @property
+    def cost(self) -> Cost:
+        """What an output does for one token beside the additions for spikes; nothing where counts go whole."""
+        inputs = self.scheme.inputs
+        if isinstance(inputs, FloatInputs) or inputs.spikes == "integer":
+            return Cost(self.virtual_steps)
+        return self.code.cost(inputs.largest_count)
+
+    @property
     def spikes(self) -> int:
         """Spikes of all counts, as their code sends them."""
         largest = max(map(abs, self.histogram), default=0)
@@ -81,7 +89,7 @@ class LayerRecord:
         return magnitude_of(self.histogram) / self.inputs if self.inputs else 0.0
 
     @property
-    def mean_spikes(self) -> float:
+    def spikes_per_input(self) -> float:
         """Mean number of spikes of an input, as its code sends them."""
         return self.spikes / self.inputs if self.inputs else 0.0
 
@@ -102,11 +110,11 @@ class LayerRecord:
 
     @property
     def firing_rate(self) -> float | None:
-        """mean_spikes / T'; events / (T · l) with codec=multihead; None for counts that are sent whole."""
+        """spikes_per_input / T'; events / (T · l) with codec=multihead; None for counts that are sent whole."""
         inputs = self.scheme.inputs
         if inputs.spikes == "integer":
             return None
-        return (self.events if inputs.codec == "multihead" else self.mean_spikes) / self.virtual_steps
+        return (self.events if inputs.codec == "multihead" else self.spikes_per_input) / self.virtual_steps
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,16 @@ class LayerFiring:
         code: how a count is sent.
         virtual_steps: T', the slots of the code.
         mean_count: mean |count| over tokens and inputs, all planes of an input together: its unary spikes.
-        mean_spikes: mean number of spikes of an input, as its code sends them.
+        spikes_per_input: mean number of spikes of an input, as its code sends them.
         events: mean number of non-zero counts of an input: its graded spikes.
         ones: mean number of ones in the binary digits of an input's counts; None where nobody sends those.
-        firing_rate: mean_spikes / T'; events / (T · l) with codec=multihead; None for counts that are sent whole.
+        firing_rate: spikes_per_input / T'; events / (T · l) with codec=multihead; None for counts that are sent whole.
         zero_share: share of counts that are zero.
         spikes_per_token: spikes that the linear receives for one token.
         macs: multiply-accumulates of the dense product.
         accumulations: signed column elements added instead.
+        membrane_additions: additions of a neuron's current to its membrane, slot by slot (`ramp`).
+        membrane_shifts: shifts of a membrane by one bit (`binary`, `signed-digit`).
         flops: the paper's weighting of them.
         dense_flops: the same weighting of a dense integer product of equal bit widths.
         weight_bytes: packed weight bytes read once.
@@ -40,7 +42,7 @@ class LayerFiring:
     code: str
     virtual_steps: int
     mean_count: float
-    mean_spikes: float
+    spikes_per_input: float
     events: float
     ones: float | None
     firing_rate: float | None
@@ -48,6 +50,8 @@ class LayerFiring:
     spikes_per_token: float
     macs: int
     accumulations: float
+    membrane_additions: int
+    membrane_shifts: int
     flops: float
     dense_flops: float
     weight_bytes: int
@@ -58,18 +62,21 @@ class LayerFiring:
 class TotalFiring:
     """All converted linears together; means are weighted by multiply-accumulates, so q, k, v each count.
 
-    `float_macs` are the multiply-accumulates that stay in floating point, by what they are for; `linears` are those of
-    linears without spikes.
+    `slots` are those of the slowest linear, its latency; `float_macs` are the multiply-accumulates that stay in float,
+    by what they are for, `linears` those of linears without spikes.
     """
 
     tokens: int
     linears: int
     mean_count: float
-    mean_spikes: float
+    spikes_per_input: float
+    slots: int
     firing_rate: float | None
     zero_share: float
     macs: int
     accumulations: float
+    membrane_additions: int
+    membrane_shifts: int
     flops: float
     dense_flops: float
     float_macs: dict[str, int]
@@ -164,7 +171,7 @@ def _layer(record: LayerRecord) -> LayerFiring:
         code=record.code.name,
         virtual_steps=record.virtual_steps,
         mean_count=record.mean_count,
-        mean_spikes=record.mean_spikes,
+        spikes_per_input=record.spikes_per_input,
         events=record.events,
         ones=record.ones if scheme.inputs.codec == "multihead" else None,
         firing_rate=record.firing_rate,
@@ -172,7 +179,9 @@ def _layer(record: LayerRecord) -> LayerFiring:
         spikes_per_token=record.spikes / record.tokens,
         macs=macs,
         accumulations=float(record.spikes * record.out_features),
-        flops=spiking_flops(macs, scheme, record.mean_spikes),
+        membrane_additions=record.cost.additions * record.planes * record.tokens * record.out_features,
+        membrane_shifts=record.cost.doublings * record.planes * record.tokens * record.out_features,
+        flops=spiking_flops(macs, scheme, record.spikes_per_input),
         dense_flops=dense_flops(macs, scheme.weights.bits, scheme.inputs.bits),
         weight_bytes=record.weight_bytes,
         rotation_additions=record.rotation_additions * record.tokens,
@@ -189,7 +198,7 @@ def _means(layers: list[LayerFiring]) -> dict[str, float | None]:
     return {
         "virtual_steps": mean([layer.virtual_steps for layer in layers]),
         "mean_count": mean([layer.mean_count for layer in layers]),
-        "mean_spikes": mean([layer.mean_spikes for layer in layers]),
+        "spikes_per_input": mean([layer.spikes_per_input for layer in layers]),
         "firing_rate": mean(rates) if rates and len(rates) == len(layers) else None,
         "events": mean([layer.events for layer in layers]),
         "zero_share": mean([layer.zero_share for layer in layers]),
@@ -203,11 +212,14 @@ def _total(layers: list[LayerFiring], tokens: int, float_macs: dict[str, int]) -
         tokens=tokens,
         linears=len(layers),
         mean_count=means["mean_count"] or 0.0,
-        mean_spikes=means["mean_spikes"] or 0.0,
+        spikes_per_input=means["spikes_per_input"] or 0.0,
+        slots=max((layer.virtual_steps for layer in layers), default=0),
         firing_rate=means["firing_rate"],
         zero_share=means["zero_share"] or 0.0,
         macs=sum(layer.macs for layer in layers),
         accumulations=sum(layer.accumulations for layer in layers),
+        membrane_additions=sum(layer.membrane_additions for layer in layers),
+        membrane_shifts=sum(layer.membrane_shifts for layer in layers),
         flops=sum(layer.flops for layer in layers),
         dense_flops=sum(layer.dense_flops for layer in layers),
         float_macs=float_macs,

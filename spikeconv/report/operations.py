@@ -33,9 +33,9 @@ def dense_flops(macs: float, weight_bits: int, activation_bits: int) -> float:
     return macs * kappa(weight_bits, activation_bits)
 
 
-def spiking_flops(macs: float, scheme: LinearScheme, mean_spikes: float) -> float:
+def spiking_flops(macs: float, scheme: LinearScheme, spikes_per_input: float) -> float:
     """FLOPs of a linear driven by spikes; spikes of an input = rate · T'. Counts sent whole cost a dense product."""
     weight_bits, inputs = scheme.weights.bits, scheme.inputs
     if inputs.spikes not in SPIKE_CELLS:
         return dense_flops(macs, weight_bits, inputs.bits)
-    return macs * kappa(weight_bits, SPIKE_CELLS[inputs.spikes]) * mean_spikes
+    return macs * kappa(weight_bits, SPIKE_CELLS[inputs.spikes]) * spikes_per_input

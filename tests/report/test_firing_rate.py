@@ -55,10 +55,25 @@ def test_spikes_are_those_of_the_temporal_code(converted: Callable[..., Path]) -
             "unary",
             8,
         )
-        assert layer.mean_spikes == ones / seen.inputs and layer.firing_rate == layer.mean_spikes / 4
+        assert layer.spikes_per_input == ones / seen.inputs and layer.firing_rate == layer.spikes_per_input / 4
         assert layer.accumulations == ones * seen.out_features
-        assert layer.mean_count == before.mean_count == before.mean_spikes and layer.zero_share == before.zero_share
-    assert binary.total.mean_spikes < unary.total.mean_spikes == unary.total.mean_count
+        assert (layer.membrane_shifts, layer.membrane_additions) == (4 * seen.tokens * seen.out_features, 0)
+        assert (before.membrane_shifts, before.membrane_additions) == (0, 0)
+        assert (
+            layer.mean_count == before.mean_count == before.spikes_per_input and layer.zero_share == before.zero_share
+        )
+    assert binary.total.spikes_per_input < unary.total.spikes_per_input == unary.total.mean_count
+    assert (binary.total.slots, unary.total.slots) == (4, 8)
+
+
+def test_a_ramp_sends_one_spike_for_every_count(converted: Callable[..., Path]) -> None:
+    loaded = load_checkpoint(converted("llama", code={"kind": "ramp"}), device="cpu")
+    record = record_text(loaded.model, loaded.tokenizer, TEXT)
+    report = firing_report(record)
+    for seen, layer in zip(record.layers, report.layers, strict=True):
+        assert layer.spikes_per_input == layer.events
+        assert (layer.membrane_shifts, layer.membrane_additions) == (0, 8 * seen.tokens * seen.out_features)
+    assert report.total.slots == 8
 
 
 def test_rotation_is_paid_once_per_group(converted: Callable[..., Path]) -> None:
