@@ -75,7 +75,6 @@ struct Output {
   void* data;  // [tokens][out_features]
   Dtype dtype;
   int keep;                   // int32 only: acc is added to so many times what is there; 0: it is not read
-  int32_t* current;           // int32 only, or null: [tokens][out], to which acc is added first, and the sum is acc
   const int32_t* zero;        // [tokens] or null
   const int32_t* weight_sum;  // [out]
   const float* scale;         // [tokens]; null: int32 accumulators go out

@@ -183,25 +183,32 @@ void run_events(const Input& in, std::vector<Held>& held, const OnDevice& device
   for (size_t i = 0; i < held.size(); i += kMaxMembers) events(members_of(held, i), in.counts, device.stream);
 }
 
-// Slot by slot of a temporal code, each a product of its own with ternary spikes that goes to the zeroed output.
+// Slot by slot of a temporal code, each a product of its own with ternary spikes that goes to the zeroed output. With
+// a current that stays, every slot begins with the current of the one before, and the membrane is the sum of them all.
 void run_unfold(const Input& in, const ProductSettings& settings, const Tensor& digits, std::vector<Held>& held,
-                const OnDevice& device) {
+                Tensor& acc, const OnDevice& device) {
   const bool ramp = settings.membrane == Membrane::ramp;
-  std::vector<Tensor> currents;
-  for (Held& h : held) {
-    to_tiles(h, device);
-    if (ramp) {
-      currents.push_back(
-          torch::stable::new_zeros(in.keep, {in.counts.tokens * h.member.weight.out_features}, ScalarType::Int));
-      h.member.output.current = data<int32_t>(currents.back());
-    }
-    h.member.output.keep = settings.membrane == Membrane::doubled ? 2 : 1;
-  }
+  const int64_t slots = digits.size(0);
+  to_tiles(held[0], device);
+  Output& output = held[0].member.output;
+  output.keep = settings.membrane == Membrane::doubled ? 2 : 1;
+  Tensor currents;
+  if (ramp) currents = torch::stable::new_zeros(acc, std::vector<int64_t>{slots, acc.numel()});
   const PanelMemory memory(in, 1);
-  for (int64_t slot = 0; slot < digits.size(0); ++slot) {
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    if (ramp) {
+      Tensor current = torch::stable::select(currents, 0, slot);
+      if (slot) torch::stable::copy_(current, torch::stable::select(currents, 0, slot - 1));
+      output.data = current.data_ptr();
+    }
     const Slot of_code{data<const int8_t>(digits) + slot * digits.size(1), settings.largest};
     make_panel(in.counts, of_code, memory.panel, device.stream);
     dense_gemm(members_of(held, 0), memory.panel, device.stream);
+  }
+  if (ramp) {
+    const int64_t first[] = {0};
+    const Tensor sum = torch::stable::sum(currents, {{first, 1}}, false, ScalarType::Int);
+    torch::stable::copy_(acc, torch::stable::view(sum, acc.sizes()));
   }
 }
 
@@ -229,7 +236,7 @@ Tensor accumulate(const Tensor& counts, const Tensor& weight, const OptionalTens
   held[0].member.output.dtype = Dtype::int32;
   if (settings.execution == Execution::unfold) {
     const Tensor code = digits_of(counts, digits, settings.largest);
-    if (acc.numel()) run_unfold(in, settings, code, held, device);
+    if (acc.numel()) run_unfold(in, settings, code, held, acc, device);
   } else if (acc.numel()) {
     run(in, held, settings.execution, device);
   }

@@ -12,7 +12,6 @@ SPIKECONV_DEVICE void write_output(const Member& member, int64_t token, int64_t 
   if (out.zero) acc = without_zero(acc, out.zero[token], out.weight_sum[o]);
   const int64_t at = token * member.weight.out_features + o;
   if (!out.scale) {
-    if (out.current) acc = out.current[at] = add_wrapped(out.current[at], acc);
     int32_t* y = static_cast<int32_t*>(out.data) + at;
     *y = out.keep ? add_wrapped(multiply_wrapped(out.keep, *y), acc) : acc;
     return;
