@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from spikeconv.codes.base import Code, Cost
+from spikeconv.config.code import too_few_slots
 from spikeconv.errors import SpikeconvError
 
 __all__ = ["Ramp"]
@@ -42,12 +43,8 @@ class Ramp(Code):
             SpikeconvError: all slots together do not reach the largest count.
         """
         slots = largest if self.slots_wanted is None else self.slots_wanted
-        reach = slots * (slots + 1) // 2
-        if reach < largest:
-            least = next(n for n in range(slots, largest + 1) if n * (n + 1) // 2 >= largest)
-            raise SpikeconvError(
-                f"ramp with {slots} slots reaches counts up to {reach}, not {largest}; take at least {least} slots"
-            )
+        if why := too_few_slots(slots, largest):
+            raise SpikeconvError(why)
         return list(range(slots, 0, -1))
 
     def digits(self, largest: int) -> Tensor:

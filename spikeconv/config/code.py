@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from spikeconv.config.base import Settings, Whole
 
-__all__ = ["CodeSettings"]
+__all__ = ["CodeSettings", "too_few_slots"]
 
 
 class CodeSettings(Settings):
@@ -27,7 +27,13 @@ class CodeSettings(Settings):
 
     def too_short(self, largest: int) -> str | None:
         """Why counts up to `largest` cannot be sent; None if they can."""
-        if self.slots is None or (reach := self.slots * (self.slots + 1) // 2) >= largest:
-            return None
-        least = next(n for n in range(self.slots, largest + 1) if n * (n + 1) // 2 >= largest)
-        return f"ramp with {self.slots} slots reaches counts up to {reach}, not {largest}; take at least {least} slots"
+        return None if self.slots is None else too_few_slots(self.slots, largest)
+
+
+def too_few_slots(slots: int, largest: int) -> str | None:
+    """Why a ramp of so many slots does not reach `largest`, with n + … + 2 + 1 at most; None if it does."""
+    reach = slots * (slots + 1) // 2
+    if reach >= largest:
+        return None
+    least = next(n for n in range(slots, largest + 1) if n * (n + 1) // 2 >= largest)
+    return f"ramp with {slots} slots reaches counts up to {reach}, not {largest}; take at least {least} slots"

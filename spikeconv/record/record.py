@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spikeconv.codes import Code, Cost, code_of
-from spikeconv.config import FloatInputs, LinearScheme
+from spikeconv.config import LinearScheme
 
 __all__ = ["CacheRecord", "LayerRecord", "SpikeRecord", "magnitude_of", "ones_of"]
 
@@ -72,7 +72,7 @@ class LayerRecord:
     def cost(self) -> Cost:
         """What an output does for one token beside the additions for spikes; nothing where counts go whole."""
         inputs = self.scheme.inputs
-        if isinstance(inputs, FloatInputs) or inputs.spikes == "integer":
+        if inputs.codec == "float" or inputs.spikes == "integer":
             return Cost(self.virtual_steps)
         return self.code.cost(inputs.largest_count)
 

@@ -164,6 +164,7 @@ def _cache(record: CacheRecord, tokens: int, macs: int) -> CacheFiring:
 def _layer(record: LayerRecord) -> LayerFiring:
     scheme = record.scheme
     macs = linear_macs(record.tokens, record.in_features, record.out_features)
+    cost, membranes = record.cost, record.planes * record.tokens * record.out_features
     return LayerFiring(
         name=record.name,
         role=record.role,
@@ -179,8 +180,8 @@ def _layer(record: LayerRecord) -> LayerFiring:
         spikes_per_token=record.spikes / record.tokens,
         macs=macs,
         accumulations=float(record.spikes * record.out_features),
-        membrane_additions=record.cost.additions * record.planes * record.tokens * record.out_features,
-        membrane_shifts=record.cost.doublings * record.planes * record.tokens * record.out_features,
+        membrane_additions=cost.additions * membranes,
+        membrane_shifts=cost.doublings * membranes,
         flops=spiking_flops(macs, scheme, record.spikes_per_input),
         dense_flops=dense_flops(macs, scheme.weights.bits, scheme.inputs.bits),
         weight_bytes=record.weight_bytes,
