@@ -16,7 +16,17 @@ struct CountRange {
   bool symmetric;     // no zero point
   float clip_ratio;   // share of the token's range that is kept
   Clip clip;
+  // Signed counts only, in units of the token's RMS: the step (0: it follows from the largest potential), and what is
+  // too small to be sent. A potential that is beyond the largest count of one spike by less is sent as that count.
+  float step = 0, dead_zone = 0, one_spike = 0;
 };
+
+SPIKECONV_HD bool needs_rms(const CountRange& range) { return range.step > 0.0f || range.dead_zone > 0.0f; }
+
+// Counts beyond int8 are multiplied as two planes of bytes, k = 128 · high + low.
+constexpr int kPlane = 128;
+SPIKECONV_HD int8_t high_plane(int count) { return int8_t(count >> 7); }
+SPIKECONV_HD int8_t low_plane(int count) { return int8_t(count & (kPlane - 1)); }
 
 // Where counts are counted: bin i is the count `lowest + i`. Added to; null bins: nowhere.
 struct Histogram {
@@ -46,13 +56,22 @@ SPIKECONV_HD F clip_potential(F u, Clip clip, F threshold) {
 // Scale and zero point of a token whose potential lies in [low, high].
 struct TokenScale {
   float scale, zero;
+  float dead = 0, near = 0;  // |u| below: no spike; below: no more than one
 };
 
-SPIKECONV_HD TokenScale token_scale(float low, float high, const CountRange& range) {
+// `rms` is needed where the range says so. A token with potentials that the step would not reach, such as attention's
+// sink, gets one that does, and no dead zone.
+SPIKECONV_HD TokenScale token_scale(float low, float high, const CountRange& range, float rms = 0.0f) {
   TokenScale result{0.0f, 0.0f};
   if (range.symmetric) {
     const float peak = high > -low ? high : -low;
     result.scale = range.clip_ratio * peak / range.max;
+    if (needs_rms(range)) {
+      const float fine = range.step * rms;
+      const bool reaching = range.step > 0.0f && result.scale > fine;
+      if (range.step > 0.0f && !reaching) result.scale = fine;
+      result.dead = reaching ? 0.0f : range.dead_zone * rms;
+    }
   } else {
     low = range.clip_ratio * low;
     high = range.clip_ratio * high;
@@ -62,6 +81,7 @@ SPIKECONV_HD TokenScale token_scale(float low, float high, const CountRange& ran
   }
   if (result.scale == 0.0f) result.scale = 1.0f;
   if (!range.symmetric) result.zero = round_even(-low / result.scale);
+  if (range.one_spike > 0.0f) result.near = range.one_spike * result.scale + result.dead;
   return result;
 }
 
@@ -78,6 +98,16 @@ SPIKECONV_HD F bucket(F u, F scale, F zero, F low, F high) {
   k = k > over ? over : k;
   k = round_even(k) + zero;
   return k != k ? F{} : k;
+}
+
+// A count where the token has a dead zone: none for |u| < dead, one spike's at most for |u| < near.
+template <class F>
+SPIKECONV_HD F zoned(F count, F u, F dead, F near, F one_spike) {
+  const F size = u < F{} ? -u : u;
+  F within = count > one_spike ? one_spike : count;
+  within = within < -one_spike ? -one_spike : within;
+  count = size < near ? within : count;
+  return size < dead ? F{} : count;
 }
 
 // Spike of a count in a slot of a temporal code whose digits, by |count|, are given: they go with the count's sign.

@@ -14,7 +14,7 @@ namespace spikeconv {
 
 using Table = std::span<const double>;
 
-constexpr int kLargestCount = 255;  // of a product: a count is a signed byte, or two
+constexpr int kLargestCount = kPlane * 127 + 127;  // of a product: a count is a signed byte, or two planes of them
 
 inline void check_table(Table table, size_t size, const char* names) {
   STD_TORCH_CHECK(table.size() == size, "spikeconv: a table of ", table.size(), " settings, expected ", names);
@@ -40,7 +40,8 @@ struct EncodeSettings {
   int64_t bins() const { return int64_t(range.max - range.min) + 1; }         // of a histogram of counts
 
   static EncodeSettings from_table(Table t) {
-    check_table(t, 6, "count_min, count_max, symmetric, clip_ratio, clip, norm_epsilon");
+    check_table(t, 9,
+                "count_min, count_max, symmetric, clip_ratio, clip, norm_epsilon, step, dead_zone, one_spike");
     const bool symmetric = t[2] != 0;
     STD_TORCH_CHECK(is_whole(t[0]) && is_whole(t[1]) && t[0] >= INT16_MIN && t[0] <= 0 && t[1] > 0 &&
                         t[1] <= INT16_MAX && (symmetric || t[0] == 0),
@@ -48,7 +49,15 @@ struct EncodeSettings {
                     ", expected a range in int16 that holds 0 and more, and begins with it where there is a zero point");
     STD_TORCH_CHECK(t[3] > 0, "spikeconv: a clip ratio of ", t[3], ", expected a share above 0");
     STD_TORCH_CHECK(t[5] >= 0, "spikeconv: an epsilon of ", t[5], " for a norm, expected none below 0");
-    return {{float(t[0]), float(t[1]), symmetric, float(t[3]), chosen<Clip>(t[4], 4, "clip")}, float(t[5])};
+    STD_TORCH_CHECK(t[6] >= 0 && t[7] >= 0, "spikeconv: a step of ", t[6], " and a dead zone of ", t[7],
+                    ", expected none below 0");
+    STD_TORCH_CHECK(is_whole(t[8]) && t[8] >= 0 && t[8] <= t[1], "spikeconv: ", t[8],
+                    " as the largest count of one spike, expected a count or 0");
+    STD_TORCH_CHECK(symmetric || (t[6] == 0 && t[7] == 0 && t[8] == 0),
+                    "spikeconv: a step or a dead zone beside a zero point, which only signed counts take");
+    return {{float(t[0]), float(t[1]), symmetric, float(t[3]), chosen<Clip>(t[4], 4, "clip"), float(t[6]), float(t[7]),
+             float(t[8])},
+            float(t[5])};
   }
 };
 

@@ -40,9 +40,9 @@ void make_panel(const void* counts, bool wide, int64_t in, int64_t tokens, int8_
       if (!wide)
         panel_plane(static_cast<const int8_t*>(counts) + t * in, in, rows, out, [](int k) { return int8_t(k); });
       else if (plane == 0)
-        panel_plane(static_cast<const int16_t*>(counts) + t * in, in, rows, out, [](int k) { return int8_t(k >> 1); });
+        panel_plane(static_cast<const int16_t*>(counts) + t * in, in, rows, out, high_plane);
       else
-        panel_plane(static_cast<const int16_t*>(counts) + t * in, in, rows, out, [](int k) { return int8_t(k & 1); });
+        panel_plane(static_cast<const int16_t*>(counts) + t * in, in, rows, out, low_plane);
     }
   for (int64_t t = 0; t < tokens; ++t) {
     int32_t sum = 0;
@@ -201,7 +201,7 @@ void multiply_tiles(const Weight& w, const Panel& panel, int64_t tile, int64_t t
   const int64_t block = in_place ? panel.steps : w.columns ? kStepBlock / 4 : kStepBlock;
   for (int plane = 0; plane < panel.planes; ++plane) {
     if (plane)
-      for (int64_t i = 0; i < panel.tokens * width; ++i) acc[i] = add_wrapped(acc[i], acc[i]);
+      for (int64_t i = 0; i < panel.tokens * width; ++i) acc[i] = multiply_wrapped(acc[i], kPlane);
     for (int64_t begin = 0; begin < panel.steps; begin += block) {
       const int64_t end = least(begin + block, panel.steps);
       if (!in_place) unpack(w, tile, tiles, begin, end, unpacked);

@@ -174,15 +174,31 @@ Extremes finish_potential(float* u, int64_t n, float factor, Clip clip, float th
   return {smallest, largest};
 }
 
-template <class Count>
+template <bool has_zone, class Count>
 void write_counts(const float* u, int64_t n, TokenScale s, const CountRange& range, Count* counts) {
   const Floats scale = splat(s.scale), zero = splat(s.zero), low = splat(range.min), high = splat(range.max);
+  const Floats dead = splat(s.dead), near = splat(s.near), one = splat(range.one_spike);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
-    const Ints k = __builtin_convertvector(bucket(load<Floats>(u + i), scale, zero, low, high), Ints);
+    const Floats v = load<Floats>(u + i);
+    Floats whole = bucket(v, scale, zero, low, high);
+    if constexpr (has_zone) whole = zoned(whole, v, dead, near, one);
+    const Ints k = __builtin_convertvector(whole, Ints);
     for (int lane = 0; lane < kLanes; ++lane) counts[i + lane] = Count(k[lane]);
   }
-  for (; i < n; ++i) counts[i] = Count(bucket(u[i], s.scale, s.zero, range.min, range.max));
+  for (; i < n; ++i) {
+    float whole = bucket(u[i], s.scale, s.zero, range.min, range.max);
+    if constexpr (has_zone) whole = zoned(whole, u[i], s.dead, s.near, range.one_spike);
+    counts[i] = Count(whole);
+  }
+}
+
+template <class Count>
+void write_counts(const float* u, int64_t n, TokenScale s, const CountRange& range, Count* counts) {
+  if (s.dead > 0.0f)
+    write_counts<true>(u, n, s, range, counts);
+  else
+    write_counts<false>(u, n, s, range, counts);
 }
 
 // A thread's own bins, [kHistogramCopies][size], at the end of its scratch.
@@ -249,7 +265,12 @@ void encode(const EncodeJob& job, int64_t token_begin, int64_t token_end, float*
       continue;
     }
     const Extremes extremes = finish_potential(u, n, job.transform.factor, job.range.clip, threshold);
-    const TokenScale s = token_scale(extremes.low, extremes.high, job.range);
+    float rms = 0;
+    if (needs_rms(job.range)) {
+      float* spare = u == scratch ? scratch + n : scratch;
+      rms = __builtin_sqrtf(square_sum(u, n, spare) / float(n));
+    }
+    const TokenScale s = token_scale(extremes.low, extremes.high, job.range, rms);
     job.scale[token] = s.scale;
     job.zero[token] = whole_zero(s);
     if (job.wide) {

@@ -62,7 +62,7 @@ struct Panel {
   const int8_t* data;   // [planes][token tiles][steps][tokens of the tile][4]
   const int32_t* sums;  // [tokens] Σ_i k_i
   int64_t tokens, steps;
-  int planes;           // 2 for counts beyond int8: k = 2 · plane 0 + plane 1
+  int planes;           // 2 for counts beyond int8: k = 128 · plane 0 + plane 1
   int largest;          // bound on |count| of a plane
 };
 

@@ -45,7 +45,7 @@ void run_dense(const Counts& counts, int64_t largest, std::span<const Member> me
     void* memory = scratch().bytes(kDenseScratch);
     for (int64_t b = begin / tiles; b * tiles < end; ++b) {
       const Panel panel{panels + b * block * bytes, sums + b * block,  tokens_in(b), bytes / planes / kStepInputs,
-                        int(planes),                int(counts.wide ? (largest + 1) / 2 : largest)};
+                        int(planes),                int(counts.wide ? kPlane : largest)};
       int64_t first = b * tiles;
       for (const Member& m : members) {
         const int64_t low = std::max(begin, first) - first, high = std::min(end - first, m.tiles());

@@ -29,10 +29,6 @@ SPIKECONV_DEVICE CountWord aligned_word(const int8_t* row, int word) {
   return {even_bytes(raw), odd_bytes(raw)};
 }
 
-// Counts beyond int8 are multiplied as two planes, k = 2 · high + low.
-SPIKECONV_DEVICE int high_plane(int count) { return count >> 1; }
-SPIKECONV_DEVICE int low_plane(int count) { return count & 1; }
-
 inline bool words_are_aligned(const Counts& counts) {
   return !counts.wide && counts.in_features % kWordInputs == 0 && reinterpret_cast<uintptr_t>(counts.data) % 8 == 0;
 }

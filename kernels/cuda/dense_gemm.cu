@@ -90,9 +90,9 @@ dense_gemm_kernel(SPIKECONV_PARAMETER Members members, SPIKECONV_PARAMETER Panel
     copy_wait<kStages - 2>();
     __syncthreads();  // this stage is there, and all threads are through with the one that is filled next
     fill(step + kStages - 1);
-    if (step > 0 && step % steps == 0) {  // the second plane: k = 2 · high + low
+    if (step > 0 && step % steps == 0) {  // the second plane: k = 128 · high + low
 #pragma unroll
-      for (int i = 0; i < kTiles * kGroups * 4; ++i) acc[i / (kGroups * 4)][i / 4 % kGroups][i % 4] *= 2;
+      for (int i = 0; i < kTiles * kGroups * 4; ++i) acc[i / (kGroups * 4)][i / 4 % kGroups][i % 4] *= kPlane;
     }
     const uint8_t* weights = stages + step % kStages * S::kStageBytes;
     const uint8_t* counts = weights + S::kWeightBytes + (warp_token + fragment_group(lane)) * S::kTokenPitch;

@@ -66,7 +66,7 @@ dense_gemv_kernel(SPIKECONV_PARAMETER Members members, SPIKECONV_PARAMETER Count
         add_word(weights, aligned_word(static_cast<const int8_t*>(counts.data) + row, word), offset, 1, acc[t]);
       } else if (counts.wide) {
         const int16_t* k = static_cast<const int16_t*>(counts.data) + row;
-        add_word(weights, gather_word(k, w.in_features, word, [](int c) { return high_plane(c); }), offset, 2, acc[t]);
+        add_word(weights, gather_word(k, w.in_features, word, [](int c) { return high_plane(c); }), offset, kPlane, acc[t]);
         add_word(weights, gather_word(k, w.in_features, word, [](int c) { return low_plane(c); }), offset, 1, acc[t]);
       } else {
         const int8_t* k = static_cast<const int8_t*>(counts.data) + row;

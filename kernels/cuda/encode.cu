@@ -20,7 +20,9 @@ SPIKECONV_DEVICE TokenScale finish_potential(const EncodeJob& job, float* u, flo
   }
   low = reduce_block(low, [](float a, float b) { return least(a, b); }, shared);
   high = reduce_block(high, [](float a, float b) { return most(a, b); }, shared);
-  return token_scale(low, high, range);
+  float rms = 0;
+  if (needs_rms(range)) rms = square_root(square_sum(u, job.size, shared) / float(job.size));
+  return token_scale(low, high, range, rms);
 }
 
 // A block's own bins lie in shared memory where they fit.
@@ -60,7 +62,9 @@ SPIKECONV_DEVICE void write_counts(const EncodeJob& job, const float* u, TokenSc
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       if (i + j >= n) continue;
-      const int k = int(bucket(u[i + j], s.scale, s.zero, low, high));
+      float whole = bucket(u[i + j], s.scale, s.zero, low, high);
+      if (s.dead > 0.0f) whole = zoned(whole, u[i + j], s.dead, s.near, job.range.one_spike);
+      const int k = int(whole);
       four.k[j] = Count(k);
       if (job.histogram.bins) count_one(job.histogram, k, own);
     }

@@ -59,7 +59,7 @@ struct Panel {
   int8_t* data;   // [planes][tokens][pitch]
   int32_t* sums;  // [tokens] Σ_i k_i
   int64_t tokens, pitch;
-  int planes;  // 2 for counts beyond int8: k = 2 · plane 0 + plane 1
+  int planes;  // 2 for counts beyond int8: k = 128 · plane 0 + plane 1
 };
 
 struct Weight {

@@ -43,7 +43,7 @@ panel_kernel(SPIKECONV_PARAMETER Counts counts, SPIKECONV_PARAMETER Slot slot, S
       }
       to[word] = uint2{w.even, w.odd};
       const int32_t part = dp4a(0x01010101u, w.even, dp4a(0x01010101u, w.odd, 0));
-      sum += plane == 0 && panel.planes == 2 ? 2 * part : part;
+      sum += plane == 0 && panel.planes == 2 ? kPlane * part : part;
     }
   }
   sum = reduce_block(sum, [](int32_t a, int32_t b) { return a + b; }, shared);

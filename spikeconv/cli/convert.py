@@ -47,6 +47,24 @@ def convert(
         float | None,
         typer.Option(help="Share of a token's range that is kept.", rich_help_panel=SETTINGS, show_default="0.9"),
     ] = None,
+    count_scale: Annotated[
+        Literal["max", "rms"] | None,
+        typer.Option(
+            help="What a count of one stands for: a share of the token's largest value, or --step times its RMS.",
+            rich_help_panel=SETTINGS,
+            show_default="max",
+        ),
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option(help="rms: δ, in units of the token's RMS.", rich_help_panel=SETTINGS, show_default="0.085"),
+    ] = None,
+    dead_zone: Annotated[
+        float | None,
+        typer.Option(
+            help="θ: what is below θ times the token's RMS is not sent.", rich_help_panel=SETTINGS, show_default="0"
+        ),
+    ] = None,
     rotation: Annotated[
         Literal["gamma-sqp", "quarot", "none"] | None,
         typer.Option(help="What is rotated.", rich_help_panel=SETTINGS, show_default="gamma-sqp"),
@@ -81,6 +99,12 @@ def convert(
     slots: Annotated[
         int | None,
         typer.Option(help="ramp: slots, 1…64.", rich_help_panel=SETTINGS, show_default="as many as T'"),
+    ] = None,
+    slot_overflow: Annotated[
+        Literal["error", "clip"] | None,
+        typer.Option(
+            help="Counts that the slots do not reach: refuse, or cut off.", rich_help_panel=SETTINGS, show_default="error"
+        ),
     ] = None,
     kv_bits: Annotated[
         str | None,
@@ -166,6 +190,9 @@ def convert(
         "steps": steps,
         "count_range": count_range,
         "clip_ratio": clip_ratio,
+        "count_scale": count_scale,
+        "step": step,
+        "dead_zone": dead_zone,
         "rotation": rotation,
         "weight_clip": weight_clip,
         "codec": codec,
@@ -174,6 +201,7 @@ def convert(
         "time_steps": time_steps,
         "temporal_code": temporal_code,
         "slots": slots,
+        "slot_overflow": slot_overflow,
         "kv_bits": kv_bits,
         "kv_steps": kv_steps,
         "kv_range": kv_range,

@@ -27,13 +27,17 @@ class CountCodec:
     clip_ratio: float
     virtual_steps: int
     clip_mode: str = "none"
+    step: float = 0.0
+    dead_zone: float = 0.0
+    one_spike: int = 0
 
     @classmethod
     def of(cls, inputs: CountInputs) -> "CountCodec":
         """The codec of a scheme with `inputs.codec=count`."""
         mode = "none" if inputs.clip is None else inputs.clip.mode
         limits = inputs.count_min, inputs.count_max, inputs.symmetric
-        return cls(*limits, inputs.clip_ratio, inputs.virtual_steps, mode)
+        zone = inputs.step or 0.0, inputs.dead_zone, inputs.one_spike or 0
+        return cls(*limits, inputs.clip_ratio, inputs.virtual_steps, mode, *zone)
 
     @property
     def largest_count(self) -> int:
@@ -59,7 +63,8 @@ class CountCodec:
         """Those of `ops.encode` behind a norm."""
         epsilon = 0.0 if norm is None else norm.epsilon
         limits = self.count_min, self.count_max, self.symmetric
-        return ops.EncodeSettings(*limits, self.clip_ratio, self.clip_mode, epsilon)
+        zone = self.step, self.dead_zone, self.one_spike
+        return ops.EncodeSettings(*limits, self.clip_ratio, self.clip_mode, epsilon, *zone)
 
     def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
         """The spike train int8 [slots, ..., n] of a temporal code.

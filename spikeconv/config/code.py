@@ -18,12 +18,22 @@ class CodeSettings(Settings):
         " non-adjacent form; ramp: the fewest spikes, each worth the slots that are left",
     )
     slots: Whole | None = Field(None, ge=1, le=64, description="slots of ramp; none: one for each of the largest count")
+    overflow: Literal["error", "clip"] = Field(
+        "error", description="counts that the slots do not reach: refuse the settings, or cut the counts off"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "CodeSettings":
         if self.slots is not None and self.kind != "ramp":
             raise ValueError(f"slots are a setting of ramp; {self.kind} has as many as the largest count takes")
+        if self.overflow == "clip" and self.slots is None:
+            raise ValueError("overflow=clip needs ramp with a number of slots; with others every count is reached")
         return self
+
+    @property
+    def reach(self) -> int | None:
+        """The largest count of a number of slots: n + … + 2 + 1; None where any count is reached."""
+        return None if self.slots is None else self.slots * (self.slots + 1) // 2
 
     def too_short(self, largest: int) -> str | None:
         """Why counts up to `largest` cannot be sent; None if they can."""

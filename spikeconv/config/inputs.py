@@ -4,7 +4,7 @@
 sends.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -35,20 +35,41 @@ class CountInputs(Settings):
     """SDLLM's counts of a width, spread over a token's range."""
 
     codec: Literal["count"] = "count"
-    bits: Whole = Field(4, ge=2, le=8, description="bits of a spike count")
+    bits: Whole = Field(4, ge=2, le=14, description="bits of a spike count")
     spikes: Literal["ternary", "binary", "integer"] = Field(
         "ternary", description="what one virtual step sends; integer = counts sent whole (step one only)"
     )
     range: Literal["standard", "full"] = Field(
         "standard", description="standard: [-2^(b-1), 2^(b-1)-1]; full: all of -T'..T'"
     )
+    scale: Literal["max", "rms"] = Field(
+        "max",
+        description="max: a token's largest value lands on the largest count; rms: one count is `step` times the token's"
+        " RMS, or more where the largest value would not be reached",
+    )
+    step: Number | None = Field(None, gt=0, le=4, description="δ of scale=rms; none elsewhere")
+    dead_zone: Number = Field(0, ge=0, le=4, description="θ: what is below θ times the token's RMS is not sent")
     clip_ratio: Number = Field(0.9, gt=0, le=1, description="share of a token's largest value that is kept")
     clip: ClipSettings | None = Field(None, description="membrane clipping, or none")
+    reach: Whole | None = Field(None, ge=1, description="bound that the code's slots set on counts; follows from the code")
+    one_spike: Whole | None = Field(None, ge=1, description="largest count of one spike; follows from the code")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follows(cls, values: Any) -> Any:
+        """What goes with scale=rms unless it is said otherwise: δ, and no clipping but at what the slots reach."""
+        if isinstance(values, dict) and values.get("scale") == "rms":
+            return {**values, "step": values.get("step") or STEP, "clip_ratio": values.get("clip_ratio", 1)}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> "CountInputs":
         if self.spikes == "binary" and self.range == "full":
             raise ValueError("range=full needs signed counts; binary spikes already use all of 0..T'")
+        if self.step is not None and self.scale != "rms":
+            raise ValueError("step is a setting of scale=rms; with scale=max it follows from the token's largest value")
+        if self.spikes == "binary" and (self.scale == "rms" or self.dead_zone):
+            raise ValueError("scale=rms and dead_zone need signed counts, not binary spikes")
         return self
 
     @property
@@ -59,14 +80,18 @@ class CountInputs(Settings):
     @property
     def count_min(self) -> int:
         """Smallest spike count."""
-        return -(1 << self.bits - 1) if self.symmetric else 0
+        if self.scale == "rms":
+            return -self.count_max
+        low = -(1 << self.bits - 1) if self.symmetric else 0
+        return low if self.reach is None else max(low, -self.reach)
 
     @property
     def count_max(self) -> int:
-        """Largest spike count."""
-        if not self.symmetric:
-            return (1 << self.bits) - 1
-        return (1 << self.bits - 1) - (self.range == "standard")
+        """Largest spike count: of the width, or with scale=rms all that the slots reach, as far as they do."""
+        if self.scale == "rms":
+            return self.reach or 1 << self.bits - 1
+        high = (1 << self.bits - 1) - (self.range == "standard") if self.symmetric else (1 << self.bits) - 1
+        return high if self.reach is None else min(high, self.reach)
 
     @property
     def largest_count(self) -> int:
@@ -221,6 +246,9 @@ class FloatInputs(Settings):
         """S of a scheme's name W-S."""
         return str(FLOAT_BITS)
 
+
+STEP = 0.085
+"""δ unless it is said: fine enough to lose less than a hundredth of SmolLM2's perplexity (docs/temporal-codes.md)."""
 
 SpikingInputs = CountInputs | MultiheadInputs | RepetitionInputs
 InputSettings = Annotated[CountInputs | MultiheadInputs | RepetitionInputs | FloatInputs, Field(discriminator="codec")]

@@ -21,12 +21,16 @@ PATHS = {
     "codec": "inputs.codec",
     "count_range": "inputs.range",
     "clip_ratio": "inputs.clip_ratio",
+    "count_scale": "inputs.scale",
+    "step": "inputs.step",
+    "dead_zone": "inputs.dead_zone",
     "layers": "inputs.layers",
     "integer_digits": "inputs.integer_digits",
     "time_steps": "inputs.time_steps",
     "seed": "rotation.seed",
     "temporal_code": "code.kind",
     "slots": "code.slots",
+    "slot_overflow": "code.overflow",
     "kv_range": "kv.range",
     "kv_group": "kv.group",
 }
@@ -37,7 +41,7 @@ SHORT_NAMES = ("bits", "steps", "kv_bits", "kv_steps", *PATHS)
 KINDS = ("rotation", "code")
 """Settings that a single name stands for: `rotation: quarot` is `rotation.kind: quarot`."""
 
-OPTIONAL = ("kv", "inputs.clip", "code.slots")
+OPTIONAL = ("kv", "inputs.clip", "inputs.step", "code.slots")
 """Settings that `none` turns off."""
 
 
@@ -83,10 +87,13 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def overlay(base: Tree, over: Tree) -> Tree:
-    """`merge`, but where `over` names another codec only the settings that both codecs have are kept of the inputs."""
-    inputs, codec = base.get("inputs"), (over.get("inputs") or {}) if isinstance(over.get("inputs"), dict) else {}
-    new = codec.get("codec")
-    if isinstance(inputs, dict) and isinstance(new, str) and new != inputs.get("codec", "count"):
-        fields = INPUTS[new].model_fields if new in INPUTS else {}
-        base = {**base, "inputs": {key: value for key, value in inputs.items() if key in fields}}
+    """`merge`, but what belongs to another codec or another scale of counts than `over` names is not kept of the inputs."""
+    inputs, new = base.get("inputs"), over.get("inputs")
+    if isinstance(inputs, dict) and isinstance(new, dict):
+        kept: Any = inputs.keys()
+        if isinstance(codec := new.get("codec"), str) and codec != inputs.get("codec", "count"):
+            kept = INPUTS[codec].model_fields if codec in INPUTS else ()
+        if new.get("scale", inputs.get("scale", "max")) != inputs.get("scale", "max"):
+            kept = [key for key in kept if key not in ("step", "clip_ratio")]
+        base = {**base, "inputs": {key: value for key, value in inputs.items() if key in kept}}
     return merge(base, over)

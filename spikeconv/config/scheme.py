@@ -50,9 +50,20 @@ class LinearScheme(Settings):
     def _consistent(self) -> "LinearScheme":
         if self.clip is not None and self.rotation.kind == "quarot":
             raise ValueError("inputs.clip needs rotation=gamma-sqp or none: QuaRot's u lacks γ")
+        if isinstance(self.inputs, CountInputs):
+            object.__setattr__(self, "inputs", self._as_the_code_sends(self.inputs))
         if not isinstance(self.inputs, FloatInputs) and (why := self.code.too_short(self.inputs.largest_count)):
             raise ValueError(f"code.slots: {why}")
         return self
+
+    def _as_the_code_sends(self, inputs: CountInputs) -> CountInputs:
+        """Counts within the reach of the code's slots, where the settings allow it."""
+        code = self.code
+        follows = {
+            "reach": code.reach if inputs.scale == "rms" or code.overflow == "clip" else None,
+            "one_spike": code.slots if inputs.dead_zone else None,
+        }
+        return inputs.model_copy(update=follows)
 
     @property
     def clip(self) -> ClipSettings | None:

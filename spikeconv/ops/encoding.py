@@ -52,10 +52,14 @@ def rotate(x: Tensor, rotation: list[Tensor]) -> Tensor:
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """RMSNorm of the last axis in float32, γ included: `γ ⊙ x / √(mean(x²) + ε)`."""
     x = x.float().contiguous()
+    return weight.float() * (x * (1 / root_mean_square(x, epsilon)))
+
+
+def root_mean_square(x: Tensor, epsilon: float = 0.0) -> Tensor:
+    """√(mean(x²) + ε) of the last axis of float32 x [..., n], [..., 1]."""
     mean = square_sum(x) / torch.full_like(x[..., :1], x.shape[-1])
     # By way of float64 the root is the correctly rounded one; a float32 library may be off by one unit.
-    root = torch.sqrt((mean + epsilon).double()).float()
-    return weight.float() * (x * (1 / root))
+    return torch.sqrt((mean + epsilon).double()).float()
 
 
 def clip_potential(u: Tensor, clip: str, threshold: float | Tensor) -> Tensor:
@@ -110,12 +114,29 @@ def encode(
         low = chosen.clip_ratio * u.amin(-1, keepdim=True).clamp_max(0)
         high = chosen.clip_ratio * u.amax(-1, keepdim=True).clamp_min(0)
         scale = (high - low) / torch.full_like(low, chosen.count_max - chosen.count_min)
+    dead = torch.zeros_like(scale)
+    if chosen.step or chosen.dead_zone:
+        rms = root_mean_square(u)
+        fine = chosen.step * rms
+        reaching = (scale > fine) & bool(chosen.step)
+        scale = torch.where(reaching, scale, fine) if chosen.step else scale
+        dead = torch.where(reaching, dead, chosen.dead_zone * rms)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     zero = torch.zeros_like(scale) if chosen.symmetric else (-low / scale).round_()
     counts = (u / scale).round_().add_(zero).clamp_(chosen.count_min, chosen.count_max).nan_to_num_(0)
+    if chosen.dead_zone:
+        counts = _zoned(counts, u.abs(), dead, scale, chosen.one_spike)
     counts = counts.to(torch.int16 if chosen.is_wide else torch.int8)
     bins = histogram_of(counts, chosen.count_min, chosen.bins if histogram else 0)
     return counts, scale, zero.nan_to_num_(0).int(), bins
+
+
+def _zoned(counts: Tensor, size: Tensor, dead: Tensor, scale: Tensor, one_spike: int) -> Tensor:
+    """Counts without those of |u| < dead, and with no more than one spike for |u| < one_spike · scale + dead."""
+    if one_spike:
+        near = one_spike * scale + dead
+        counts = torch.where((size < near) & (dead > 0), counts.clamp(-one_spike, one_spike), counts)
+    return torch.where(size < dead, 0.0, counts)
 
 
 def histogram_of(counts: Tensor, lowest: int, bins: int) -> Tensor:

@@ -30,8 +30,8 @@ MEMBRANES = ("add", "double", "ramp")
 """What the input I of a slot does to a membrane V: V ← V + I; V ← 2 V + I; or, with a current C that
 stays, C ← C + I and V ← V + C."""
 
-LARGEST_COUNT = 255
-"""Of a product: the kernels take a count as a signed byte, or as two."""
+LARGEST_COUNT = 128 * 127 + 127
+"""Of a product: the kernels take a count as a signed byte, or as two, k = 128 · high + low."""
 
 LARGEST_ACCUMULATOR = 2**31 - 1
 MOST_RATIOS = 16
@@ -47,6 +47,11 @@ class EncodeSettings(NamedTuple):
         clip_ratio: share of the token's range that is kept.
         clip: what the threshold cuts off, one of `CLIPS`.
         norm_epsilon: ε of the RMSNorm in front.
+        step: δ, the step in units of the token's RMS; 0: it follows from the token's largest potential. Where it would
+            not reach that, the token gets the step that does, and no dead zone.
+        dead_zone: θ, in units of the token's RMS: |u| below is not sent.
+        one_spike: the largest count that one spike can send, or 0: |u| that is beyond it by less than the dead zone is
+            sent as that count.
     """
 
     count_min: int
@@ -55,6 +60,9 @@ class EncodeSettings(NamedTuple):
     clip_ratio: float = 1.0
     clip: str = "none"
     norm_epsilon: float = 0.0
+    step: float = 0.0
+    dead_zone: float = 0.0
+    one_spike: int = 0
 
     @property
     def bins(self) -> int:
@@ -68,13 +76,13 @@ class EncodeSettings(NamedTuple):
 
     def table(self) -> list[float]:
         """As the ops take them."""
-        low, high, symmetric, ratio, clip, epsilon = self
-        return [float(low), float(high), float(symmetric), ratio, float(CLIPS.index(clip)), epsilon]
+        low, high, symmetric, ratio, clip, epsilon, *zone = self
+        return [float(low), float(high), float(symmetric), ratio, float(CLIPS.index(clip)), epsilon, *map(float, zone)]
 
     @classmethod
     def of(cls, table: Sequence[float]) -> "EncodeSettings":
         """Those of a table; SpikeconvError if no kernel could follow them."""
-        low, high, symmetric, ratio, clip, epsilon = _numbers(table, cls._fields)
+        low, high, symmetric, ratio, clip, epsilon, step, dead, one = _numbers(table, cls._fields)
         _check(
             -32768 <= low <= 0 < high <= 32767
             and low.is_integer()
@@ -85,7 +93,14 @@ class EncodeSettings(NamedTuple):
         )
         _check(ratio > 0, f"a clip ratio of {ratio:g}: expected a share above 0")
         _check(epsilon >= 0, f"an epsilon of {epsilon:g} for a norm: expected none below 0")
-        return cls(int(low), int(high), bool(symmetric), ratio, _name(clip, CLIPS, "clip"), epsilon)
+        _check(step >= 0 and dead >= 0, f"a step of {step:g} and a dead zone of {dead:g}: expected none below 0")
+        _check(one.is_integer() and 0 <= one <= high, f"{one:g} as the largest count of one spike: expected a count or 0")
+        _check(
+            bool(symmetric) or step == dead == one == 0,
+            "a step or a dead zone beside a zero point: only signed counts take them",
+        )
+        clipped = _name(clip, CLIPS, "clip")
+        return cls(int(low), int(high), bool(symmetric), ratio, clipped, epsilon, step, dead, int(one))
 
 
 class RowSettings(NamedTuple):
@@ -135,7 +150,7 @@ class ProductSettings(NamedTuple):
 
     Attributes:
         bits: bits of a weight, 2 to 8.
-        largest_count: bound on |counts|, at most 255. It is the caller's to keep.
+        largest_count: bound on |counts|, at most `LARGEST_COUNT`. It is the caller's to keep.
         execution: "auto" or one of `EXECUTIONS`.
         membrane: what a slot does to the membrane where "unfold" runs, one of `MEMBRANES`.
     """

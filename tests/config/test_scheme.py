@@ -201,11 +201,16 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
             "bits": 5,
             "spikes": "ternary",
             "range": "full",
+            "scale": "max",
+            "step": None,
+            "dead_zone": 0.2,
             "clip_ratio": 0.8,
             "clip": {"mode": "shifted", "quantile": 0.6},
+            "reach": 21,
+            "one_spike": 6,
         },
         "rotation": {"kind": "none", "seed": 7},
-        "code": {"kind": "ramp", "slots": 6},
+        "code": {"kind": "ramp", "slots": 6, "overflow": "clip"},
         "kv": {"bits": 4, "range": "asymmetric", "group": 8},
         "skip": ["o"],
         "overrides": [{"pattern": "q", "settings": {"weights": {"bits": 6}, "rotation": {"seed": 1}}}],
@@ -215,12 +220,13 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
     shared: dict[str, Any] = {"skip": "o", "overrides": [override]}
     short = {
         "bits": "4-1.58", "steps": 16, "count_range": "full", "clip_ratio": 0.8, "weight_clip": "none",
-        "rotation": "none", "seed": 7, "temporal_code": "ramp", "slots": 6, "kv_steps": 15,
+        "rotation": "none", "seed": 7, "temporal_code": "ramp", "slots": 6, "slot_overflow": "clip",
+        "count_scale": "max", "dead_zone": 0.2, "kv_steps": 15,
         "kv_range": "asymmetric", "kv_group": 8, "inputs.clip": clip, **shared,
     }  # fmt: skip
     dotted = {
         "weights.clip": "none", "inputs.bits": 5,
-        "inputs": {"range": "full", "clip_ratio": 0.8, "clip.mode": "shifted"},
+        "inputs": {"range": "full", "clip_ratio": 0.8, "clip.mode": "shifted", "dead_zone": 0.2}, "code.overflow": "clip",
         "inputs.clip.quantile": 0.6, "rotation.kind": "none", "rotation.seed": 7, "code.kind": "ramp", "code.slots": 6,
         "kv": {"bits": 4}, "kv.range": "asymmetric", "kv.group": 8, **shared,
     }  # fmt: skip

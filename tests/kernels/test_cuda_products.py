@@ -83,6 +83,8 @@ CASES = [  # tokens, out, in, bits, largest count
     (130, 140, 330, 4, 8),
     (70, 256, 128, 6, 255),
     (129, 17, 513, 4, 15),
+    (5, 40, 150, 4, 300),
+    (33, 70, 203, 6, 16383),
 ]
 
 
@@ -190,7 +192,7 @@ def test_no_tokens_and_what_does_not_fit(ops: Any) -> None:
     refused: list[tuple[str, tuple[Any, ...]]] = [
         ("columns", (held, None, 16, product(4, 8, "events"))),
         ("bytes where", (held, None, 17, product(4, 8))),
-        ("counts up to 256", (held, None, 16, product(4, 256))),
+        ("counts up to 16384", (held, None, 16, product(4, 16384))),
         ("a code's digits", (held, None, 16, product(4, 8, "unfold"))),
         ("a code's digits", (held, CODES["unary"].digits(7), 16, product(4, 8, "unfold"))),
     ]

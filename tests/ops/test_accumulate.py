@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.codes import CODES, UNARY, Code, Ramp
+from spikeconv.ops.settings import LARGEST_COUNT
 
 LAYOUTS = ("packed", "tiles", "columns")
 RUNS = [
@@ -66,6 +67,16 @@ def test_equals_int64_product(bits: int, kernels: Any) -> None:
         counts = random_counts((7, 37), low, high)
         counts[0], counts[1], counts[2, ::2] = low, high, low  # extremes, alone and mixed
         Case(kernels, counts, random_weight(19, 37, bits), bits, max(-low, high)).check()
+
+
+def test_counts_of_two_planes(kernels: Any) -> None:
+    """Counts up to 2^14 go as 128 · high + low; the extremes of both planes, alone and mixed."""
+    runs = [run for run in RUNS if run[0] != "unfold"]
+    for largest, bits in every((300, 528, 4096, LARGEST_COUNT), (2, 4, 8)):
+        for tokens in (1, 3, 20):
+            counts = random_counts((tokens, 205), -largest, largest).short()
+            counts[0, :6] = torch.tensor([largest, -largest, 127, 128, -128, -129])
+            Case(kernels, counts, random_weight(37, 205, bits), bits, largest).check(*runs)
 
 
 def test_every_code_ends_at_the_same_accumulators(kernels: Any) -> None:
@@ -168,7 +179,7 @@ def test_exact_beyond_float32(kernels: Any) -> None:
 
 def test_exact_up_to_the_last_bit_of_an_int32(kernels: Any) -> None:
     """The longest rows that are allowed; the sums of offset-binary weights pass 2^31 on the way."""
-    for bits, largest in ((8, 255), (8, 128), (2, 255)):
+    for bits, largest in ((8, 255), (8, 128), (2, 255), (4, LARGEST_COUNT)):
         inputs = (2**31 - 1) // (largest << bits - 1)
         if inputs > 140_000:  # 4 million inputs need no more than the others: the bound is the settings' to know
             inputs = 140_000
@@ -195,7 +206,7 @@ def test_what_does_not_fit_is_refused(kernels: Any) -> None:
     packed = ops.pack(torch.zeros(1, 70_000, dtype=torch.int8), 8).to(kernels.device)
     unfold = ops.ProductSettings(4, 8, "unfold")
     bad: list[tuple[str, tuple[Any, ...]]] = [
-        ("counts up to 256", (case.counts, case.held["packed"], None, 5, ops.ProductSettings(4, 256))),
+        ("counts up to 16384", (case.counts, case.held["packed"], None, 5, ops.ProductSettings(4, LARGEST_COUNT + 1))),
         ("weights of 9 bits", (case.counts, case.held["packed"], None, 5, ops.ProductSettings(9, 8))),
         ("70000 inputs with counts up to 255", (long, packed, None, 1, ops.ProductSettings(8, 255))),
         ("code's digits", (case.counts, case.held["packed"], None, 5, unfold)),

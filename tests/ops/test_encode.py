@@ -141,6 +141,61 @@ def test_rotation_has_the_same_bits(kernels: Any) -> None:
         assert torch.equal(kernels.rotate(x.to(kernels.device), rotation.on(kernels.device)).cpu(), expected), size
 
 
+ZONES = [  # δ, θ, largest count of one spike
+    (0.0, 0.0, 0),
+    (0.085, 0.0, 0),
+    (0.085, 0.0, 7),
+    (0.1, 0.25, 24),
+    (0.1, 0.5, 7),
+    (0.0, 0.3, 5),
+    (1.0, 1.5, 7),
+]
+
+
+@pytest.mark.parametrize("size", [1, 9, 576, 1536, 4100])
+def test_steps_and_dead_zones_have_the_same_bits(size: int, kernels: Any) -> None:
+    rotation, gamma = Rotation(size, 2), torch.rand(size) + 0.5
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    for number, ((low, high), (step, dead, one), rotated) in enumerate(
+        product(((-8, 7), (-36, 36), (-300, 300)), ZONES, (False, True))
+    ):
+        x = torch.randn(7, size).to(dtypes[number % 3])
+        x[1], x[2, size // 2], x[3, size // 3], x[4, 0], x[5] = 0, float("nan"), float("inf"), 3e4, x[5] * 1e-4
+        settings = EncodeSettings(low, high, True, 1.0 if step else 0.9, "none", 1e-5, step, dead, min(one, high))
+        front = rotation.on(torch.device("cpu")) if rotated else []
+        arguments = (x, front, gamma if number % 2 else None, None, settings.table(), True)
+        expected = encoding.encode(*arguments)
+        found = kernels.encode(*_on(arguments, kernels.device))
+        for a, b in zip(found, expected, strict=True):
+            assert a.dtype == b.dtype and torch.equal(_bits(a.cpu()), _bits(b)), settings
+        alone = kernels.encode(*_on((x[6:], *arguments[1:]), kernels.device))
+        assert torch.equal(alone[0].cpu(), expected[0][6:]) and torch.equal(alone[1].cpu(), expected[1][6:])
+
+
+def test_steps_and_dead_zones_do_what_they_say(kernels: Any) -> None:
+    """Against float64: the step is δ · rms or reaches the largest potential; nothing below θ · rms; no count of two
+    spikes just beyond one; all others are the nearest. Numbers too close to an edge to tell are left out."""
+    for (step, dead_zone, one), high in product(ZONES, (36, 300)):
+        u = torch.randn(40, 500, device=kernels.device)
+        u[7, 3], u[8, 5] = 200.0, -45.0  # tokens whose largest values δ · rms does not reach with 36 counts
+        settings = EncodeSettings(-high, high, True, 1.0, "none", 0.0, step, dead_zone, one)
+        counts, scale, *_ = kernels.encode(u, [], None, None, settings.table(), False)
+        wide, k, s = u.double().cpu(), counts.long().cpu(), scale.double().cpu()
+        rms, peak = wide.square().mean(-1, keepdim=True).sqrt(), wide.abs().amax(-1, keepdim=True)
+        torch.testing.assert_close(s, torch.maximum(step * rms, peak / high) if step else peak / high, rtol=1e-5, atol=0)
+        reaching = (peak / high > step * rms) if step else torch.zeros_like(peak, dtype=torch.bool)
+        assert step != 0.085 or high != 36 or reaching[7], "the sweep must hold a token with an outlier"
+        dead = torch.where(reaching, 0.0, dead_zone * rms)
+        assert (wide - s * k).abs()[reaching.expand_as(wide)].le((0.5001 * s).expand_as(wide)[reaching.expand_as(wide)]).all()
+        size = wide.abs()
+        sure = ((size - dead).abs() > 1e-4 * rms) & ((size - one * s - dead).abs() > 1e-4 * rms)
+        nearest = (size / s).round().clamp(max=high)
+        wanted = torch.where(size < dead, 0.0, torch.where((size < one * s + dead) & (dead > 0), nearest.clamp(max=one), nearest))
+        off = (k.abs() - wanted.long()).abs()
+        tie = ((size / s) % 1 - 0.5).abs() < 1e-3
+        assert not off[sure & ~tie].any() and (k.sign() * wide.sign() >= 0).all(), settings
+
+
 def test_any_number_of_threads(threads: Iterator[int], kernels: Any) -> None:
     x, rotation = torch.randn(300, 576), Rotation(576, 5)
     table = EncodeSettings(-8, 7).table()
@@ -186,7 +241,11 @@ BAD: dict[str, tuple[list[float], Tensor | None]] = {
     "with a zero point": (GOOD._replace(symmetric=False).table(), torch.ones(1)),
     "clip ratio of 0": (GOOD._replace(clip_ratio=0.0).table(), torch.ones(1)),
     "epsilon of -1": (GOOD._replace(norm_epsilon=-1.0).table(), torch.ones(1)),
-    "clip number 4": ([*GOOD.table()[:4], 4.0, 0.0], torch.ones(1)),
+    "clip number 4": ([*GOOD.table()[:4], 4.0, *GOOD.table()[5:]], torch.ones(1)),
+    "step of -0.1": (GOOD._replace(step=-0.1).table(), torch.ones(1)),
+    "dead zone of -1": (GOOD._replace(dead_zone=-1.0).table(), torch.ones(1)),
+    "8 as the largest count of one spike": (GOOD._replace(one_spike=8).table(), torch.ones(1)),
+    "beside a zero point": (EncodeSettings(0, 15, False, 0.9, "relu", 0.0, 0.1).table(), torch.ones(1)),
     "nan|not a number|expected a number": (GOOD._replace(clip_ratio=float("nan")).table(), torch.ones(1)),
     "come together": (GOOD.table(), None),
     "come together; one": (GOOD._replace(clip="none").table(), torch.ones(1)),

@@ -16,7 +16,7 @@ from spikeconv.rotation import Rotation
 pytestmark = pytest.mark.skipif(not cpu_kernels(), reason="plans are the native kernels'")
 
 ASYMMETRIC = {"count_min": 0, "count_max": 15, "symmetric": False}
-WIDE = {"count_min": -255, "count_max": 255}
+WIDE = {"count_min": -300, "count_max": 300, "step": 0.085, "dead_zone": 0.25, "one_spike": 24}
 
 
 @pytest.fixture(params=cpu_kernels())
@@ -44,11 +44,12 @@ class Group:
         count_max: int = 7,
         symmetric: bool = True,
         clip: str = "none",
+        **zone: Any,
     ) -> None:
         self.rotation = Rotation(in_features, 0).on(torch.device("cpu")) if rotated else []
         self.gamma = None if norm is None else torch.randn(in_features).to(norm)
         self.threshold = None if clip == "none" else torch.tensor([0.2])
-        self.encoder = EncodeSettings(count_min, count_max, symmetric, 0.9, clip, 1e-5).table()
+        self.encoder = EncodeSettings(count_min, count_max, symmetric, 0.9, clip, 1e-5, **zone).table()
         half = 1 << (bits - 1)
         weights = [torch.randint(-half, half, (out, in_features), dtype=torch.int8) for out in sizes]
         self.weights = [ops.arrange(ops.pack(weight, bits), in_features, layout) for weight in weights]
@@ -140,8 +141,8 @@ def test_what_does_not_fit_is_refused() -> None:
         group.plan(sums=[torch.zeros(out, dtype=torch.int32) for out in (40, 19)])
     with pytest.raises(RuntimeError, match="adds up to more"):
         Group(**ASYMMETRIC).plan(sums=[torch.full((out,), 2**31 - 1, dtype=torch.int32) for out in (40, 19)])
-    with pytest.raises(RuntimeError, match="counts up to 256"):
-        Group(count_min=-256, count_max=256).plan()
+    with pytest.raises(RuntimeError, match="counts up to 16384"):
+        Group(count_min=-16384, count_max=16384).plan()
     with pytest.raises(RuntimeError, match="at most 8"):
         Group(sizes=(8,) * 9).plan()
     with pytest.raises(RuntimeError, match="only accumulate unfolds"):

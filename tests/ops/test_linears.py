@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_refused(kernels: Any) -> None:
         ("nly .?accumulate.? unfolds", zero, operands, table(execution="unfold")),
         ("come together", zero, without_sums, table()),
         ("come together", None, operands, table()),
-        ("counts up to 256", zero, operands, ProductSettings(4, 256).table()),
+        ("counts up to 16384", zero, operands, ProductSettings(4, 16384).table()),
     ]
     if kernels.device.type == "cpu":  # elsewhere it would take a synchronisation
         overflowing = [*operands]
