@@ -103,7 +103,9 @@ def convert(
     slot_overflow: Annotated[
         Literal["error", "clip"] | None,
         typer.Option(
-            help="Counts that the slots do not reach: refuse, or cut off.", rich_help_panel=SETTINGS, show_default="error"
+            help="Counts that the slots do not reach: refuse, or cut off.",
+            rich_help_panel=SETTINGS,
+            show_default="error",
         ),
     ] = None,
     kv_bits: Annotated[
@@ -299,7 +301,7 @@ def show_layer(result: "LayerResult") -> None:
 def show_summary(summary: "ConvertSummary") -> None:
     """The few numbers that sum a conversion up."""
     out.print(
-        "[good]Converted[/] {summary.converted} linears to {summary.bits} (T'={summary.virtual_steps}) in "
+        "[good]Converted[/] {summary.converted} linears to {summary.bits} ({summary.sending}) in "
         "[number]{summary.seconds:.1f} s[/]: [number]{summary.bits_per_weight:.2f}[/] bits per converted weight, "
         "mean relative weight error {summary.mean_relative_error:.4f}, {before:.1f} MB before, {after:.1f} MB after\n"
         "Saved to [number]{summary.output}[/]",

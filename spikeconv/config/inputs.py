@@ -44,14 +44,16 @@ class CountInputs(Settings):
     )
     scale: Literal["max", "rms"] = Field(
         "max",
-        description="max: a token's largest value lands on the largest count; rms: one count is `step` times the token's"
-        " RMS, or more where the largest value would not be reached",
+        description="max: a token's largest value lands on the largest count; rms: a count of one is `step` times its"
+        " RMS, or more where its largest value would not be reached",
     )
     step: Number | None = Field(None, gt=0, le=4, description="δ of scale=rms; none elsewhere")
     dead_zone: Number = Field(0, ge=0, le=4, description="θ: what is below θ times the token's RMS is not sent")
     clip_ratio: Number = Field(0.9, gt=0, le=1, description="share of a token's largest value that is kept")
     clip: ClipSettings | None = Field(None, description="membrane clipping, or none")
-    reach: Whole | None = Field(None, ge=1, description="bound that the code's slots set on counts; follows from the code")
+    reach: Whole | None = Field(
+        None, ge=1, description="bound that the code's slots set on counts; follows from the code"
+    )
     one_spike: Whole | None = Field(None, ge=1, description="largest count of one spike; follows from the code")
 
     @model_validator(mode="before")
@@ -59,7 +61,8 @@ class CountInputs(Settings):
     def _follows(cls, values: Any) -> Any:
         """What goes with scale=rms unless it is said otherwise: δ, and no clipping but at what the slots reach."""
         if isinstance(values, dict) and values.get("scale") == "rms":
-            return {**values, "step": values.get("step") or STEP, "clip_ratio": values.get("clip_ratio", 1)}
+            step = values.get("step")
+            return {**values, "step": STEP if step is None else step, "clip_ratio": values.get("clip_ratio", 1)}
         return values
 
     @model_validator(mode="after")

@@ -87,7 +87,7 @@ def merge(base: Tree, over: Tree) -> Tree:
 
 
 def overlay(base: Tree, over: Tree) -> Tree:
-    """`merge`, but what belongs to another codec or another scale of counts than `over` names is not kept of the inputs."""
+    """`merge`, but of the inputs nothing is kept that belongs to another codec or count scale than `over` names."""
     inputs, new = base.get("inputs"), over.get("inputs")
     if isinstance(inputs, dict) and isinstance(new, dict):
         kept: Any = inputs.keys()

@@ -76,6 +76,17 @@ class LinearScheme(Settings):
         return f"{self.weights.bits}-{self.inputs.name}"
 
     @property
+    def sending(self) -> str:
+        """How its counts are sent, in a few words: `T'=8`, or `ramp code of 24 slots, counts up to 300`."""
+        inputs, code = self.inputs, self.code
+        if code.kind == "unary" or isinstance(inputs, FloatInputs):
+            return f"T'={inputs.virtual_steps}"
+        slots = f" of {code.slots or inputs.largest_count} slots" if code.kind == "ramp" else ""
+        clipped = isinstance(inputs, CountInputs) and inputs.scale == "max" and inputs.reach == inputs.largest_count
+        cut = ", clipped there by the slots" if clipped else ""
+        return f"{code.kind} code{slots}, counts up to {inputs.largest_count}{cut}"
+
+    @property
     def encoding(self) -> tuple[object, ...]:
         """What two linears with the same input must agree on to share one encode."""
         return self.inputs, self.rotation, self.code

@@ -44,6 +44,7 @@ class ConvertSummary:
     output: str
     bits: str
     virtual_steps: int
+    sending: str
     converted: int
     skipped: int
     bits_per_weight: float
@@ -109,6 +110,7 @@ def convert(
         output=str(output),
         bits=plan.config.bits,
         virtual_steps=plan.config.inputs.virtual_steps,
+        sending=plan.config.sending,
         converted=len(plan.jobs),
         skipped=len(plan.skipped),
         bits_per_weight=plan.bits_per_weight,

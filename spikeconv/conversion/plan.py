@@ -128,12 +128,11 @@ class Plan:
         }
 
     def roles(self) -> dict[tuple[str, str, int, int], int]:
-        """How many linears there are of each (role, scheme with T', in, out)."""
+        """How many linears there are of each (role, scheme and how it is sent, in, out)."""
         return Counter(
             (
                 job.linear.role,
-                f"{job.scheme.bits}, T'={job.scheme.inputs.virtual_steps}"
-                + ("" if job.scheme.code.kind == "unary" else f", {job.scheme.code.kind} code"),
+                f"{job.scheme.bits}, {job.scheme.sending}",
                 job.in_features,
                 job.out_features,
             )

@@ -94,7 +94,9 @@ class EncodeSettings(NamedTuple):
         _check(ratio > 0, f"a clip ratio of {ratio:g}: expected a share above 0")
         _check(epsilon >= 0, f"an epsilon of {epsilon:g} for a norm: expected none below 0")
         _check(step >= 0 and dead >= 0, f"a step of {step:g} and a dead zone of {dead:g}: expected none below 0")
-        _check(one.is_integer() and 0 <= one <= high, f"{one:g} as the largest count of one spike: expected a count or 0")
+        _check(
+            one.is_integer() and 0 <= one <= high, f"{one:g} as the largest count of one spike: expected a count or 0"
+        )
         _check(
             bool(symmetric) or step == dead == one == 0,
             "a step or a dead zone beside a zero point: only signed counts take them",

@@ -62,7 +62,9 @@ ENCODES = [  # settings, τ
 ]
 
 
-@pytest.mark.parametrize(("settings", "clip"), ENCODES, ids=[f"{s.count_max}-{s.clip}-{s.dead_zone:g}" for s, _ in ENCODES])
+@pytest.mark.parametrize(
+    ("settings", "clip"), ENCODES, ids=[f"{s.count_max}-{s.clip}-{s.dead_zone:g}" for s, _ in ENCODES]
+)
 @pytest.mark.parametrize("memory", ["shared", "global"])
 def test_encode(
     ops: Any,

@@ -182,15 +182,24 @@ def test_steps_and_dead_zones_do_what_they_say(kernels: Any) -> None:
         counts, scale, *_ = kernels.encode(u, [], None, None, settings.table(), False)
         wide, k, s = u.double().cpu(), counts.long().cpu(), scale.double().cpu()
         rms, peak = wide.square().mean(-1, keepdim=True).sqrt(), wide.abs().amax(-1, keepdim=True)
-        torch.testing.assert_close(s, torch.maximum(step * rms, peak / high) if step else peak / high, rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            s, torch.maximum(step * rms, peak / high) if step else peak / high, rtol=1e-5, atol=0
+        )
         reaching = (peak / high > step * rms) if step else torch.zeros_like(peak, dtype=torch.bool)
         assert step != 0.085 or high != 36 or reaching[7], "the sweep must hold a token with an outlier"
         dead = torch.where(reaching, 0.0, dead_zone * rms)
-        assert (wide - s * k).abs()[reaching.expand_as(wide)].le((0.5001 * s).expand_as(wide)[reaching.expand_as(wide)]).all()
+        assert (
+            (wide - s * k)
+            .abs()[reaching.expand_as(wide)]
+            .le((0.5001 * s).expand_as(wide)[reaching.expand_as(wide)])
+            .all()
+        )
         size = wide.abs()
         sure = ((size - dead).abs() > 1e-4 * rms) & ((size - one * s - dead).abs() > 1e-4 * rms)
         nearest = (size / s).round().clamp(max=high)
-        wanted = torch.where(size < dead, 0.0, torch.where((size < one * s + dead) & (dead > 0), nearest.clamp(max=one), nearest))
+        wanted = torch.where(
+            size < dead, 0.0, torch.where((size < one * s + dead) & (dead > 0), nearest.clamp(max=one), nearest)
+        )
         off = (k.abs() - wanted.long()).abs()
         tie = ((size / s) % 1 - 0.5).abs() < 1e-3
         assert not off[sure & ~tie].any() and (k.sign() * wide.sign() >= 0).all(), settings
