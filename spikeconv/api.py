@@ -66,7 +66,7 @@ def convert(
         output: the checkpoint to create; None gives the converted model itself, in memory.
         scheme: a YAML file or a name in `configs/schemes/`; `settings` go on top of it.
         dtype: dtype of what stays float: auto (as in the source), float32, bfloat16, float16.
-        tokenizer: that of a model in memory, for the checkpoint's sake and to calibrate a clipping.
+        tokenizer: that of a model in memory, for the checkpoint's sake and to calibrate a clipping or a balance.
         force: replace an existing converted checkpoint.
         trust_remote_code: allow the source's own Python code.
         **settings: as on the command line (`bits="4-1.58"`, `steps=16`, `kv_bits=4`, `clip_quantile=0.5`) or by path
@@ -87,11 +87,11 @@ def convert(
 
     target = None if output is None else Path(output).expanduser()
     float_dtype = parse_dtype(_dtype_name(dtype))
-    config, clipping = read_settings(scheme, settings)
+    config, clipping, calibration = read_settings(scheme, settings)
     if target is not None:
         check_target(target, force, RECORD)
     source = open_model(_expanded(model), tokenizer, trust_remote_code=trust_remote_code)
-    plan = plan_conversion(source, config, clipping)
+    plan = plan_conversion(source, config, clipping, calibration, dtype=float_dtype)
     if target is None:
         return convert_in_memory(source, plan, dtype=float_dtype)
     arguments = {"scheme": scheme, "dtype": _dtype_name(dtype), **settings}

@@ -9,7 +9,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience
-from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
+from spikeconv.cli.options import CALIBRATION, CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name
 from spikeconv.sources.presets import DEFAULT_MODEL
 
@@ -68,6 +68,14 @@ def convert(
     rotation: Annotated[
         Literal["gamma-sqp", "quarot", "none"] | None,
         typer.Option(help="What is rotated.", rich_help_panel=SETTINGS, show_default="gamma-sqp"),
+    ] = None,
+    balance: Annotated[
+        Literal["none", "sqrt"] | None,
+        typer.Option(
+            help="sqrt: inputs and weights share what is hard to round, channel by channel.",
+            rich_help_panel=SETTINGS,
+            show_default="none",
+        ),
     ] = None,
     weight_clip: Annotated[
         Literal["mse", "none"] | None,
@@ -155,6 +163,22 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Text file, wikitext2, c4, a hub id, or mixed (offline), for what needs a text.",
+            rich_help_panel=CALIBRATION,
+            show_default="mixed",
+        ),
+    ] = None,
+    calibration_tokens: Annotated[
+        int | None,
+        typer.Option(help="Tokens of it to read.", rich_help_panel=CALIBRATION, show_default="16384"),
+    ] = None,
+    calibration_seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of which ones.", rich_help_panel=CALIBRATION, show_default="0"),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the random signs.", rich_help_panel=SETTINGS, show_default="2")
     ] = None,
@@ -196,6 +220,7 @@ def convert(
         "step": step,
         "dead_zone": dead_zone,
         "rotation": rotation,
+        "balance": balance,
         "weight_clip": weight_clip,
         "codec": codec,
         "layers": layers,
@@ -216,6 +241,7 @@ def convert(
     if source is None and not quiet:
         err.print("[note]No SOURCE given; converting the embedded model {model}.[/]", model=DEFAULT_MODEL)
 
+    from spikeconv.calibrate.windows import Calibration
     from spikeconv.checkpoint.folder import remember
     from spikeconv.checkpoint.scratch import check_target
     from spikeconv.checkpoint.writer import RECORD
@@ -234,6 +260,13 @@ def convert(
             "clip_from": clip_from,
         }
     )
+    texts = Calibration.parse(
+        {
+            "calibration": calibration,
+            "calibration_tokens": calibration_tokens,
+            "calibration_seed": calibration_seed,
+        }
+    )
     name = source or DEFAULT_MODEL
     target = output or Path(f"{model_name(name)}-{config.bits}")
     float_dtype = parse_dtype(dtype)
@@ -244,6 +277,8 @@ def convert(
         opened,
         config,
         clipping,
+        texts,
+        dtype=float_dtype,
         calibrate=not dry_run,
         track=tracker(quiet),
         note=lambda text: None if quiet else err.print("[note]{text}[/]", text=text),

@@ -8,6 +8,7 @@ import typer
 from spikeconv.sources.presets import DEFAULT_MODEL
 
 __all__ = [
+    "CALIBRATION",
     "CLIPPING",
     "AsJson",
     "Checkpoint",
@@ -20,8 +21,9 @@ __all__ = [
     "TrustRemoteCode",
 ]
 
+CALIBRATION = "Calibration text"
 CLIPPING = "Membrane clipping"
-"""Heading of its options in the help."""
+"""Headings of their options in the help."""
 
 Checkpoint = Annotated[
     Path | None,

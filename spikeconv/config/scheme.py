@@ -1,7 +1,7 @@
 """What a conversion does, as one frozen object that drives the command line, YAML, `config.json` and tests."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,6 +31,10 @@ class LinearScheme(Settings):
     inputs: InputSettings = Field(default_factory=CountInputs)
     rotation: RotationSettings = Field(default_factory=RotationSettings)
     code: CodeSettings = Field(default_factory=CodeSettings)
+    balance: Literal["none", "sqrt"] = Field(
+        "none",
+        description="sqrt: channel i of the input times d_i = sqrt(‖W_i‖ / rms x_i), column i of W divided by it",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -48,6 +52,10 @@ class LinearScheme(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "LinearScheme":
+        if self.balance != "none" and self.rotation.kind == "quarot":
+            raise ValueError(
+                f"balance={self.balance} needs rotation=gamma-sqp or none: QuaRot leaves no γ to fold it into"
+            )
         if self.clip is not None and self.rotation.kind == "quarot":
             raise ValueError("inputs.clip needs rotation=gamma-sqp or none: QuaRot's u lacks γ")
         if isinstance(self.inputs, CountInputs):
@@ -89,7 +97,7 @@ class LinearScheme(Settings):
     @property
     def encoding(self) -> tuple[object, ...]:
         """What two linears with the same input must agree on to share one encode."""
-        return self.inputs, self.rotation, self.code
+        return self.inputs, self.rotation, self.code, self.balance
 
     def overflow(self, in_features: int) -> str | None:
         """Why the accumulators of a linear with so many inputs could leave int32; None if they cannot.

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from spikeconv.checkpoint.balance import write_balance
 from spikeconv.checkpoint.card import model_card
 from spikeconv.checkpoint.format import quantization_config
 from spikeconv.checkpoint.writer import RECORD, Sink
@@ -97,8 +98,10 @@ def convert(
             source.copy_companions(sink.scratch)  # first: what cannot be read costs no work
             for name, tensor in converted_tensors(source, plan, dtype, track, finished):
                 sink.add(name, tensor)
-            shards = sink.finish_shards()
-            record = make_record(source, plan, shards, command)
+            files = sink.finish_shards()
+            if plan.diagonals is not None:
+                files.append(write_balance(sink.scratch, plan.diagonals, dtype))
+            record = make_record(source, plan, files, command)
             write_json(sink.scratch / RECORD, record)
             card = model_card(sink.target.name, record)
             (sink.scratch / "README.md").write_text(card, encoding="utf-8", errors="replace")
@@ -139,12 +142,12 @@ def converted_tensors(
         on_layer: called once for every finished decoder layer.
 
     Raises:
-        SpikeconvError: a weight is not finite, or a threshold is missing.
+        SpikeconvError: a weight is not finite, or a threshold or the factors of a balance are missing.
     """
     for job in plan.jobs:
         if job.scheme.clip is not None and job.threshold is None:
             raise SpikeconvError(f"The input of {job.linear.name} is clipped, but its threshold was not calibrated.")
-    work = _Work(plan, dtype, on_layer)
+    source, work = plan.balanced(source, dtype), _Work(plan, dtype, on_layer)
     for name in track(plan.tensors, "converting", len(plan.tensors)):
         yield from work.process(name, source).items()
 

@@ -3,18 +3,21 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PretrainedConfig
 
+from spikeconv.calibrate.windows import CalibrationText
 from spikeconv.config import LinearScheme, SpikeConfig, matches
 from spikeconv.conversion.tensors import check_tensors
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, ModuleLinear, NormKind, find_family, folded_norms, head_dim
 from spikeconv.nn import buffer_shapes
 from spikeconv.rotation import Rotation
+from spikeconv.sources.balanced import BalancedSource
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import build_empty, hf_config
 from spikeconv.suggest import did_you_mean
@@ -56,6 +59,8 @@ class Plan:
         tensors: names of the source's tensors that are read, in file order.
         ignored: names of those that are not, with the reason.
         layout: all linears, in order, converted or not.
+        calibration: the text that something was calibrated on, where that was asked for and it was read.
+        diagonals: the factors d [n] float32 by group, where inputs are balanced and that was calibrated.
     """
 
     family: Family
@@ -65,6 +70,30 @@ class Plan:
     tensors: tuple[str, ...]
     ignored: dict[str, str]
     layout: tuple[ModuleLinear, ...]
+    calibration: CalibrationText | None = field(default=None, compare=False)
+    diagonals: Mapping[str, Tensor] | None = field(default=None, compare=False)
+
+    @property
+    def balanced_groups(self) -> set[str]:
+        """The groups of linears whose input is balanced."""
+        return {job.linear.group for job in self.jobs if job.scheme.balance != "none"}
+
+    def balanced(self, source: Source, dtype: torch.dtype | None) -> Source:
+        """The source in the basis of the conversion: with every factor folded in that can be.
+
+        Args:
+            source: what was planned.
+            dtype: dtype of what stays float in the checkpoint; None: each as it is.
+
+        Raises:
+            SpikeconvError: factors are wanted, but were not calibrated.
+        """
+        if not (groups := self.balanced_groups):
+            return source
+        if self.diagonals is None or not groups <= self.diagonals.keys():
+            raise SpikeconvError("balance=sqrt needs statistics of a calibration text, and none was read.")
+        exact = {f"{job.linear.name}.weight" for job in self.jobs if not job.scheme.weights.is_float}
+        return BalancedSource(source, self.layout, self.diagonals, dtype, exact)
 
     @property
     def clips(self) -> bool:
@@ -181,6 +210,7 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
     _check_patterns("--skip", config.skip, layout, source)
     if not jobs:
         raise SpikeconvError(f"Nothing to convert in {source.path}: all {len(layout)} linears are skipped.")
+    _check_balance(jobs)
     reasons = {**skipped, **family.skipped}
     return Plan(family, config, tuple(jobs), reasons, tuple(tensors.shapes), dict(tensors.ignored), tuple(layout))
 
@@ -193,6 +223,18 @@ def _check_kv(model_config: PretrainedConfig, family: Family, config: SpikeConfi
     size = head_dim(model_config)
     if config.kv.group and size % config.kv.group:
         raise SpikeconvError(f"kv_group {config.kv.group} does not divide head_dim {size}.")
+
+
+def _check_balance(jobs: Iterable[Job]) -> None:
+    """Linears of one input are balanced together: there is one factor for each of its channels."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        other = first.setdefault(job.linear.group, job)
+        if other.scheme.balance != job.scheme.balance:
+            raise SpikeconvError(
+                f"{other.linear.name} has balance={other.scheme.balance}, {job.linear.name} {job.scheme.balance}, but "
+                "they have the same input; expected the same balance."
+            )
 
 
 def check_convertible(config: dict[str, Any], path: str) -> None:

@@ -1,14 +1,19 @@
 """The recipe of a conversion: find the source, open it, clip, plan, calibrate. What is left is the pipeline's."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, field_validator, model_validator
 from transformers import PreTrainedModel
 
+from spikeconv.calibrate.balance import diagonals
 from spikeconv.calibrate.record import ClipRecord
+from spikeconv.calibrate.statistics import input_statistics
 from spikeconv.calibrate.thresholds import calibrate_source, clip_roles
+from spikeconv.calibrate.windows import Calibration
 from spikeconv.config import SpikeConfig, parse_settings
 from spikeconv.config.base import Number, Settings, Whole
 from spikeconv.config.paths import SHORT_NAMES
@@ -72,22 +77,25 @@ class Clipping(Settings):
         return clip_roles(config, find_family(source.config), self.clip_mode or "relu", quantile, self.clip_roles)
 
 
-def read_settings(scheme: str | None, settings: Mapping[str, Any]) -> tuple[SpikeConfig, Clipping]:
+def read_settings(scheme: str | None, settings: Mapping[str, Any]) -> tuple[SpikeConfig, Clipping, Calibration]:
     """The settings of a conversion as a Python user writes them.
 
     Args:
         scheme: a YAML file or a scheme's name; lowest priority.
         settings: by path, short name or nested; `overrides` may map patterns to settings. What is called as an option
-            of the command line about clipping (`clip_quantile`, `clip_from`, …) says what is clipped.
+            of the command line about clipping (`clip_quantile`, `clip_from`, …) says what is clipped, and
+            `calibration`, `calibration_tokens` and `calibration_seed` on which text something is calibrated.
 
     Raises:
         SpikeconvError: a setting is unknown or impossible.
     """
     rest = dict(settings)
     clip = {name: rest.pop(name) for name in settings if name.startswith("clip_") and name not in SHORT_NAMES}
+    text = {name: rest.pop(name) for name in settings if name in Calibration.model_fields}
     if isinstance(overrides := rest.get("overrides"), Mapping):
         rest["overrides"] = [{"pattern": pattern, "settings": each} for pattern, each in overrides.items()]
-    return SpikeConfig.parse({} if scheme is None else load_scheme(scheme), rest), Clipping.parse(clip)
+    config = SpikeConfig.parse({} if scheme is None else load_scheme(scheme), rest)
+    return config, Clipping.parse(clip), Calibration.parse(text)
 
 
 def open_model(model: str | PreTrainedModel, tokenizer: Any = None, *, trust_remote_code: bool = False) -> Source:
@@ -109,31 +117,46 @@ def open_model(model: str | PreTrainedModel, tokenizer: Any = None, *, trust_rem
 def plan_conversion(
     source: Source,
     config: SpikeConfig,
-    clipping: Clipping,
+    clipping: Clipping | None = None,
+    calibration: Calibration | None = None,
     *,
+    dtype: torch.dtype | None = None,
     calibrate: bool = True,
     track: Track = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Plan a conversion, with τ found on a text wherever the plan clips.
+    """Plan a conversion, with everything found on a text that the plan wants to know of one: factors and τ.
 
     Args:
         source: what will be converted.
         config: the settings.
-        clipping: what to clip beside them.
-        calibrate: find τ; without it the plan is only for looking at.
+        clipping: what to clip beside them, and on which text τ is found.
+        calibration: the text that everything else is found on.
+        dtype: dtype of what stays float; None: as in the source.
+        calibrate: read texts; without it the plan is only for looking at.
         track: progress display.
         note: told, in a sentence, of work that takes long.
 
     Raises:
         SpikeconvError: the source cannot be converted like that.
     """
+    clipping, calibration = clipping or Clipping(), calibration or Calibration()
     if clipping.clip_from is not None:
         record = ClipRecord.read(clipping.clip_from)
-        return make_plan(source, record.apply(config, source)).with_thresholds(record.thresholds)
+        plan = make_plan(source, record.apply(config, source)).with_thresholds(record.thresholds)
+        if plan.balanced_groups:
+            raise SpikeconvError("The thresholds of --clip-from were found without balance; leave --balance out.")
+        return plan
     plan = make_plan(source, clipping.apply(config, source))
+    if calibrate and (groups := plan.balanced_groups):
+        text = calibration.read(source)
+        note(f"Calibrating the balance on {text.record['tokens']:,} tokens of {text.record['text']}.")
+        statistics = input_statistics(source, text.windows, groups, track=track)
+        rows = {linear.name: source.shape(f"{linear.name}.weight")[0] for linear in plan.layout}
+        plan = replace(plan, calibration=text, diagonals=diagonals(statistics, plan.layout, rows))
     if calibrate and plan.clips:
-        text, label = read_text(clipping.clip_text)
+        content, label = read_text(clipping.clip_text)
         note(f"Calibrating the clipping on {clipping.clip_tokens:,} tokens of {label}.")
-        plan = plan.with_thresholds(calibrate_source(source, plan.config, text, clipping.clip_tokens, track))
+        balanced = plan.balanced(source, dtype)
+        plan = plan.with_thresholds(calibrate_source(balanced, plan.config, content, clipping.clip_tokens, track))
     return plan

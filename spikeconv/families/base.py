@@ -36,6 +36,9 @@ class LinearSpec:
         norm: path below the layer of the norm whose γ scales the input, or None.
         center: path below the layer of the LayerNorm whose bias is a constant part of the input, or None. That part c
             is taken off before the encoder: W x = W (x - c) + W c for any c.
+        writer: path below the layer of the linear whose rows scale the input channel by channel, or None: multiplying
+            row r of it, and its bias, by d multiplies the channels by d that it writes.
+        heads: whether the writer's heads are repeated to make the input, as those of v in grouped-query attention.
     """
 
     name: str
@@ -43,11 +46,16 @@ class LinearSpec:
     group: str
     norm: str | None = None
     center: str | None = None
+    writer: str | None = None
+    heads: bool = False
 
 
 @dataclass(frozen=True)
 class ModuleLinear:
-    """A `LinearSpec` placed in a model: full module names; `layer` counts through all stacks."""
+    """A `LinearSpec` placed in a model: full module names; `layer` counts through all stacks.
+
+    `head` is the size of one head of the writer that is repeated as a whole, or None: the input has its rows.
+    """
 
     name: str
     role: str
@@ -56,6 +64,13 @@ class ModuleLinear:
     norm: str | None
     center: str | None
     norm_kind: NormKind
+    writer: str | None = None
+    head: int | None = None
+
+    @property
+    def folds(self) -> bool:
+        """Whether a factor per channel of the input can be made part of what stands in front of it."""
+        return self.norm is not None or self.writer is not None
 
 
 @dataclass(frozen=True)
@@ -156,9 +171,12 @@ class Family:
             for layer in range(stack.size(config)):
                 prefix = f"{stack.layers}.{layer}"
                 for spec in stack.linears:
-                    norm, center = (name and f"{prefix}.{name}" for name in (spec.norm, spec.center))
+                    paths = (spec.norm, spec.center, spec.writer)
+                    norm, center, writer = (name and f"{prefix}.{name}" for name in paths)
                     name, group = f"{prefix}.{spec.name}", f"{prefix}.{spec.group}"
-                    result.append(ModuleLinear(name, spec.role, before + layer, group, norm, center, stack.norm))
+                    head = head_dim(config) if spec.heads else None
+                    place = (name, spec.role, before + layer, group)
+                    result.append(ModuleLinear(*place, norm, center, stack.norm, writer, head))
             before += stack.size(config)
         return result
 
@@ -180,10 +198,10 @@ def gated_decoder(native: GatedDecoder | None = None) -> tuple[Stack, ...]:
         LinearSpec("self_attn.q_proj", "q", "qkv", attention_norm),
         LinearSpec("self_attn.k_proj", "k", "qkv", attention_norm),
         LinearSpec("self_attn.v_proj", "v", "qkv", attention_norm),
-        LinearSpec("self_attn.o_proj", "o", "o"),
+        LinearSpec("self_attn.o_proj", "o", "o", writer="self_attn.v_proj", heads=True),
         LinearSpec("mlp.gate_proj", "gate", "gate_up", ffn_norm),
         LinearSpec("mlp.up_proj", "up", "gate_up", ffn_norm),
-        LinearSpec("mlp.down_proj", "down", "down"),
+        LinearSpec("mlp.down_proj", "down", "down", writer="mlp.up_proj"),
     )
     return (Stack("model.layers", linears, RMS, attention="self_attn", native=native),)
 

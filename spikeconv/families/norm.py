@@ -31,6 +31,10 @@ class NormKind:
         """The stored weight that scales by one."""
         return 0.0 if self.name == "rms-plus-one" else 1.0
 
+    def weight(self, gamma: "Tensor") -> "Tensor":
+        """The stored weight [n] that scales by γ: the inverse of `gamma`."""
+        return gamma - 1 if self.name == "rms-plus-one" else gamma
+
     def gamma(self, weight: "Tensor") -> "Tensor":
         """What a stored weight [n] scales by."""
         return 1 + weight if self.name == "rms-plus-one" else weight

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -14,7 +15,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, find_family
 from spikeconv.quiet import quiet_transformers
 
-__all__ = ["build_empty", "hf_config"]
+__all__ = ["build_empty", "build_unloaded", "hf_config"]
 
 LAYERS = "num_hidden_layers"
 POSITIVE = (
@@ -64,6 +65,14 @@ def build_empty(config: PretrainedConfig) -> PreTrainedModel:
             model: PreTrainedModel = family.auto_model().from_config(config)
     except Exception as error:  # each model fails in its own way
         raise _impossible(family, error) from None
+    return model
+
+
+def build_unloaded(config: PretrainedConfig) -> PreTrainedModel:
+    """The model of a configuration in float32: its parameters on the meta device, its buffers real (rotary tables)."""
+    with init_empty_weights(include_buffers=False), quiet_transformers():
+        model: PreTrainedModel = find_family(config.to_dict()).auto_model().from_config(config, dtype=torch.float32)
+    model.eval().requires_grad_(False)
     return model
 
 

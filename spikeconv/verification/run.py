@@ -108,5 +108,5 @@ def verify_model(
     record = read_record(path)
     result.changed_files = changed_files(path, record)
     if source:
-        compare_with_source(model, ids, record, result)
+        compare_with_source(model, ids, record, path, result)
     return result

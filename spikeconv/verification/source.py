@@ -2,7 +2,8 @@
 
 Everything that stayed float must be the source's, exactly. A converted weight must be the source's, rotated and
 rounded to the nearest: |q - clamp(w / s)| ≤ 1/2 in every place, whatever range the scale s was searched in. And the
-rotation alone must leave the logits as they are.
+rotation alone must leave the logits as they are. Where inputs are balanced, all that holds of the balanced source, and
+balance and rotation together must leave the logits as they are.
 """
 
 import io
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikeconv.checkpoint.balance import BALANCE, read_balance
 from spikeconv.checkpoint.folder import source_path
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.linear import rotated_weight
@@ -23,6 +25,7 @@ from spikeconv.quiet import quiet_transformers
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.resolve import open_source
+from spikeconv.verification.balance import balance_model
 from spikeconv.verification.files import second_weights
 from spikeconv.verification.result import ROUNDING_TOLERANCE, VerifyResult
 from spikeconv.verification.rotation import rotate_only
@@ -30,13 +33,16 @@ from spikeconv.verification.rotation import rotate_only
 __all__ = ["compare_with_source", "read_source"]
 
 
-def compare_with_source(model: Any, ids: Tensor, record: dict[str, Any], result: VerifyResult) -> None:
+def compare_with_source(
+    model: Any, ids: Tensor, record: dict[str, Any], checkpoint: Path, result: VerifyResult
+) -> None:
     """Compare a converted model with the float model that its record names, if that is still there.
 
     Args:
         model: a converted model.
         ids: token ids [batch, tokens] on its device.
         record: the checkpoint's `spikeconv.json`.
+        checkpoint: its folder.
         result: where to note what is found.
     """
     path = source_path(record)
@@ -52,9 +58,15 @@ def compare_with_source(model: Any, ids: Tensor, record: dict[str, Any], result:
     source = source.to(model.device)
     config = SpikeConfig.parse(record["config"])
     result.second_weights = second_weights(path) if path.is_dir() else []
-    compare_tensors(model, source, config, result)
     with torch.inference_mode():
         expected = source(ids, use_cache=False).logits
+    if BALANCE in record["files"]:
+        if (balance := read_balance(checkpoint)) is None:
+            result.notes.append(f"{BALANCE} is gone: weights and rotation not compared with the source")
+            return
+        balance_model(source, open_source(path), *balance)
+    compare_tensors(model, source, config, result)
+    with torch.inference_mode():
         rotate_only(source, config)
         found = source(ids, use_cache=False).logits
     result.rotation_error = float((found - expected).abs().max() / expected.abs().max())

@@ -14,7 +14,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, Family, LinearSpec, Stack, find_family
 from spikeconv.families.norm import LAYER, RMS, RMS_PLUS_ONE
 
-LAYERS = SimpleNamespace(num_hidden_layers=2)
+LAYERS = SimpleNamespace(num_hidden_layers=2, head_dim=8)
 
 
 def test_supported_families() -> None:
