@@ -30,6 +30,7 @@ def convert_linear(
     gamma: Tensor | None = None,
     center: Tensor | None = None,
     threshold: float | None = None,
+    balance: Tensor | None = None,
 ) -> ConvertedLinear:
     """Rotate, round and pack a weight [out, in] of any float dtype.
 
@@ -39,12 +40,15 @@ def convert_linear(
         gamma: [in], folded into the weight first (QuaRot).
         center: [in], c of W x = W (x - c) + W c: what will be taken off the input. W c becomes the bias.
         threshold: τ, where the scheme clips.
+        balance: d [in], which the encoder will multiply the input by: W is divided by it.
     """
     # In float64, so that the order of the sum does not show in the last bit.
     others = {} if center is None else {"bias": (weight.double() @ center.double()).float()}
     if scheme.clip is not None and threshold is not None:
         others["input_threshold"] = torch.tensor([threshold], dtype=torch.float32)
-    rotated = rotated_weight(weight, scheme, gamma)
+    if balance is not None:
+        others["input_balance"] = balance.float()
+    rotated = rotated_weight(weight, scheme, gamma, balance)
     if scheme.weights.is_float:
         return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **others}, 0.0)
     quantized = quantize_rtn(rotated, scheme.weights.bits, scheme.weights.clip == "mse")
@@ -54,7 +58,10 @@ def convert_linear(
     return ConvertedLinear(tensors, quantized.relative_error)
 
 
-def rotated_weight(weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = None) -> Tensor:
-    """W D Hᵀ [out, in] float32 before it is rounded, with γ [in] folded in first if there is one."""
+def rotated_weight(
+    weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = None, balance: Tensor | None = None
+) -> Tensor:
+    """W D Hᵀ [out, in] float32 before it is rounded, first times γ [in] and divided by d [in] if there is either."""
     rotated = weight.float() if gamma is None else weight.float() * gamma.float()
+    rotated = rotated if balance is None else rotated / balance
     return rotated if scheme.rotation.is_none else Rotation(weight.shape[1], scheme.rotation.seed)(rotated)

@@ -157,7 +157,7 @@ class _Work:
 
     def __init__(self, plan: Plan, dtype: torch.dtype | None, on_layer: Callable[[LayerResult], None]) -> None:
         self._jobs = {f"{job.linear.name}.weight": job for job in plan.jobs}
-        self._dtype, self._on_layer = dtype, on_layer
+        self._dtype, self._on_layer, self._balances = dtype, on_layer, plan.encoder_balances()
         self._errors: dict[int, dict[str, float]] = {}
         self._left: dict[int, int] = {}
         for job in plan.jobs:
@@ -181,7 +181,8 @@ class _Work:
                 f"{source.path}: {name} holds {tensor.abs().max():.3g}, too much to rotate and round in float32; the "
                 "source is damaged and was not converted."
             )
-        converted = convert_linear(tensor, job.scheme, gamma, self._center(job, source), job.threshold)
+        center, balance = self._center(job, source), self._balances.get(name)
+        converted = convert_linear(tensor, job.scheme, gamma, center, job.threshold, balance)
         self._note(job, converted.relative_error)
         prefix = name.removesuffix("weight")
         return {prefix + key: self._cast(prefix + key, value) if key in ("weight", "bias") else value

@@ -43,7 +43,7 @@ class Job:
     @property
     def packed_bytes(self) -> int:
         """Bytes of the converted tensors; float weights count two bytes each."""
-        shapes = buffer_shapes(self.in_features, self.out_features, self.scheme).values()
+        shapes = buffer_shapes(self.in_features, self.out_features, self.scheme, self.linear.folds).values()
         return sum(torch.Size(shape).numel() * (dtype or torch.float16).itemsize for shape, dtype in shapes)
 
 
@@ -94,6 +94,11 @@ class Plan:
             raise SpikeconvError("balance=sqrt needs statistics of a calibration text, and none was read.")
         exact = {f"{job.linear.name}.weight" for job in self.jobs if not job.scheme.weights.is_float}
         return BalancedSource(source, self.layout, self.diagonals, dtype, exact)
+
+    def encoder_balances(self) -> dict[str, Tensor]:
+        """d [n] by name of the weight of every linear whose encoder multiplies by it: nothing in front can."""
+        jobs = (job for job in self.jobs if job.scheme.balance != "none" and not job.linear.folds)
+        return {f"{job.linear.name}.weight": (self.diagonals or {})[job.linear.group] for job in jobs}
 
     @property
     def clips(self) -> bool:
@@ -234,6 +239,11 @@ def _check_balance(jobs: Iterable[Job]) -> None:
             raise SpikeconvError(
                 f"{other.linear.name} has balance={other.scheme.balance}, {job.linear.name} {job.scheme.balance}, but "
                 "they have the same input; expected the same balance."
+            )
+        if job.scheme.balance != "none" and job.scheme.clip is not None and not job.linear.folds:
+            raise SpikeconvError(
+                f"{job.linear.name}: an input whose balance cannot be folded into what stands in front is not clipped; "
+                "leave --balance or the clipping out."
             )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, family_of
-from spikeconv.nn import buffer_shapes, spike_linears
+from spikeconv.nn import spike_linears
 
 __all__ = ["check_files", "check_tensors"]
 
@@ -152,7 +152,7 @@ def _exact_types(model: Any) -> dict[str, str]:
     return {
         f"{name}.{kind}": EXACT[dtype]
         for name, linear in spike_linears(model).items()
-        for kind, (_, dtype) in buffer_shapes(linear.in_features, linear.out_features, linear.scheme).items()
+        for kind, dtype in linear.dtypes().items()
         if dtype is not None
     }
 

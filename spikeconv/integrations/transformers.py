@@ -27,7 +27,7 @@ from spikeconv.nn import (
     SpikeGroup,
     SpikeLinear,
     arrange_weights,
-    check_thresholds,
+    check_shared,
     guard_first_forward,
     spike_linears,
 )
@@ -79,7 +79,7 @@ class SpikeQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> None:
         check_tensors(model)
-        check_thresholds(model)
+        check_shared(model)
         self._set_zero_shares(model)
         arrange_weights(model)
         speed_up_decode(model)
@@ -128,7 +128,7 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     layout = [_in_model(linear, model) for linear in named]
     schemes = {own.name: config.for_linear(linear.name, linear.role) for linear, own in zip(named, layout, strict=True)}
     converted = {name: scheme for name, scheme in schemes.items() if scheme is not None}
-    groups = _groups(model, layout, converted)
+    groups, folds = _groups(model, layout, converted), {linear.name: linear.folds for linear in layout}
     swapped = {}
     for name, scheme in converted.items():
         old = model.get_submodule(name)
@@ -141,6 +141,7 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
                 groups[name],
                 bias=has_bias,
                 dtype=old.weight.dtype,
+                folds=folds[name],
             )
         if old.bias is not None:
             new.bias = old.bias
@@ -151,8 +152,9 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
 
 def _in_model(linear: ModuleLinear, model: Any) -> ModuleLinear:
     """A linear with the module names of this model, which may have no output head."""
-    norm, center = (name and own_name(model, name) for name in (linear.norm, linear.center))
-    return replace(linear, name=own_name(model, linear.name), norm=norm, center=center)
+    paths = (linear.norm, linear.center, linear.writer)
+    norm, center, writer = (name and own_name(model, name) for name in paths)
+    return replace(linear, name=own_name(model, linear.name), norm=norm, center=center, writer=writer)
 
 
 def _groups(model: Any, layout: list[ModuleLinear], schemes: dict[str, LinearScheme]) -> dict[str, SpikeGroup]:

@@ -1,6 +1,6 @@
 from spikeconv.nn.attention import KvCode, attention_codes
 from spikeconv.nn.encoder import Encoder, FoldedNorm
-from spikeconv.nn.group import SpikeGroup, check_thresholds
+from spikeconv.nn.group import SpikeGroup, check_shared
 from spikeconv.nn.guard import guard_first_forward
 from spikeconv.nn.layout import arrange_weights, prefers_events, set_execution
 from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, spike_linears
@@ -15,7 +15,7 @@ __all__ = [
     "arrange_weights",
     "attention_codes",
     "buffer_shapes",
-    "check_thresholds",
+    "check_shared",
     "guard_first_forward",
     "prefers_events",
     "set_execution",

@@ -1,6 +1,7 @@
 """What turns the input of one or several linears into spike counts.
 
-x ─▶ minus its constant part, or RMSNorm, if it was folded in ─▶ rotation (γ already applied) ─▶ clip ─▶ counts, scale
+x ─▶ minus its constant part, times its balance, or RMSNorm, where they are done here ─▶
+rotation (γ already applied) ─▶ clip ─▶ counts, scale
 """
 
 from collections.abc import Callable
@@ -61,6 +62,7 @@ class Encoder:
         norm: an RMSNorm that is computed here.
         center: a LayerNorm whose bias [n] is a constant part of the input and is taken off first.
 
+    `balanced_by` is a module whose buffer `input_balance` [n] float32 is d, if the input is balanced here.
     `clipped_by` is a module whose buffer `input_threshold` [1] float32 is τ, where the scheme clips: one of the
     linears, whose thresholds agree.
     """
@@ -73,6 +75,7 @@ class Encoder:
         self.norm = norm
         self.center = center
         self.clipped_by: nn.Module | None = None
+        self.balanced_by: nn.Module | None = None
         self.observers: list[Callable[[SpikeCounts], None]] = []
 
     @property
@@ -93,8 +96,17 @@ class Encoder:
         return self.encode(self.centered(x))
 
     def centered(self, x: Tensor) -> Tensor:
-        """x without its constant part, which is in the bias: float32 if there is one."""
-        return x if self.center is None else x.float() - self.center.bias.float()
+        """x without its constant part, which is in the bias, times d: float32 if there is either."""
+        centered = x if self.center is None else x.float() - self.center.bias.float()
+        if self.balanced_by is None:
+            return centered
+        d: Tensor = self.balanced_by._buffers["input_balance"]  # type: ignore[assignment] # it has one
+        return centered.float() * d
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `centered` changes anything."""
+        return self.center is not None or self.balanced_by is not None
 
     def encode(self, x: Tensor) -> Encoding:
         """Encode what `centered` gave, x [..., in_features]."""

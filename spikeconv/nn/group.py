@@ -18,7 +18,7 @@ from spikeconv.ops.native import run_group
 if TYPE_CHECKING:
     from spikeconv.nn.linear import SpikeLinear
 
-__all__ = ["SpikeGroup", "check_thresholds"]
+__all__ = ["SpikeGroup", "check_shared"]
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -98,7 +98,7 @@ class SpikeGroup:
             encoder.observers = []
         self._away[2].add(member)
         try:
-            with brought_back((member, encoder.norm, encoder.center, encoder.clipped_by)):
+            with brought_back((member, encoder.norm, encoder.center, encoder.clipped_by, encoder.balanced_by)):
                 y = self.products(x, [member])[0]
         finally:
             encoder.observers = observers
@@ -108,7 +108,7 @@ class SpikeGroup:
     def products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:
         """Encode x and multiply it by the weights of some members."""
         outputs = self._products(self.encoder.centered(x), members)
-        return outputs if self.encoder.center is None else [y.to(x.dtype) for y in outputs]
+        return [y.to(x.dtype) for y in outputs] if self.encoder.prepares else outputs
 
     def _products(self, x: Tensor, members: "list[SpikeLinear]") -> list[Tensor]:
         if torch.is_grad_enabled() and self._trains(x, members):
@@ -147,20 +147,23 @@ class SpikeGroup:
         return {**self.__dict__, "_last": None, "_plan": None, "_traced": None, "_away": None}
 
 
-def check_thresholds(model: nn.Module) -> None:
-    """Refuse a model with linears that share an encode but were calibrated to clip it at different thresholds.
+def check_shared(model: nn.Module) -> None:
+    """Refuse a model with linears that share an encode but hold different thresholds or factors for it.
 
     Raises:
         SpikeconvError: two differ.
     """
-    first: dict[int, tuple[str, Tensor]] = {}
+    first: dict[tuple[int, str], tuple[str, Tensor]] = {}
     for name, module in model.named_modules():
-        threshold, group = module._buffers.get("input_threshold"), getattr(module, "group", None)
-        if threshold is None or threshold.is_meta or not isinstance(group, SpikeGroup):
-            continue
-        other, expected = first.setdefault(id(group), (name, threshold))
-        if not torch.equal(threshold.cpu(), expected.cpu()):
-            raise SpikeconvError(
-                f"{name}.input_threshold is {threshold.tolist()}, that of {other}, which shares its input, "
-                f"{expected.tolist()}; expected the same number. The checkpoint is damaged; convert it again."
-            )
+        group = getattr(module, "group", None)
+        for kind in ("input_threshold", "input_balance"):
+            tensor = module._buffers.get(kind)
+            if tensor is None or tensor.is_meta or not isinstance(group, SpikeGroup):
+                continue
+            other, expected = first.setdefault((id(group), kind), (name, tensor))
+            if not torch.equal(tensor.cpu(), expected.cpu()):
+                values = [f" {each.tolist()}" if each.numel() == 1 else "" for each in (tensor, expected)]
+                raise SpikeconvError(
+                    f"{name}.{kind}{values[0]} is not that of {other}, which shares its input,{values[1]}; expected "
+                    "the same. The checkpoint is damaged; convert it again."
+                )

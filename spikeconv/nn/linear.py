@@ -23,7 +23,7 @@ __all__ = ["EXECUTIONS", "SpikeLinear", "checked_execution", "spike_linears"]
 
 EXECUTIONS = ("auto", *ops.EXECUTIONS)
 
-FLOAT32 = ("weight_scale", "input_threshold")
+FLOAT32 = ("weight_scale", "input_threshold", "input_balance")
 """Buffers that stay in float32 whatever the model's dtype."""
 
 
@@ -36,6 +36,8 @@ class SpikeLinear(nn.Module):
         weight_scale: float32 [out], kept in float32 whatever the model's dtype (integer weights only).
         weight_sum: int32 [out], row sums that the zero point multiplies (asymmetric counts only).
         input_threshold: float32 [1], τ of membrane clipping, the same in all linears of a group (clipped inputs only).
+        input_balance: float32 [in], the factors d of a balanced input that nothing in front could take in, the same in
+            all linears of a group (where `folds` is false).
 
     The output has the dtype of the input; everything in between is int32 and float32.
     """
@@ -44,6 +46,7 @@ class SpikeLinear(nn.Module):
     weight_scale: Tensor | None
     weight_sum: Tensor | None
     input_threshold: Tensor | None
+    input_balance: Tensor | None
     bias: nn.Parameter | None
 
     def __init__(
@@ -55,14 +58,15 @@ class SpikeLinear(nn.Module):
         *,
         bias: bool = False,
         dtype: torch.dtype | None = None,
+        folds: bool = True,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.scheme, self.group = scheme, group
         group.members.append(self)
         self.execution = default_execution()
-        shapes = buffer_shapes(in_features, out_features, scheme)
-        for name in ("weight", "weight_scale", "weight_sum", "input_threshold"):
+        shapes = buffer_shapes(in_features, out_features, scheme, folds)
+        for name in ("weight", "weight_scale", "weight_sum", "input_threshold", "input_balance"):
             spec = shapes.get(name)
             buffer = torch.empty(spec[0], dtype=spec[1] or dtype) if spec else None
             self.register_buffer(name, buffer)
@@ -70,6 +74,8 @@ class SpikeLinear(nn.Module):
         self.register_parameter("bias", empty)
         if self.input_threshold is not None and group.encoder.clipped_by is None:
             group.encoder.clipped_by = self
+        if self.input_balance is not None and group.encoder.balanced_by is None:
+            group.encoder.balanced_by = self
 
     @property
     def encoder(self) -> Encoder:
@@ -100,7 +106,8 @@ class SpikeLinear(nn.Module):
         try:
             total = 0 if weight is None else weight._version
             total += (0 if scale is None else scale._version) + (0 if row_sum is None else row_sum._version)
-            total += 0 if (threshold := buffers["input_threshold"]) is None else threshold._version
+            for name in ("input_threshold", "input_balance"):
+                total += 0 if (calibrated := buffers[name]) is None else calibrated._version
             return total + (0 if bias is None else bias._version)
         except RuntimeError:
             return -1
@@ -152,6 +159,11 @@ class SpikeLinear(nn.Module):
         packed = self._packed()
         self.weight = packed if layout == "packed" else ops.arrange(packed, self.in_features, layout)
 
+    def dtypes(self) -> dict[str, torch.dtype | None]:
+        """The dtype of every tensor of it in a checkpoint but the bias; None: the model's."""
+        shapes = buffer_shapes(self.in_features, self.out_features, self.scheme, self.input_balance is None)
+        return {name: dtype for name, (_, dtype) in shapes.items()}
+
     @property
     def layout(self) -> ops.Layout:
         """How the weight lies at the moment."""
@@ -197,9 +209,12 @@ class SpikeLinear(nn.Module):
 
 
 def buffer_shapes(
-    in_features: int, out_features: int, scheme: LinearScheme
+    in_features: int, out_features: int, scheme: LinearScheme, folds: bool = True
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
-    """Shape and dtype (None: the model's) of every buffer of a converted linear, which are its checkpoint tensors."""
+    """Shape and dtype (None: the model's) of every buffer of a converted linear, which are its checkpoint tensors.
+
+    `folds` says whether what stands in front takes in the factors of a balanced input (`ModuleLinear.folds`).
+    """
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {}
     if scheme.weights.is_float:
         shapes["weight"] = ((out_features, 1, in_features), None)
@@ -210,6 +225,8 @@ def buffer_shapes(
             shapes["weight_sum"] = ((out_features,), torch.int32)
     if scheme.clip is not None:
         shapes["input_threshold"] = ((1,), torch.float32)
+    if scheme.balance != "none" and not folds:
+        shapes["input_balance"] = ((in_features,), torch.float32)
     return shapes
 
 

@@ -33,6 +33,8 @@ def balance_model(model: Any, source: Source, diagonals: Mapping[str, Tensor], d
     for group, d in diagonals.items():
         if sizes.get(group) != d.numel() or d.dim() != 1 or not (d > 0).all() or not d.isfinite().all():
             raise SpikeconvError(f"The factors of {group} do not fit the model; copy or convert the checkpoint again.")
+    if not any(linear.folds for linear in layout if linear.group in diagonals):
+        return  # the encoders multiply by them
     balanced = BalancedSource(_Read(model, source), layout, diagonals, parse_dtype(dtype), _weights(layout))
     with torch.no_grad():
         found = {name: balanced.load(name) for name in balanced.touched()}

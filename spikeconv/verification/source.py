@@ -7,6 +7,7 @@ balance and rotation together must leave the logits as they are.
 """
 
 import io
+from collections.abc import Mapping
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,14 @@ def compare_with_source(
     result.second_weights = second_weights(path) if path.is_dir() else []
     with torch.inference_mode():
         expected = source(ids, use_cache=False).logits
+    diagonals: dict[str, Tensor] = {}
     if BALANCE in record["files"]:
         if (balance := read_balance(checkpoint)) is None:
             result.notes.append(f"{BALANCE} is gone: weights and rotation not compared with the source")
             return
-        balance_model(source, open_source(path), *balance)
-    compare_tensors(model, source, config, result)
+        diagonals, kept = balance
+        balance_model(source, open_source(path), diagonals, kept)
+    compare_tensors(model, source, config, result, diagonals)
     with torch.inference_mode():
         rotate_only(source, config)
         found = source(ids, use_cache=False).logits
@@ -95,7 +98,9 @@ def read_source(path: Path) -> tuple[Any, str]:
     return model.eval(), "transformers"
 
 
-def compare_tensors(model: Any, source: Any, config: SpikeConfig, result: VerifyResult) -> None:
+def compare_tensors(
+    model: Any, source: Any, config: SpikeConfig, result: VerifyResult, diagonals: Mapping[str, Tensor] | None = None
+) -> None:
     """Compare every tensor of a converted model with that of its float source, which is in float32.
 
     Args:
@@ -103,6 +108,7 @@ def compare_tensors(model: Any, source: Any, config: SpikeConfig, result: Verify
         source: the float model.
         config: the settings of the conversion.
         result: where to note what is found.
+        diagonals: the factors d of inputs, by group.
     """
     linears = spike_linears(model)
     layout = family_of(model).layout(model.config.get_text_config())
@@ -110,6 +116,7 @@ def compare_tensors(model: Any, source: Any, config: SpikeConfig, result: Verify
     kinds = {linear.norm: linear.norm_kind for linear in layout if linear.norm}
     gammas = {linear: kinds[norm].gamma(source.get_submodule(norm).weight.data) for linear, norm in folded.items()}
     expected = source.state_dict()
+    groups = {linear.name: linear.group for linear in layout}
     seen = set()
     for name, tensor in _float_tensors(model):
         seen.add(name)
@@ -128,7 +135,8 @@ def compare_tensors(model: Any, source: Any, config: SpikeConfig, result: Verify
             result.different_tensors.append(name)
     for name, linear in linears.items():
         seen.add(f"{name}.weight")
-        error, same = _compare_linear(linear, source.get_submodule(name), gammas.get(name))
+        balance = None if linear.input_balance is None else (diagonals or {}).get(groups[name])
+        error, same = _compare_linear(linear, source.get_submodule(name), gammas.get(name), balance)
         result.rounding_error = max(error, result.rounding_error or 0.0)
         if not same:
             result.different_weights.append(name)
@@ -148,11 +156,14 @@ def _float_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return found
 
 
-def _compare_linear(linear: SpikeLinear, plain: Any, gamma: Tensor | None) -> tuple[float, bool]:
+def _compare_linear(
+    linear: SpikeLinear, plain: Any, gamma: Tensor | None, balance: Tensor | None
+) -> tuple[float, bool]:
     """Largest distance from the source in steps of the scale (0 for float weights), and whether all is right."""
     weight = plain.weight.data.to(linear.weight.device)
-    rotated = rotated_weight(weight, linear.scheme, gamma)
-    same, error = _bias_is_right(linear, weight), 0.0
+    balance = None if balance is None else balance.to(weight.device)
+    rotated = rotated_weight(weight, linear.scheme, gamma, balance)
+    same, error = _bias_is_right(linear, weight) and _balance_is_right(linear, balance), 0.0
     if linear.weight_scale is None:
         return error, same and _close(linear.weight.squeeze(1), rotated, 2.0**-7)
     bits = linear.scheme.weights.bits
@@ -173,6 +184,12 @@ def _bias_is_right(linear: SpikeLinear, weight: Tensor) -> bool:
         return True
     wanted = (weight.double() @ center.bias.data.double()).float()
     return _close(linear.bias.data, wanted, 2.0**-7)
+
+
+def _balance_is_right(linear: SpikeLinear, balance: Tensor | None) -> bool:
+    """Whether the encoder multiplies by the factors that the weight is divided by."""
+    found = linear.input_balance
+    return found is None if balance is None else found is not None and torch.equal(found, balance)
 
 
 def _close(found: Tensor, expected: Tensor, tolerance: float) -> bool:

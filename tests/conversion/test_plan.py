@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES
 from spikeconv.sources.hf import HfSource
+from spikeconv.sources.model_config import hf_config
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def plan(tiny_checkpoint: Callable[..., Path]) -> Callable[..., Plan]:
 
 def test_every_linear_has_a_job_with_its_shape(family: str, plan: Callable[..., Plan], tiny_checkpoint: Any) -> None:
     made, source = plan(family), HfSource(tiny_checkpoint(family))
-    assert [job.linear for job in made.jobs] == FAMILIES[family].layout(SimpleNamespace(num_hidden_layers=2))
+    assert [job.linear for job in made.jobs] == FAMILIES[family].layout(hf_config(source.config))
     for job in made.jobs:
         assert (job.out_features, job.in_features) == source.shape(f"{job.linear.name}.weight")
     assert made.skipped == FAMILIES[family].skipped and all(made.skipped.values())

@@ -18,6 +18,8 @@ from spikeconv.conversion.recipe import plan_conversion
 from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint
+from spikeconv.nn import spike_linears
+from spikeconv.sources.float_model import load_float
 from spikeconv.sources.hf import HfSource
 from spikeconv.verification.result import VerifyResult
 from spikeconv.verification.run import verify
@@ -83,3 +85,29 @@ def test_a_factor_that_is_not_the_one_used_is_seen(balanced: Fixture, tmp_path: 
     (gone / BALANCE).unlink()
     result = checked(gone)
     assert not result.clean and result.changed_files == [BALANCE] and BALANCE in result.notes[0]
+
+
+def test_where_nothing_takes_the_factors_in_the_encoder_multiplies(
+    balanced: Fixture, recurrent: str, logits_of: Fixture, tiny_checkpoint: Fixture
+) -> None:
+    """RWKV: a tensor of each linear; with float weights and inputs the function is the source's."""
+    path = balanced(recurrent, bits="16-16")
+    expected, found = logits_of(load_float(tiny_checkpoint(recurrent)).model), logits_of(load_checkpoint(path).model)
+    assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
+    path = balanced(recurrent)
+    result = checked(path)
+    assert result.clean, result
+    model, factors = load_checkpoint(path).model, load_file(path / BALANCE)
+    linears = spike_linears(model)
+    assert len(linears) == len(factors)
+    for linear in linears.values():
+        assert linear.input_balance is not None and linear.encoder.balanced_by is linear
+        assert linear.to(torch.bfloat16).input_balance.dtype == torch.float32
+    tensors = load_file(path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("input_balance"))
+    save_file({**tensors, name: tensors[name] * 1.01}, path / "model.safetensors", metadata={"format": "pt"})
+    assert checked(path).different_weights == [name.removesuffix(".input_balance")]
+    del tensors[name]
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SpikeconvError, match="input_balance"):
+        load_checkpoint(path)
