@@ -10,7 +10,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.plain import write_json
 from spikeconv.sources.json_file import read_json
 
-__all__ = ["has_record", "read_record", "remember", "resolve_checkpoint", "save_zero_shares", "source_path"]
+__all__ = ["has_record", "read_record", "remember", "resolve_checkpoint", "save_zero_shares", "saw_text", "source_path"]
 
 
 def remember(checkpoint: Path) -> None:
@@ -65,6 +65,14 @@ def read_record(path: Path) -> dict[str, Any]:
     if "path" not in record["source"]:
         raise SpikeconvError(f"{path / RECORD} is damaged: its 'source' has no path; convert the model again.")
     return record
+
+
+def saw_text(path: Path, digest: str) -> bool:
+    """Whether a checkpoint was calibrated on the text with this SHA-256, as far as its record tells."""
+    if not has_record(path):
+        return False
+    calibration = read_record(path).get("calibration")
+    return isinstance(calibration, dict) and calibration.get("text_sha256") == digest
 
 
 def source_path(record: dict[str, Any]) -> Path | None:

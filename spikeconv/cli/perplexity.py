@@ -1,5 +1,6 @@
 """`spikeconv perplexity`: perplexity and bits per byte on a text."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import show_lost_baseline
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
 from spikeconv.data.texts import read_text
+from spikeconv.errors import SpikeconvWarning
 from spikeconv.evaluate import perplexity as measurement
 from spikeconv.evaluate.compare import compare
 
@@ -44,9 +46,13 @@ def perplexity(
     """
     content, label = read_text(text, dataset)
 
-    from spikeconv.checkpoint.folder import resolve_checkpoint
+    from spikeconv.calibrate.windows import text_digest
+    from spikeconv.checkpoint.folder import resolve_checkpoint, saw_text
 
     path = resolve_checkpoint(checkpoint)
+    if saw_text(path, text_digest(content)):
+        message = f"{path} was calibrated on this text ({label}): what it measures here says little of others."
+        warnings.warn(message, SpikeconvWarning, stacklevel=2)
     if not quiet:
         err.print("[note]checkpoint {path}, text: {label}[/]", path=path, label=label)
     result = compare(
