@@ -52,18 +52,29 @@ def source() -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """4-1.58, made by the command line in a process of its own that reports its peak memory, in KiB.
+    """4-1.58."""
+    return made(source, tmp_path_factory.mktemp("real") / "spiking")
+
+
+@pytest.fixture(scope="module")
+def balanced(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """4-1.58, balanced; a fourth of the default's text moves the perplexity little."""
+    out = tmp_path_factory.mktemp("balanced") / "spiking"
+    return made(source, out, "--balance", "sqrt", "--calibration-tokens", "4096")
+
+
+def made(source: Path, out: Path, *options: str) -> Path:
+    """A checkpoint from the command line, in a process of its own that reports its peak memory, in KiB.
 
     It is read from VmHWM: `ru_maxrss` begins with the peak of whoever started the process.
     """
-    out = tmp_path_factory.mktemp("real") / "spiking"
     code = (
         "import atexit, pathlib; from spikeconv.cli.app import main\n"
         "status = pathlib.Path('/proc/self/status')\n"
         "atexit.register(lambda: print(status.read_text().split('VmHWM:')[1].split()[0]))\n"
         "main()"
     )
-    arguments = ["convert", str(source), "-o", str(out), "--quiet"]
+    arguments = ["convert", str(source), "-o", str(out), "--quiet", *options]
     own, built = out.parent / "cache", cache_dir() / "kernels"  # the note of the last checkpoint is the user's
     own.mkdir()
     built.mkdir(parents=True, exist_ok=True)
@@ -110,6 +121,20 @@ def report(loaded: LoadedModel, tokens: int) -> Any:
 
 def test_converting_stays_below_two_gib(checkpoint: Path) -> None:
     assert int((checkpoint.parent / "peak").read_text()) * 1024 < 2 * GIB
+
+
+def test_balance_keeps_more_for_the_same_memory(
+    balanced: Path, english: str, float_perplexity: float, spiking: LoadedModel
+) -> None:
+    """Calibrated on another text; docs/calibration.md has the numbers."""
+    assert int((balanced.parent / "peak").read_text()) * 1024 < 2 * GIB
+    loaded = load_checkpoint(balanced)
+    ratios = [
+        perplexity(each, english, window=WINDOW, max_tokens=TOKENS).perplexity / float_perplexity
+        for each in (loaded, spiking)
+    ]
+    assert 1 < ratios[0] <= 1.6 and ratios[0] < 0.75 * ratios[1]
+    assert verify(loaded, sample_text(), tokens=16).clean
 
 
 def test_loading_makes_no_float_copy(spiking: LoadedModel, checkpoint: Path) -> None:

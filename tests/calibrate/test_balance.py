@@ -1,6 +1,7 @@
 """The balance is what its equation says, folds into what stands in front, and leaves the function as it is."""
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.conversion.recipe import plan_conversion
 from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import head_dim
+from spikeconv.families import find_family, head_dim
 from spikeconv.sources.balanced import BalancedSource
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.hf import HfSource
@@ -142,6 +143,35 @@ def test_statistics_are_the_same_every_time_and_for_every_source(tiny_checkpoint
         assert torch.equal(first[group].input_square, again[group].input_square)
         assert torch.equal(first[group].weight_square, at_once[group].weight_square)
         torch.testing.assert_close(first[group].input_square, at_once[group].input_square, rtol=1e-4, atol=0)
+
+
+def test_statistics_hold_one_layer(tiny_checkpoint: Fixture, family: str) -> None:
+    """Of the arrays that the source gave, only those of one layer and of what is no layer are alive at any time."""
+    source, windows = HfSource(tiny_checkpoint(family, num_hidden_layers=5)), torch.randint(0, 256, (3, 16))
+    stacks = find_family(source.config).stacks
+    sizes: dict[str, int] = {}
+    for name in source.names():
+        layer = next((name[len(s.layers) + 1 :].split(".")[0] for s in stacks if name.startswith(s.layers)), "none")
+        sizes[layer] = sizes.get(layer, 0) + torch.Size(source.shape(name)).numel() * 4
+    alive, most = 0, 0
+
+    class Watched(ModelSource):
+        def load(self, name: str) -> torch.Tensor:
+            nonlocal alive, most
+            array = super().load(name).numpy().copy()
+
+            def gone(size: int = array.nbytes) -> None:
+                nonlocal alive
+                alive -= size
+
+            weakref.finalize(array, gone)
+            alive += array.nbytes
+            most = max(most, alive)
+            return torch.from_numpy(array)
+
+    layout = make_plan(source, SpikeConfig()).layout
+    input_statistics(Watched(load_float(source).model), windows, {linear.group for linear in layout}, batch_tokens=32)
+    assert len(sizes) == 6 and 0 < most <= sizes["none"] + max(sizes[layer] for layer in "01234")
 
 
 def test_a_plan_says_what_cannot_be_balanced(tiny_checkpoint: Fixture, text: Calibration) -> None:
