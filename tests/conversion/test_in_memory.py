@@ -8,12 +8,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import spikeconv
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.memory import convert_in_memory
 from spikeconv.conversion.pipeline import LayerResult, convert
 from spikeconv.conversion.plan import make_plan
+from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn import spike_linears
+from spikeconv.sources.float_model import load_float
 from spikeconv.sources.hf import HfSource
 from spikeconv.sources.model import ModelSource
 
@@ -94,3 +97,22 @@ def test_what_cannot_be_converted(tiny_checkpoint: Fixture, converted: Fixture) 
         convert_model(model)
     with pytest.raises(SpikeconvError, match="has no tokenizer"):
         ModelSource(model).tokenizer()
+
+
+def test_a_balanced_model_is_the_balanced_checkpoint(
+    tiny_checkpoint: Fixture, logits_of: Fixture, tmp_path: Path
+) -> None:
+    """In bfloat16, with a clipping calibrated on the balanced model, through the functions that Python users call."""
+    text = tmp_path / "text.txt"
+    text.write_text(sample_text(), encoding="utf-8")
+    settings: dict[str, Any] = {"balance": "sqrt", "calibration": text, "calibration_tokens": 128, "dtype": "bfloat16"}
+    settings |= {"clip_quantile": 0.3, "clip_text": text, "clip_tokens": 256}
+    for family in ("qwen3", "rwkv6"):
+        chosen = {key: value for key, value in settings.items() if family == "qwen3" or "clip" not in key}
+        path = tiny_checkpoint(family)
+        model, tokenizer = load_float(path).model, load_float(path).tokenizer
+        found = spikeconv.convert(model, tokenizer=tokenizer, **chosen)
+        spikeconv.convert(path, tmp_path / family, **chosen)
+        assert torch.equal(logits_of(found), logits_of(spikeconv.load(tmp_path / family)))
+    with pytest.raises(SpikeconvError, match="no tokenizer"):
+        spikeconv.convert(model, balance="sqrt", calibration=text)
