@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear
 from spikeconv.sources.base import Source
 
@@ -49,7 +50,11 @@ class BalancedSource(Source):
         self._norms = {f"{linear.norm}.{kind}": linear for linear in balanced if linear.norm for kind in PARTS}
 
     def load(self, name: str) -> Tensor:
-        """Read one tensor, balanced."""
+        """Read one tensor, balanced.
+
+        Raises:
+            SpikeconvError: the dtype that it is kept in cannot hold it.
+        """
         tensor = self._source.load(name)
         if (linear := self._norms.get(name)) is not None:
             if name.endswith(".bias"):
@@ -90,7 +95,12 @@ class BalancedSource(Source):
     def _stored(self, name: str, tensor: Tensor) -> Tensor:
         """A float32 tensor rounded to the dtype of the checkpoint."""
         dtype = self._dtype or self._source.dtype(name)
-        return tensor.to(dtype) if isinstance(dtype, torch.dtype) else tensor
+        assert isinstance(dtype, torch.dtype), "a source is checked to hold floats before it is converted"
+        stored = tensor.to(dtype)
+        if tensor.isfinite().all() and not stored.isfinite().all():
+            kind = str(dtype).removeprefix("torch.")
+            raise SpikeconvError(f"{name} holds {tensor.abs().max():.3g} when it is balanced, too much for {kind}.")
+        return stored
 
     def dtype(self, name: str) -> torch.dtype | str:
         """Dtype of a tensor."""

@@ -188,3 +188,11 @@ def test_a_plan_says_what_cannot_be_balanced(tiny_checkpoint: Fixture, text: Cal
         "model.layers.1.down",
     }
     assert json.dumps(down.model_dump(mode="json")).count('"balance": "none"') == 1
+
+
+def test_a_norm_that_its_dtype_cannot_hold_is_named(tiny_checkpoint: Fixture) -> None:
+    source = HfSource(tiny_checkpoint("llama"))
+    layout, norm = make_plan(source, SpikeConfig()).layout, "model.layers.0.input_layernorm.weight"
+    loud = BalancedSource(source, layout, {"model.layers.0.qkv": torch.full((72,), 1e6)}, torch.float16)
+    with pytest.raises(SpikeconvError, match=rf"{norm} holds .* when it is balanced, too much for float16"):
+        loud.load(norm)
