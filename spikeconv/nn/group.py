@@ -161,9 +161,10 @@ def check_shared(model: nn.Module) -> None:
             if tensor is None or tensor.is_meta or not isinstance(group, SpikeGroup):
                 continue
             other, expected = first.setdefault((id(group), kind), (name, tensor))
-            if not torch.equal(tensor.cpu(), expected.cpu()):
-                values = [f" {each.tolist()}" if each.numel() == 1 else "" for each in (tensor, expected)]
+            here, there = tensor.cpu(), expected.cpu()
+            if not torch.equal(here, there):
+                differ = here != there
                 raise SpikeconvError(
-                    f"{name}.{kind}{values[0]} is not that of {other}, which shares its input,{values[1]}; expected "
-                    "the same. The checkpoint is damaged; convert it again."
+                    f"{name}.{kind} is {here[differ][:1].tolist()}, that of {other}, which shares its input, "
+                    f"{there[differ][:1].tolist()}; expected the same number. The checkpoint is damaged; convert it again."
                 )
