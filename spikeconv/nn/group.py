@@ -166,5 +166,6 @@ def check_shared(model: nn.Module) -> None:
                 differ = here != there
                 raise SpikeconvError(
                     f"{name}.{kind} is {here[differ][:1].tolist()}, that of {other}, which shares its input, "
-                    f"{there[differ][:1].tolist()}; expected the same number. The checkpoint is damaged; convert it again."
+                    f"{there[differ][:1].tolist()}; expected the same number. The checkpoint is damaged; convert it "
+                    "again."
                 )

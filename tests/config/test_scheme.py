@@ -222,8 +222,8 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
     shared: dict[str, Any] = {"skip": "o", "overrides": [override]}
     short = {
         "bits": "4-1.58", "steps": 16, "count_range": "full", "clip_ratio": 0.8, "weight_clip": "none",
-            "rotation": "none", "seed": 7, "temporal_code": "ramp", "slots": 6, "slot_overflow": "clip",
-            "count_scale": "max", "dead_zone": 0.2, "balance": "sqrt", "kv_steps": 15,
+        "rotation": "none", "seed": 7, "temporal_code": "ramp", "slots": 6, "slot_overflow": "clip",
+        "count_scale": "max", "dead_zone": 0.2, "balance": "sqrt", "kv_steps": 15,
         "kv_range": "asymmetric", "kv_group": 8, "inputs.clip": clip, **shared,
     }  # fmt: skip
     dotted = {
@@ -231,7 +231,7 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
         "inputs": {"range": "full", "clip_ratio": 0.8, "clip.mode": "shifted", "dead_zone": 0.2},
         "code.overflow": "clip",
         "inputs.clip.quantile": 0.6, "rotation.kind": "none", "rotation.seed": 7, "code.kind": "ramp", "code.slots": 6,
-            "balance": "sqrt",
+        "balance": "sqrt",
         "kv": {"bits": 4}, "kv.range": "asymmetric", "kv.group": 8, **shared,
     }  # fmt: skip
     for values in (expected, short, dotted):
