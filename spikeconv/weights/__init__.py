@@ -1,3 +1,5 @@
+from spikeconv.weights.calibrated import CalibratedWeight, quantize_calibrated
+from spikeconv.weights.hessian import Statistics
 from spikeconv.weights.rtn import QuantizedWeight, dequantize, quantize_rtn
 
-__all__ = ["QuantizedWeight", "dequantize", "quantize_rtn"]
+__all__ = ["CalibratedWeight", "QuantizedWeight", "Statistics", "dequantize", "quantize_calibrated", "quantize_rtn"]
