@@ -23,7 +23,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import build_empty, hf_config
 
-__all__ = ["MIXED", "Calibration", "CalibrationText", "text_digest"]
+__all__ = ["MIXED", "STATISTICS_TOKENS", "Calibration", "CalibrationText", "text_digest"]
 
 MIXED = "mixed"
 WINDOW = 1024

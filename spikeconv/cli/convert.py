@@ -3,19 +3,16 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import CALIBRATION, CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name
+from spikeconv.cli.show_conversion import show_layer, show_plan, show_summary
 from spikeconv.sources.presets import DEFAULT_MODEL
-
-if TYPE_CHECKING:
-    from spikeconv.conversion.pipeline import ConvertSummary, LayerResult
-    from spikeconv.conversion.plan import Plan
 
 __all__ = ["convert"]
 
@@ -80,6 +77,26 @@ def convert(
     weight_clip: Annotated[
         Literal["mse", "none"] | None,
         typer.Option(help="Weight range search per output channel.", rich_help_panel=SETTINGS, show_default="mse"),
+    ] = None,
+    weights: Annotated[
+        Literal["rtn", "gptq", "gptaq", "qronos"] | None,
+        typer.Option(
+            help="How weights are rounded: to the nearest, or for the inputs that a calibration text gives.",
+            rich_help_panel=SETTINGS,
+            show_default="rtn",
+        ),
+    ] = None,
+    damping: Annotated[
+        float | None,
+        typer.Option(help="Damping of calibrated weights' Hessians.", rich_help_panel=SETTINGS, show_default="0.1"),
+    ] = None,
+    bias_correction: Annotated[
+        Literal["none", "mean"] | None,
+        typer.Option(
+            help="A bias that brings the mean outputs of calibrated weights back.",
+            rich_help_panel=SETTINGS,
+            show_default="none",
+        ),
     ] = None,
     codec: Annotated[
         Literal["count", "multihead", "repetition"] | None,
@@ -173,7 +190,9 @@ def convert(
     ] = None,
     calibration_tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens of it to read.", rich_help_panel=CALIBRATION, show_default="16384"),
+        typer.Option(
+            help="Tokens of it to read.", rich_help_panel=CALIBRATION, show_default="16384; 65536 for weights"
+        ),
     ] = None,
     calibration_seed: Annotated[
         int | None,
@@ -222,6 +241,9 @@ def convert(
         "rotation": rotation,
         "balance": balance,
         "weight_clip": weight_clip,
+        "weights": weights,
+        "damping": damping,
+        "bias_correction": bias_correction,
         "codec": codec,
         "layers": layers,
         "integer_digits": integer_digits,
@@ -304,43 +326,3 @@ def convert(
     with convenience("this checkpoint will not be the default of other commands"):
         remember(target)
     print_json(summary.to_dict()) if as_json else show_summary(summary)
-
-
-def show_plan(plan: "Plan", path: str) -> None:
-    """What is converted, what is not and why, and the Hadamard matrix of each size."""
-    err.print("[title]Plan[/] for {path} ({plan.family.architecture})", path=path, plan=plan)
-    rows = table("Converted", "role", "linears", "out × in", "scheme", "Hadamard")
-    rotations = plan.rotations()
-    for (role, scheme, in_features, out_features), count in plan.roles().items():
-        shape = f"{out_features} × {in_features}"
-        rows.add_row(role, str(count), shape, scheme, rotations.get(in_features, "none"))
-    err.show(rows)
-    for module, reason in plan.skipped_summary().items():
-        err.print("[note]not converted:[/] {module} ({reason})", module=module, reason=reason)
-    for name, reason in plan.ignored_summary().items():
-        err.print("[note]ignored:[/] {name} ({reason})", name=name, reason=reason)
-    err.print(
-        "{linears} linears, {millions:.1f} M weights, {plan.bits_per_weight:.2f} bits each",
-        linears=len(plan.jobs),
-        millions=plan.weights / 1e6,
-        plan=plan,
-    )
-
-
-def show_layer(result: "LayerResult") -> None:
-    """One finished decoder layer: relative weight error by role."""
-    errors = "  ".join(f"{role} {error:.4f}" for role, error in result.relative_error.items())
-    err.print("[note]layer {result.layer:3d}[/]  relative weight error: {errors}", result=result, errors=errors)
-
-
-def show_summary(summary: "ConvertSummary") -> None:
-    """The few numbers that sum a conversion up."""
-    out.print(
-        "[good]Converted[/] {summary.converted} linears to {summary.bits} ({summary.sending}) in "
-        "[number]{summary.seconds:.1f} s[/]: [number]{summary.bits_per_weight:.2f}[/] bits per converted weight, "
-        "mean relative weight error {summary.mean_relative_error:.4f}, {before:.1f} MB before, {after:.1f} MB after\n"
-        "Saved to [number]{summary.output}[/]",
-        summary=summary,
-        before=summary.bytes_before / 1e6,
-        after=summary.bytes_after / 1e6,
-    )

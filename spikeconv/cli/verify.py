@@ -85,11 +85,7 @@ def show_result(result: "VerifyResult") -> None:
             f"{result.float_tensors} float tensors: the source's, read by {result.source_reader}"
             + _names(result.different_tensors),
         )
-        line(
-            not result.different_weights,
-            f"weights: the source's, rotated and rounded, to {result.rounding_error:.3f} of a step"
-            + _names(result.different_weights),
-        )
+        line(not result.different_weights, _weights(result) + _names(result.different_weights))
     if result.second_weights:
         line(False, "the source's folder holds other weights too, behind an index" + _names(result.second_weights))
     if result.rotation_error is not None:
@@ -99,6 +95,19 @@ def show_result(result: "VerifyResult") -> None:
         )
     for note in result.notes:
         out.print("[note]not checked: {note}[/]", note=note)
+
+
+def _weights(result: "VerifyResult") -> str:
+    """What was found of the weights of converted linears."""
+    parts = []
+    if result.rounding_error is not None:
+        parts.append(f"weights: the source's, rotated and rounded, to {result.rounding_error:.3f} of a step")
+    if result.calibrated_error is not None:
+        parts.append(
+            f"{result.calibrated} calibrated weights (not the nearest, by design): as far from the source's as"
+            f" recorded, ‖Ŵ - W‖ up to {result.calibrated_error:.3f} ‖W‖"
+        )
+    return "; ".join(parts)
 
 
 def _names(names: list[str]) -> str:

@@ -18,6 +18,9 @@ Tree = dict[str, Any]
 
 PATHS = {
     "weight_clip": "weights.clip",
+    "damping": "weights.damping",
+    "residual": "weights.residual",
+    "bias_correction": "weights.bias_correction",
     "codec": "inputs.codec",
     "count_range": "inputs.range",
     "clip_ratio": "inputs.clip_ratio",
@@ -38,7 +41,7 @@ PATHS = {
 
 SHORT_NAMES = ("bits", "steps", "kv_bits", "kv_steps", *PATHS)
 
-KINDS = ("rotation", "code")
+KINDS = {"rotation": "kind", "code": "kind", "weights": "method"}
 """Settings that a single name stands for: `rotation: quarot` is `rotation.kind: quarot`."""
 
 OPTIONAL = ("kv", "inputs.clip", "inputs.step", "code.slots")
@@ -57,7 +60,7 @@ def nest(values: Mapping[Any, Any], prefix: str = "") -> Tree:
             raise ValueError(f"{prefix or 'the settings'}: a name of a setting was expected, not {key!r}")
         path = key if prefix else PATHS.get(key, key)
         if path in KINDS and not prefix and isinstance(value, str):
-            path += ".kind"
+            path += f".{KINDS[path]}"
         full = f"{prefix}.{path}" if prefix else path
         if full in OPTIONAL and value == "none":
             value = None

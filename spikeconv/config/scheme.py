@@ -60,6 +60,10 @@ class LinearScheme(Settings):
             raise ValueError("inputs.clip needs rotation=gamma-sqp or none: QuaRot's u lacks γ")
         if isinstance(self.inputs, CountInputs):
             object.__setattr__(self, "inputs", self._as_the_code_sends(self.inputs))
+        if self.clip is not None and self.weights.is_calibrated:
+            raise ValueError(
+                f"inputs.clip needs weights=rtn: {self.weights.method} aims at the float model, which clips nothing"
+            )
         if not isinstance(self.inputs, FloatInputs) and (why := self.code.too_short(self.inputs.largest_count)):
             raise ValueError(f"code.slots: {why}")
         return self

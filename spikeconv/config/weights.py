@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from spikeconv.config.base import FLOAT_BITS, Settings, Whole
+from spikeconv.config.base import FLOAT_BITS, Number, Settings, Whole
 
 __all__ = ["WeightSettings"]
 
@@ -13,8 +13,15 @@ class WeightSettings(Settings):
     """Integer weights with one scale per output channel, or float ones."""
 
     bits: Whole = Field(4, description="2 to 8, or 16 for float")
-    method: Literal["rtn"] = Field("rtn", description="rtn: round to nearest")
+    method: Literal["rtn", "gptq", "gptaq", "qronos"] = Field(
+        "rtn", description="rtn: round to nearest; the others: for the inputs that a calibration text gives"
+    )
     clip: Literal["mse", "none"] = Field("mse", description="search of the range per output channel, or min-max")
+    damping: Number = Field(0.1, ge=0, description="added to the Hessian's diagonal, as a share of its mean")
+    residual: bool = Field(False, description="calibrated o and down also make up for what the residual stream lacks")
+    bias_correction: Literal["none", "mean"] = Field(
+        "none", description="a bias that brings the mean output on the calibration text back, or none"
+    )
 
     @field_validator("bits")
     @classmethod
@@ -22,6 +29,27 @@ class WeightSettings(Settings):
         if bits != FLOAT_BITS and not 2 <= bits <= 8:
             raise ValueError(f"must be 2 to 8, or 16 for float, not {bits}")
         return bits
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "WeightSettings":
+        if self.bias_correction != "none" and self.method == "rtn":
+            raise ValueError("bias_correction needs a calibrated method: gptq, gptaq or qronos")
+        return self
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether they are rounded for the inputs that a text gives."""
+        return self.method != "rtn" and not self.is_float
+
+    @property
+    def sees_float(self) -> bool:
+        """Whether what the float network computes is looked at too."""
+        return self.is_calibrated and (self.method != "gptq" or self.residual or self.has_bias)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether a linear with such weights has a bias, whatever its source has."""
+        return self.is_calibrated and self.bias_correction != "none"
 
     @property
     def is_float(self) -> bool:

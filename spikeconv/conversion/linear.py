@@ -4,24 +4,34 @@ QuaRot differs only in that γ is folded into the weight first: rotating the γ-
 same numbers as rotating the residual stream offline, so that everything else in the model stays as it is.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from spikeconv.config import LinearScheme
+from spikeconv.errors import SpikeconvError
 from spikeconv.rotation import Rotation
-from spikeconv.weights import quantize_rtn
+from spikeconv.weights import QuantizedWeight, Statistics, quantize_calibrated, quantize_rtn
 
 __all__ = ["ConvertedLinear", "convert_linear", "rotated_weight"]
 
 
 @dataclass(frozen=True)
 class ConvertedLinear:
-    """Tensors of a converted linear by buffer name, and ‖Ŵ - W‖ / ‖W‖ of its rotated weight."""
+    """A converted linear.
+
+    Attributes:
+        tensors: by buffer name.
+        relative_error: ‖Ŵ - W‖ / ‖W‖ of its rotated weight.
+        output_error: where it was calibrated, the same of the outputs that rounding changed (see `CalibratedWeight`).
+        damping: where it was calibrated, the damping that its Hessian was factored with.
+    """
 
     tensors: dict[str, Tensor]
     relative_error: float
+    output_error: float | None = None
+    damping: float | None = None
 
 
 def convert_linear(
@@ -31,6 +41,8 @@ def convert_linear(
     center: Tensor | None = None,
     threshold: float | None = None,
     balance: Tensor | None = None,
+    statistics: Statistics | None = None,
+    bias: Tensor | None = None,
 ) -> ConvertedLinear:
     """Rotate, round and pack a weight [out, in] of any float dtype.
 
@@ -41,6 +53,8 @@ def convert_linear(
         center: [in], c of W x = W (x - c) + W c: what will be taken off the input. W c becomes the bias.
         threshold: τ, where the scheme clips.
         balance: d [in], which the encoder will multiply the input by: W is divided by it.
+        statistics: of its inputs, where the scheme is calibrated.
+        bias: the source's [out], where a correction is added to it.
     """
     # In float64, so that the order of the sum does not show in the last bit.
     others = {} if center is None else {"bias": (weight.double() @ center.double()).float()}
@@ -51,11 +65,40 @@ def convert_linear(
     rotated = rotated_weight(weight, scheme, gamma, balance)
     if scheme.weights.is_float:
         return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **others}, 0.0)
-    quantized = quantize_rtn(rotated, scheme.weights.bits, scheme.weights.clip == "mse")
+    settings = scheme.weights
+    if settings.is_calibrated:
+        if statistics is None:
+            raise SpikeconvError(f"weights={settings.method} needs a calibration text, and none was read.")
+        return _calibrated(rotated, scheme, statistics, others, bias)
+    quantized = quantize_rtn(rotated, settings.bits, settings.clip == "mse")
+    return ConvertedLinear(_tensors(quantized, scheme, others), quantized.relative_error)
+
+
+def _calibrated(
+    rotated: Tensor, scheme: LinearScheme, statistics: Statistics, others: dict[str, Tensor], bias: Tensor | None
+) -> ConvertedLinear:
+    settings = scheme.weights
+    assert settings.method != "rtn"
+    found = quantize_calibrated(
+        rotated,
+        statistics if settings.residual else replace(statistics, residual=None, residuals=None),
+        settings.bits,
+        settings.method,
+        damping=settings.damping,
+        search_clip=settings.clip == "mse",
+        with_bias=settings.has_bias,
+    )
+    if found.bias is not None:
+        others = {**others, "bias": found.bias if bias is None else found.bias + bias.float()}
+    tensors = _tensors(found.quantized, scheme, others)
+    return ConvertedLinear(tensors, found.quantized.relative_error, found.output_error, found.damping)
+
+
+def _tensors(quantized: QuantizedWeight, scheme: LinearScheme, others: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors = {"weight": quantized.packed, "weight_scale": quantized.scale, **others}
     if not scheme.inputs.symmetric:
         tensors["weight_sum"] = quantized.sum
-    return ConvertedLinear(tensors, quantized.relative_error)
+    return tensors
 
 
 def rotated_weight(

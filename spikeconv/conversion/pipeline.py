@@ -10,13 +10,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from spikeconv.calibrate.sequential import Sequential
 from spikeconv.checkpoint.balance import write_balance
 from spikeconv.checkpoint.card import model_card
 from spikeconv.checkpoint.format import quantization_config
 from spikeconv.checkpoint.writer import RECORD, Sink
-from spikeconv.conversion.linear import convert_linear
-from spikeconv.conversion.plan import Job, Plan
+from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.record import make_record
+from spikeconv.conversion.work import LayerResult, Work
 from spikeconv.errors import SpikeconvError
 from spikeconv.plain import write_json
 from spikeconv.progress import Track, silent
@@ -25,17 +26,6 @@ from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.weight_files import EXPLICIT_WEIGHTS
 
 __all__ = ["ConvertSummary", "LayerResult", "checkpoint_config", "convert", "converted_tensors"]
-
-MOST = 2.0**63
-"""A row's sum of absolute weights stays below, so that its rotation and the squares of its errors are finite."""
-
-
-@dataclass(frozen=True)
-class LayerResult:
-    """Relative weight error of each role of one decoder layer."""
-
-    layer: int
-    relative_error: dict[str, float]
 
 
 @dataclass
@@ -101,7 +91,7 @@ def convert(
             files = sink.finish_shards()
             if plan.diagonals is not None:
                 files.append(write_balance(sink.scratch, plan.diagonals, dtype))
-            record = make_record(source, plan, files, command)
+            record = make_record(source, plan, files, command, layers)
             write_json(sink.scratch / RECORD, record)
             card = model_card(sink.target.name, record)
             (sink.scratch / "README.md").write_text(card, encoding="utf-8", errors="replace")
@@ -147,78 +137,30 @@ def converted_tensors(
     for job in plan.jobs:
         if job.scheme.clip is not None and job.threshold is None:
             raise SpikeconvError(f"The input of {job.linear.name} is clipped, but its threshold was not calibrated.")
-    source, work = plan.balanced(source, dtype), _Work(plan, dtype, on_layer)
+    source = plan.balanced(source, dtype)
+    work = Work(source, plan, dtype, on_layer)
+    if plan.calibrates:
+        yield from _calibrated_tensors(source, plan, work, track)
+        return
     for name in track(plan.tensors, "converting", len(plan.tensors)):
-        yield from work.process(name, source).items()
+        yield from work.process(name).items()
 
 
-class _Work:
-    """Turns source tensors into checkpoint tensors, and tells of the errors layer by layer."""
-
-    def __init__(self, plan: Plan, dtype: torch.dtype | None, on_layer: Callable[[LayerResult], None]) -> None:
-        self._jobs = {f"{job.linear.name}.weight": job for job in plan.jobs}
-        self._dtype, self._on_layer, self._balances = dtype, on_layer, plan.encoder_balances()
-        self._errors: dict[int, dict[str, float]] = {}
-        self._left: dict[int, int] = {}
-        for job in plan.jobs:
-            self._left[job.linear.layer] = self._left.get(job.linear.layer, 0) + 1
-        self._folded, self._norms, self._tensors = plan.folded_norms(), plan.norm_kinds(), set(plan.tensors)
-
-    def process(self, name: str, source: Source) -> dict[str, Tensor]:
-        """The tensors that take the place of one source tensor."""
-        tensor = _read(source, name)
-        if name in self._folded.values():
-            return {name: self._cast(name, torch.full_like(tensor, self._norms[name].neutral))}
-        norm = self._folded.get(name)
-        gamma = None if norm is None else self._norms[norm].gamma(_read(source, norm))
-        job = self._jobs.get(name)
-        if job is None:
-            scaled = tensor if gamma is None else (tensor.float() * gamma.float()).to(tensor.dtype)
-            return {name: self._cast(name, scaled)}
-        largest = float(tensor.abs().max()) * (1.0 if gamma is None else float(gamma.abs().max()))
-        if largest * job.in_features > MOST:
-            raise SpikeconvError(
-                f"{source.path}: {name} holds {tensor.abs().max():.3g}, too much to rotate and round in float32; the "
-                "source is damaged and was not converted."
-            )
-        center, balance = self._center(job, source), self._balances.get(name)
-        converted = convert_linear(tensor, job.scheme, gamma, center, job.threshold, balance)
-        self._note(job, converted.relative_error)
-        prefix = name.removesuffix("weight")
-        return {prefix + key: self._cast(prefix + key, value) if key in ("weight", "bias") else value
-                for key, value in converted.tensors.items()}  # fmt: skip
-
-    def _center(self, job: Job, source: Source) -> Tensor | None:
-        """The constant part of a linear's input, rounded as the checkpoint will hold it."""
-        name = f"{job.linear.center}.bias"
-        return self._cast(name, _read(source, name)) if job.linear.center and name in self._tensors else None
-
-    def _cast(self, name: str, tensor: Tensor) -> Tensor:
-        return _to(self._dtype or tensor.dtype, name, tensor) if tensor.is_floating_point() else tensor
-
-    def _note(self, job: Job, error: float) -> None:
-        layer = job.linear.layer
-        self._errors.setdefault(layer, {})[job.linear.role] = error
-        self._left[layer] -= 1
-        if not self._left[layer]:
-            self._on_layer(LayerResult(layer, self._errors[layer]))
-
-
-def _read(source: Source, name: str) -> Tensor:
-    """A tensor of the source, finite; float64, in which nothing here computes, comes as float32."""
-    tensor = source.load(name)
-    if not torch.isfinite(tensor).all():
-        kind = "NaN" if tensor.isnan().any() else "infinity"
-        raise SpikeconvError(f"{source.path}: {name} contains {kind}; the source is damaged and was not converted.")
-    return tensor if tensor.dtype != torch.float64 else _to(torch.float32, f"{source.path}: {name}", tensor)
-
-
-def _to(dtype: torch.dtype, name: str, tensor: Tensor) -> Tensor:
-    cast = tensor.to(dtype)
-    if not cast.isfinite().all():
-        kind = str(dtype).removeprefix("torch.")
-        raise SpikeconvError(f"{name} holds {tensor.abs().max():.3g}, too much for {kind}.")
-    return cast
+def _calibrated_tensors(source: Source, plan: Plan, work: Work, track: Track) -> Iterator[tuple[str, Tensor]]:
+    """What stays float in the order of the source, then the linears layer by layer."""
+    if plan.calibration is None:
+        method = next(job.scheme.weights.method for job in plan.jobs if job.scheme.weights.is_calibrated)
+        raise SpikeconvError(f"weights={method} needs a calibration text, and none was read.")
+    made = {f"{job.linear.name}.weight" for job in plan.jobs}
+    made |= {f"{job.linear.name}.bias" for job in plan.jobs if job.scheme.weights.has_bias}
+    for name in plan.tensors:
+        if name not in made:
+            yield from work.process(name).items()
+    config = hf_config(source.config)
+    networks = Sequential(plan.family, config, plan.config, work.loaded, plan.calibration.windows)
+    groups = networks.convert(work.convert)
+    for tensors in track(groups, "calibrating and converting", networks.groups):
+        yield from tensors.items()
 
 
 def checkpoint_config(source: Source, plan: Plan, dtype: torch.dtype | None) -> dict[str, Any]:

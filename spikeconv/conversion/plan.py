@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from spikeconv.calibrate.sequential import why_not
 from spikeconv.calibrate.windows import CalibrationText
 from spikeconv.config import LinearScheme, SpikeConfig, matches
 from spikeconv.conversion.tensors import check_tensors
@@ -101,6 +102,11 @@ class Plan:
         return {f"{job.linear.name}.weight": (self.diagonals or {})[job.linear.group] for job in jobs}
 
     @property
+    def calibrates(self) -> bool:
+        """Whether a weight is rounded for the inputs that a text gives."""
+        return any(job.scheme.weights.is_calibrated for job in self.jobs)
+
+    @property
     def clips(self) -> bool:
         """Whether the input of a linear is clipped."""
         return any(job.scheme.clip is not None for job in self.jobs)
@@ -166,7 +172,8 @@ class Plan:
         return Counter(
             (
                 job.linear.role,
-                f"{job.scheme.bits}, {job.scheme.sending}",
+                f"{job.scheme.bits}, {job.scheme.sending}"
+                + (f", {job.scheme.weights.method}" if job.scheme.weights.is_calibrated else ""),
                 job.in_features,
                 job.out_features,
             )
@@ -210,6 +217,8 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
             out_features, in_features = tensors.shapes[f"{linear.name}.weight"]
             if reason := scheme.overflow(in_features):
                 raise SpikeconvError(f"{linear.name}: {reason}.")
+            if scheme.weights.is_calibrated and (reason := why_not(family)):
+                raise SpikeconvError(f"weights={scheme.weights.method} is impossible: {reason}.")
             jobs.append(Job(linear, scheme, in_features, out_features))
     _check_patterns("--override", (override.pattern for override in config.overrides), layout, source)
     _check_patterns("--skip", config.skip, layout, source)

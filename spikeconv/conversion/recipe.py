@@ -13,7 +13,7 @@ from spikeconv.calibrate.balance import diagonals
 from spikeconv.calibrate.record import ClipRecord
 from spikeconv.calibrate.statistics import input_statistics
 from spikeconv.calibrate.thresholds import calibrate_source, clip_roles
-from spikeconv.calibrate.windows import Calibration
+from spikeconv.calibrate.windows import STATISTICS_TOKENS, Calibration
 from spikeconv.config import SpikeConfig, parse_settings
 from spikeconv.config.base import Number, Settings, Whole
 from spikeconv.config.paths import SHORT_NAMES
@@ -28,6 +28,9 @@ from spikeconv.sources.presets import load_scheme
 from spikeconv.sources.resolve import open_source, resolve_source
 
 __all__ = ["Clipping", "open_model", "plan_conversion", "read_settings"]
+
+WEIGHT_TOKENS = 65536
+"""Tokens that calibrated weights are rounded for, unless it is said how many."""
 
 
 class Clipping(Settings):
@@ -125,7 +128,7 @@ def plan_conversion(
     track: Track = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Plan a conversion, with everything found on a text that the plan wants to know of one: factors and τ.
+    """Plan a conversion, with everything found on a text that the plan wants to know of one.
 
     Args:
         source: what will be converted.
@@ -148,12 +151,18 @@ def plan_conversion(
             raise SpikeconvError("The thresholds of --clip-from were found without balance; leave --balance out.")
         return plan
     plan = make_plan(source, clipping.apply(config, source))
-    if calibrate and (groups := plan.balanced_groups):
-        text = calibration.read(source)
+    groups = plan.balanced_groups
+    if calibrate and (groups or plan.calibrates):
+        text = calibration.read(source, WEIGHT_TOKENS if plan.calibrates else STATISTICS_TOKENS)
+        plan = replace(plan, calibration=text)
+        if plan.calibrates:
+            note(f"The weights are calibrated on {text.record['tokens']:,} tokens of {text.record['text']}.")
+    if groups and plan.calibration is not None:
+        text = plan.calibration
         note(f"Calibrating the balance on {text.record['tokens']:,} tokens of {text.record['text']}.")
         statistics = input_statistics(source, text.windows, groups, track=track)
         rows = {linear.name: source.shape(f"{linear.name}.weight")[0] for linear in plan.layout}
-        plan = replace(plan, calibration=text, diagonals=diagonals(statistics, plan.layout, rows))
+        plan = replace(plan, diagonals=diagonals(statistics, plan.layout, rows))
     if calibrate and plan.clips:
         content, label = read_text(clipping.clip_text)
         note(f"Calibrating the clipping on {clipping.clip_tokens:,} tokens of {label}.")

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spikeconv.conversion.plan import Plan
+from spikeconv.conversion.plan import Job, Plan
+from spikeconv.conversion.work import LayerResult
 from spikeconv.sources.base import Source
 from spikeconv.versions import versions
 from spikeconv.wheels import sha256_of
@@ -14,7 +15,9 @@ __all__ = ["make_record"]
 PACKAGES = ("torch", "transformers", "safetensors", "gguf")
 
 
-def make_record(source: Source, plan: Plan, files: list[Path], command: str) -> dict[str, Any]:
+def make_record(
+    source: Source, plan: Plan, files: list[Path], command: str, layers: list[LayerResult]
+) -> dict[str, Any]:
     """Everything about a conversion that its checkpoint should remember.
 
     Args:
@@ -22,7 +25,9 @@ def make_record(source: Source, plan: Plan, files: list[Path], command: str) -> 
         plan: the settings, also by layer, skipped modules and ignored tensors.
         files: the written weight files, hashed under `files`.
         command: the exact command line.
+        layers: errors and dampings, kept of the weights that were calibrated.
     """
+    results = {result.layer: result for result in layers}
     return {
         "command": command,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -38,10 +43,22 @@ def make_record(source: Source, plan: Plan, files: list[Path], command: str) -> 
         "rotations": {str(size): shape for size, shape in plan.rotations().items()},
         "layers": {
             job.linear.name: {"role": job.linear.role, "virtual_steps": job.scheme.inputs.virtual_steps}
+            | _calibrated(job, results.get(job.linear.layer))
             | job.scheme.model_dump(mode="json")
             for job in plan.jobs
         },
         "skipped": plan.skipped,
         "ignored": plan.ignored,
         "files": {path.name: sha256_of(path) for path in files},
+    }
+
+
+def _calibrated(job: Job, result: LayerResult | None) -> dict[str, float]:
+    role = job.linear.role
+    if result is None or role not in result.output_error:
+        return {}
+    return {
+        "relative_error": result.relative_error[role],
+        "output_error": result.output_error[role],
+        "damping": result.raised.get(role, job.scheme.weights.damping),
     }

@@ -84,6 +84,7 @@ class Stack:
         norm: the kind of the norms in front of them.
         attention: path below a layer of the module whose keys and values can be counts, or None.
         native: how a whole layer runs as one native call for one token, or None if it cannot.
+        halves: the modules of a layer that is x + attention(norm x), then x + feed-forward(norm x); None: it is not.
     """
 
     layers: str
@@ -92,6 +93,7 @@ class Stack:
     count: str = "num_hidden_layers"
     attention: str | None = None
     native: GatedDecoder | None = None
+    halves: GatedDecoder | None = None
 
     def size(self, config: Any) -> int:
         """How many layers a model with that transformers configuration has."""
@@ -203,7 +205,7 @@ def gated_decoder(native: GatedDecoder | None = None) -> tuple[Stack, ...]:
         LinearSpec("mlp.up_proj", "up", "gate_up", ffn_norm),
         LinearSpec("mlp.down_proj", "down", "down", writer="mlp.up_proj"),
     )
-    return (Stack("model.layers", linears, RMS, attention="self_attn", native=native),)
+    return (Stack("model.layers", linears, RMS, attention="self_attn", native=native, halves=native or GatedDecoder()),)
 
 
 def head_dim(config: Any) -> int:

@@ -132,7 +132,7 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     swapped = {}
     for name, scheme in converted.items():
         old = model.get_submodule(name)
-        has_bias = old.bias is not None or groups[name].encoder.center is not None
+        has_bias = old.bias is not None or groups[name].encoder.center is not None or scheme.weights.has_bias
         with torch.device(old.weight.device):
             new = SpikeLinear(
                 old.in_features,
@@ -165,7 +165,7 @@ def _groups(model: Any, layout: list[ModuleLinear], schemes: dict[str, LinearSch
     keys = {}
     for linear in layout:
         if scheme := schemes.get(linear.name):
-            has_bias = model.get_submodule(linear.name).bias is not None
+            has_bias = model.get_submodule(linear.name).bias is not None or scheme.weights.has_bias
             keys[linear.name] = (linear.group, *scheme.encoding, scheme.weights.bits, has_bias)
     readers: dict[str | None, set[Any]] = defaultdict(set)
     for linear in layout:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["ATTENTION_TOLERANCE", "ROTATION_TOLERANCE", "ROUNDING_TOLERANCE", "VerifyResult"]
+__all__ = ["ATTENTION_TOLERANCE", "ERROR_TOLERANCE", "ROTATION_TOLERANCE", "ROUNDING_TOLERANCE", "VerifyResult"]
 
 ROTATION_TOLERANCE = 1e-4
 """Allowed difference of logits, relative to their largest magnitude."""
@@ -13,6 +13,9 @@ ATTENTION_TOLERANCE = 2e-5
 
 ROUNDING_TOLERANCE = 0.5 + 1e-3
 """Allowed distance of an integer weight from the source's, in steps; the thousandth is for float32's own rounding."""
+
+ERROR_TOLERANCE = 1e-3
+"""Allowed difference of a calibrated weight's distance from the source and the recorded one, as a share of it."""
 
 
 @dataclass
@@ -39,6 +42,8 @@ class VerifyResult:
         rounding_error: largest distance of an integer weight from the rotated source's, in steps of its channel and
             inside the clip: at most a half.
         different_weights: converted linears whose weights are not the source's, rotated and rounded.
+        calibrated: converted linears whose weights were rounded for their inputs, and so need not be the nearest.
+        calibrated_error: largest ‖Ŵ - W‖ / ‖W‖ of them; each must be the recorded one.
         second_weights: tensors of which the source's folder holds another version, which other programs may read.
         notes: what could not be checked.
     """
@@ -60,6 +65,8 @@ class VerifyResult:
     different_tensors: list[str] = field(default_factory=list)
     rounding_error: float | None = None
     different_weights: list[str] = field(default_factory=list)
+    calibrated: int = 0
+    calibrated_error: float | None = None
     second_weights: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -1,9 +1,10 @@
 """Compares a converted model with its float source, read by another reader than the one that converted it.
 
 Everything that stayed float must be the source's, exactly. A converted weight must be the source's, rotated and
-rounded to the nearest: |q - clamp(w / s)| ≤ 1/2 in every place, whatever range the scale s was searched in. And the
-rotation alone must leave the logits as they are. Where inputs are balanced, all that holds of the balanced source, and
-balance and rotation together must leave the logits as they are.
+rounded to the nearest: |q - clamp(w / s)| ≤ 1/2 in every place, whatever range the scale s was searched in. One that
+was calibrated is not the nearest, by design: of it the scales must be above 0, and its distance from the source must be
+what the record says. And the rotation alone must leave the logits as they are. Where inputs are balanced, all that
+holds of the balanced source, and balance and rotation together must leave the logits as they are.
 """
 
 import io
@@ -28,7 +29,7 @@ from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.resolve import open_source
 from spikeconv.verification.balance import balance_model
 from spikeconv.verification.files import second_weights
-from spikeconv.verification.result import ROUNDING_TOLERANCE, VerifyResult
+from spikeconv.verification.result import ERROR_TOLERANCE, ROUNDING_TOLERANCE, VerifyResult
 from spikeconv.verification.rotation import rotate_only
 
 __all__ = ["compare_with_source", "read_source"]
@@ -68,7 +69,7 @@ def compare_with_source(
             return
         diagonals, kept = balance
         balance_model(source, open_source(path), diagonals, kept)
-    compare_tensors(model, source, config, result, diagonals)
+    compare_tensors(model, source, config, record["layers"], result, diagonals)
     with torch.inference_mode():
         rotate_only(source, config)
         found = source(ids, use_cache=False).logits
@@ -99,7 +100,12 @@ def read_source(path: Path) -> tuple[Any, str]:
 
 
 def compare_tensors(
-    model: Any, source: Any, config: SpikeConfig, result: VerifyResult, diagonals: Mapping[str, Tensor] | None = None
+    model: Any,
+    source: Any,
+    config: SpikeConfig,
+    layers: Mapping[str, Any],
+    result: VerifyResult,
+    diagonals: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Compare every tensor of a converted model with that of its float source, which is in float32.
 
@@ -107,6 +113,7 @@ def compare_tensors(
         model: the converted model.
         source: the float model.
         config: the settings of the conversion.
+        layers: what its record says of every converted linear.
         result: where to note what is found.
         diagonals: the factors d of inputs, by group.
     """
@@ -125,6 +132,8 @@ def compare_tensors(
             if not isinstance(model.get_submodule(module), SpikeLinear):  # else W c, compared with the weight
                 result.different_tensors.append(name)
             continue
+        if isinstance(own := linears.get(module), SpikeLinear) and own.scheme.weights.has_bias:
+            continue  # the source's and a correction
         result.float_tensors += 1
         wanted, tolerance = expected[name].to(tensor.device), 0.0
         if module in gammas and name.endswith(".weight"):  # QuaRot folded γ into a linear that stays float
@@ -135,9 +144,15 @@ def compare_tensors(
             result.different_tensors.append(name)
     for name, linear in linears.items():
         seen.add(f"{name}.weight")
+        plain, gamma = source.get_submodule(name), gammas.get(name)
         balance = None if linear.input_balance is None else (diagonals or {}).get(groups[name])
-        error, same = _compare_linear(linear, source.get_submodule(name), gammas.get(name), balance)
-        result.rounding_error = max(error, result.rounding_error or 0.0)
+        if linear.scheme.weights.is_calibrated:
+            error, same = _compare_calibrated(linear, plain, gamma, layers.get(name, {}).get("relative_error"))
+            result.calibrated += 1
+            result.calibrated_error = max(error, result.calibrated_error or 0.0)
+        else:
+            error, same = _compare_linear(linear, plain, gamma, balance)
+            result.rounding_error = max(error, result.rounding_error or 0.0)
         if not same:
             result.different_weights.append(name)
     tied = set(source.all_tied_weights_keys)
@@ -175,6 +190,20 @@ def _compare_linear(
     if linear.weight_sum is not None:
         same = same and torch.equal(linear.weight_sum, values.sum(1, dtype=torch.int32))
     return error, same and error <= ROUNDING_TOLERANCE  # NaN is not
+
+
+def _compare_calibrated(
+    linear: SpikeLinear, plain: Any, gamma: Tensor | None, recorded: float | None
+) -> tuple[float, bool]:
+    """‖Ŵ - W‖ / ‖W‖ of a calibrated weight, and whether it is the recorded one and the scales and sums are possible."""
+    assert linear.weight_scale is not None
+    rotated = rotated_weight(plain.weight.data.to(linear.weight.device), linear.scheme, gamma).double()
+    norm = float(rotated.norm())
+    error = float((linear.float_weight().double() - rotated).norm()) / norm if norm > 0 else 0.0
+    same = recorded is not None and abs(error - recorded) <= ERROR_TOLERANCE * recorded
+    if linear.weight_sum is not None:
+        same = same and torch.equal(linear.weight_sum, linear.integers().sum(1, dtype=torch.int32))
+    return error, same and bool((linear.weight_scale > 0).all())
 
 
 def _bias_is_right(linear: SpikeLinear, weight: Tensor) -> bool:

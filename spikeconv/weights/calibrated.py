@@ -1,16 +1,17 @@
 """Weights that know their inputs: GPTQ, GPTAQ and Qronos, with the residual stream's error if wanted.
 
-All minimise Σ ‖y - Ŵ û‖² over integers, each for its y, in one sweep (`sweep`) over the inputs in the order of falling H_ii:
+All minimise Σ ‖y - Ŵ û‖² over integers, each for its y, in one sweep (`sweep`) over the inputs, the largest H_ii first:
 
     gptq     y = W û (Frantar et al. 2023, arXiv 2210.17323; act-order)
     gptaq    y = W u, input by input while they are rounded (Li et al. 2025, arXiv 2504.02692; `gptaq`)
-    qronos   y = W u, at once: W* = W + (H + λ I)⁻¹ (C Wᵀ)ᵀ is swept in place of W, and the first input is rounded from
+    qronos   y = W u, at once: Wᵀ + (H + λ I)⁻¹ C Wᵀ is swept in place of Wᵀ, and the first input is rounded from
              w_0 + (C Wᵀ)_0 / H_00, the best value while the others stay (Zhang et al. 2025, arXiv 2505.11695)
 
-Qronos' later steps are GPTQ's on what is left after the first, so that this is the paper's algorithm. Not the paper's: λ is a
-share of the mean H_ii (there of the largest singular value), and all that follows. With `residual`, y = W u + r for the linears
-that write to the residual stream: all methods sweep W* with R in place of (or beside) C Wᵀ, gptq with both. The scales are
-ours (`scale`). With a bias, everything is about the means, and the bias brings the mean of y back.
+Qronos' later steps are GPTQ's on what is left after the first, so that this is the paper's algorithm. Not the
+paper's: λ is a share of the mean H_ii (there of the largest singular value), and all that follows. Where there is a
+residual r, for the linears that write to the residual stream, y = W u + r: gptq and qronos sweep Wᵀ + (H + λ I)⁻¹ (C
+Wᵀ + R), gptaq, which sees to C by itself, Wᵀ + (H + λ I)⁻¹ R. The scales are ours (`scale`). With a bias, everything
+is about the means, and the bias brings the mean of y back.
 """
 
 import math
@@ -41,7 +42,7 @@ class CalibratedWeight:
         quantized: integers and scales.
         bias: what to add to the output [out] float32, or None.
         damping: the damping that H could be factored with, at least the one asked for.
-        output_error: ‖(Ŵ - W*) û‖ / ‖W* û‖ over the calibration tokens: what rounding alone costs there.
+        output_error: ‖(Ŵ - W*) û‖ / ‖W* û‖ over the calibration tokens, W* what was swept: what rounding alone costs.
     """
 
     quantized: QuantizedWeight

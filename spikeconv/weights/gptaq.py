@@ -2,11 +2,10 @@
 
     P = α ((Cᵀ Uᵀ) ⊙ M) U,   M = 1 strictly above the diagonal
 
-Cᵀ = Σ (u - û) ûᵀ is the paper's ΔX Xᵀ, U its Lᵀ. α = 1 is the paper's equation, 1/4 what the authors' code sets, and ours.
+Cᵀ = Σ (u - û) ûᵀ is the paper's ΔX Xᵀ, U its Lᵀ. α = 1 is the paper's equation, 1/4 what the authors' code sets.
 Their code lets a block pass P w on with the rounded w to later blocks; the paper, and this, with the w before it.
 """
 
-import torch
 from torch import Tensor
 
 __all__ = ["ALPHA", "asymmetry"]

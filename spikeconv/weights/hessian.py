@@ -1,12 +1,13 @@
 """What a linear's inputs look like: second moments of its decoded counts, and the factor of their inverse.
 
-    H = Σ w² û ûᵀ     C = Σ w² û (u - û)ᵀ     R = Σ w² û rᵀ      over tokens, with weights w (1 where nothing else is said)
+    H = Σ w² û ûᵀ     C = Σ w² û (u - û)ᵀ     R = Σ w² û rᵀ      over tokens with weights w
 
-û [in] is what the converted network's counts stand for, u what the float network has in its place, both rotated; r [out]
-is what the output should have beside W u: what the residual stream already lacks.
+û [in] is what the converted network's counts stand for, u what the float network has in its place, both rotated; r
+[out] is what the output should have beside W u: what the residual stream already lacks.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,8 +48,8 @@ class Statistics:
 
     def double(self) -> "Statistics":
         """The same in float64."""
-        tensors = {name: value.double() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **tensors)
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.double() for name, value in tensors.items()})
 
     def centered(self) -> "Statistics":
         """The same about the means: what is left where a bias takes care of them."""

@@ -4,7 +4,7 @@ With (H + λ I)⁻¹ = Uᵀ U (Frantar et al. 2023, arXiv 2210.17323, algorithm 
 
     q_j = clamp(round(w_j / s)),   w_k ← w_k - U_jk (w_j - s q_j) / U_jj + P_jk w_j   for all k > j
 
-P is GPTAQ's (see `gptaq`), 0 without it. Columns are worked off in blocks; what a block does to the rest is one product.
+P is GPTAQ's (see `gptaq`), 0 without it. What a block of columns does to the rest is one product.
 """
 
 import torch

@@ -92,7 +92,11 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"inputs": None}, ["inputs", "None"]),
     ({"weights": ["mse"]}, ["weights", "mse"]),
     ({"weights": {"bitz": 4}}, ["weights.bitz", "Did you mean weights.bits?", "weights.method"]),
-    ({"weights.method": "gptq"}, ["weights.method", "rtn"]),
+    ({"weights.method": "gptx"}, ["weights.method", "rtn", "Did you mean gptq?"]),
+    ({"weights": "hessian"}, ["weights.method", "'hessian'"]),
+    ({"weights": "gptq", "damping": -0.1}, ["weights.damping", "-0.1"]),
+    ({"weights": "rtn", "bias_correction": "mean"}, ["bias_correction", "gptq, gptaq or qronos"]),
+    ({"weights": "gptq", "inputs.clip.quantile": 0.5}, ["inputs.clip needs weights=rtn"]),
     ({"weight_bits": 4}, ["weight_bits", "Did you mean weights.bits?"]),
     ({"clipratio": 0.8}, ["clipratio", "Did you mean clip_ratio?", "inputs.clip_ratio"]),
     ({"quantile": 0.8}, ["quantile", "Did you mean inputs.clip.quantile?"]),
@@ -196,7 +200,14 @@ def test_only_what_changes_the_encoding_separates_encoders() -> None:
 def test_every_way_to_write_a_setting_is_the_same() -> None:
     """Nested, dotted, short, mixed; and what `config.json` holds is nested."""
     expected = {
-        "weights": {"bits": 4, "method": "rtn", "clip": "none"},
+        "weights": {
+            "bits": 4,
+            "method": "rtn",
+            "clip": "none",
+            "damping": 0.2,
+            "residual": True,
+            "bias_correction": "none",
+        },
         "inputs": {
             "codec": "count",
             "bits": 5,
@@ -222,12 +233,13 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
     shared: dict[str, Any] = {"skip": "o", "overrides": [override]}
     short = {
         "bits": "4-1.58", "steps": 16, "count_range": "full", "clip_ratio": 0.8, "weight_clip": "none",
+        "weights": "rtn", "damping": 0.2, "residual": True,
         "rotation": "none", "seed": 7, "temporal_code": "ramp", "slots": 6, "slot_overflow": "clip",
         "count_scale": "max", "dead_zone": 0.2, "balance": "sqrt", "kv_steps": 15,
         "kv_range": "asymmetric", "kv_group": 8, "inputs.clip": clip, **shared,
     }  # fmt: skip
     dotted = {
-        "weights.clip": "none", "inputs.bits": 5,
+        "weights.clip": "none", "weights.damping": 0.2, "weights": {"residual": True}, "inputs.bits": 5,
         "inputs": {"range": "full", "clip_ratio": 0.8, "clip.mode": "shifted", "dead_zone": 0.2},
         "code.overflow": "clip",
         "inputs.clip.quantile": 0.6, "rotation.kind": "none", "rotation.seed": 7, "code.kind": "ramp", "code.slots": 6,
