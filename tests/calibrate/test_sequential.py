@@ -36,7 +36,14 @@ SETTINGS: list[dict[str, Any]] = [
     {"weights": "gptq"},
     {"weights": "qronos", "bits": "3-1", "bias_correction": "mean", "residual": True},
     {"weights": "gptaq", "rotation": "quarot", "kv_bits": 4, "skip": ["v"], "residual": True},
-    {"weights": "qronos", "balance": "sqrt", "steps": 32},
+    {
+        "weights": "qronos",
+        "balance": "sqrt",
+        "temporal_code": "ramp",
+        "slots": 24,
+        "count_scale": "rms",
+        "dead_zone": 0.2,
+    },
     {"weights": "gptq", "rotation": "none", "overrides": [{"pattern": "gate", "settings": {"weights": "rtn"}}]},
     {"weights": "qronos", "bits": "4-16", "overrides": [{"pattern": "o", "settings": {"weights.bits": 16}}]},
 ]
