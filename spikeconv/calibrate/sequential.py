@@ -20,8 +20,7 @@ from spikeconv.calibrate.stream import Load, Stream, release
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, ModuleLinear, Stack
-from spikeconv.integrations.attention import use_spiking_attention
-from spikeconv.integrations.transformers import swap_linears
+from spikeconv.integrations.transformers import make_spiking
 from spikeconv.nn import Encoder, SpikeLinear, arrange_weights
 from spikeconv.sources.model_config import build_unloaded
 from spikeconv.weights import Statistics
@@ -96,12 +95,10 @@ class Sequential:
         self._layout: dict[int, dict[str, list[ModuleLinear]]] = defaultdict(lambda: defaultdict(list))
         for linear in family.layout(model_config):
             self._layout[linear.layer][linear.group].append(linear)
-        # Each of its own config, in which a model remembers how it attends.
         self._kept: dict[str, _Inputs] = {}
+        # Each of its own config, in which a model remembers how it attends.
         models: list[Any] = [build_unloaded(copy.deepcopy(model_config)) for _ in range(2)]
-        self.linears: dict[str, SpikeLinear] = swap_linears(models[0], config)
-        if config.kv is not None:
-            use_spiking_attention(models[0], config.kv, config.rotation.seed)
+        self.linears: dict[str, SpikeLinear] = make_spiking(models[0], config)
         streams = (Stream(model, self._stack.layers, parts, load, windows, self._batch) for model in models)
         self.spiking = next(streams)
         compares = any(linear.scheme.weights.sees_float for linear in self.linears.values())

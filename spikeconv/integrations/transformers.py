@@ -32,7 +32,7 @@ from spikeconv.nn import (
     spike_linears,
 )
 
-__all__ = ["SpikeQuantizationConfig", "SpikeQuantizer", "swap_linears"]
+__all__ = ["SpikeQuantizationConfig", "SpikeQuantizer", "make_spiking", "swap_linears"]
 
 
 @register_quantization_config("spikeconv")
@@ -111,6 +111,14 @@ class SpikeQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Adapters, inputs and what stays float train, by gradients straight through the rounding; weights do not."""
         return True
+
+
+def make_spiking(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
+    """`swap_linears`, and attention over spike counts where the settings ask for it."""
+    linears = swap_linears(model, config)
+    if config.kv is not None:
+        use_spiking_attention(model, config.kv, config.rotation.seed)
+    return linears
 
 
 def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:

@@ -117,7 +117,7 @@ def test_unknown_task_execution_device(spikeconv: Run, converted: Callable[..., 
 def test_interrupted_convert_leaves_nothing(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
     """Ctrl-C in the middle: exit code 130, no output directory, no scratch directory."""
     code = (
-        "import os, signal, spikeconv.conversion.pipeline as p\n"
+        "import os, signal, spikeconv.conversion.pipeline, spikeconv.conversion.work as p\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "real = p.convert_linear\n"
         "def slow(*a, **k):\n"
