@@ -71,11 +71,12 @@ class LinearScheme(Settings):
     def _as_the_code_sends(self, inputs: CountInputs) -> CountInputs:
         """Counts within the reach of the code's slots, where the settings allow it."""
         code = self.code
-        follows = {
-            "reach": code.reach if inputs.scale == "rms" or code.overflow == "clip" else None,
-            "one_spike": code.slots if inputs.dead_zone else None,
-        }
-        return inputs.model_copy(update=follows)
+        inputs = inputs.model_copy(
+            update={"reach": code.reach if inputs.scale == "rms" or code.overflow == "clip" else None}
+        )
+        # Where one spike sends the largest count too, there is nothing beyond it to round down to it.
+        snaps = inputs.dead_zone and code.slots is not None and code.slots < inputs.largest_count
+        return inputs.model_copy(update={"one_spike": code.slots if snaps else None})
 
     @property
     def clip(self) -> ClipSettings | None:

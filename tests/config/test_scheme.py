@@ -1,11 +1,13 @@
 """Scheme names, short forms, skips and overrides."""
 
 import re
+from itertools import product
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from spikeconv.codecs.count import CountCodec
 from spikeconv.config import (
     CountInputs,
     FloatInputs,
@@ -17,6 +19,7 @@ from spikeconv.config import (
 )
 from spikeconv.config.parsing import known_paths
 from spikeconv.errors import SpikeconvError
+from spikeconv.ops import EncodeSettings
 
 
 @pytest.mark.parametrize(
@@ -356,6 +359,16 @@ def test_counts_follow_the_code() -> None:
     overridden = SpikeConfig.parse({**rms, "overrides": [{"pattern": "o", "settings": {"slots": 32}}]})
     scheme = overridden.for_linear("x.o_proj", "o")
     assert scheme is not None and isinstance(scheme.inputs, CountInputs) and scheme.inputs.count_max == 528
+
+
+def test_the_encoder_takes_what_follows_from_the_code() -> None:
+    """Slots may be fewer than the largest count, as many, or more: one spike's count is never beyond the range."""
+    for slots, count_range in product(range(4, 12), ("standard", "full")):
+        ramp = {"temporal_code": "ramp", "slots": slots, "dead_zone": 0.2, "count_range": count_range}
+        inputs = SpikeConfig.parse(ramp).inputs
+        assert isinstance(inputs, CountInputs) and inputs.one_spike == (slots if slots < 8 else None)
+        settings = CountCodec.of(inputs).settings(None)
+        assert EncodeSettings.of(settings.table()) == settings
 
 
 def test_another_scale_brings_its_own_defaults() -> None:
