@@ -63,6 +63,12 @@ def show_result(result: "VerifyResult") -> None:
         f"{result.accumulators} accumulators of {result.linears} linears on {result.tokens} tokens: "
         "dense = events = unfold" + _names(result.different_accumulators),
     )
+    if result.code_accumulators:
+        line(
+            not result.different_codes,
+            f"{result.code_accumulators} accumulators of some linears sent through every temporal code: those of dense"
+            + _names(result.different_codes),
+        )
     line(not result.different_logits, "logits of all executions" + _names(result.different_logits))
     if result.attention_error is not None:
         line(

@@ -8,6 +8,7 @@ from torch import Tensor
 from spikeconv import ops
 from spikeconv.nn import SpikeLinear, set_execution, spike_linears
 from spikeconv.progress import Track
+from spikeconv.verification.codes import compare_codes, sampled
 from spikeconv.verification.result import VerifyResult
 
 __all__ = ["compare_executions"]
@@ -15,6 +16,8 @@ __all__ = ["compare_executions"]
 
 def compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Track) -> None:
     """Compare the accumulators of every linear, then the logits of the whole model, between executions.
+
+    Those of some linears also between temporal codes.
 
     Args:
         model: a converted model.
@@ -26,6 +29,7 @@ def compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tra
     result.linears = len(linears)
     before = next(iter(linears.values())).execution
     called: set[str] = set()
+    chosen = sampled(list(linears))
 
     def compare(name: str, linear: SpikeLinear, x: Tensor, y: Tensor) -> None:
         called.add(name)
@@ -37,6 +41,10 @@ def compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tra
         same = all(torch.equal(acc, accumulators[0]) for acc in accumulators)
         if not same or not torch.equal(y, expected):
             result.different_accumulators.append(name)
+        if name in chosen and encoding.spikes.counts.numel():
+            check = compare_codes(linear, encoding.spikes.counts)
+            result.code_accumulators += check.accumulators
+            result.different_codes += [f"{name} ({code})" for code in check.different]
 
     hooks = [
         linear.register_forward_hook(lambda module, args, y, name=name: compare(name, module, args[0], y))

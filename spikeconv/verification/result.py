@@ -27,6 +27,8 @@ class VerifyResult:
         accumulators: int32 accumulators compared.
         tokens: tokens of real text that were run.
         different_accumulators: linears whose executions disagree with each other or with the linear's output.
+        code_accumulators: int32 accumulators compared between temporal codes and dense, of some linears.
+        different_codes: linears and the codes that do not give the accumulators of dense there.
         different_logits: executions of the linears whose logits are not those of the model as loaded.
         rows: keys and values compared, where they are counts.
         different_rows: attention layers whose rows are not those of the reference.
@@ -52,6 +54,8 @@ class VerifyResult:
     accumulators: int = 0
     tokens: int = 0
     different_accumulators: list[str] = field(default_factory=list)
+    code_accumulators: int = 0
+    different_codes: list[str] = field(default_factory=list)
     different_logits: list[str] = field(default_factory=list)
     uncalled: list[str] = field(default_factory=list)
     rows: int = 0
@@ -75,6 +79,7 @@ class VerifyResult:
         """Whether nothing differed."""
         faults = (
             self.different_accumulators,
+            self.different_codes,
             self.different_logits,
             self.different_rows,
             self.float_caches,
