@@ -150,6 +150,14 @@ def convert(
         str | None,
         typer.Option(help="Inputs that share a scale.", rich_help_panel=SETTINGS, show_default="head_dim"),
     ] = None,
+    kv_code: Annotated[
+        Literal["unary", "binary", "signed-digit", "ramp"] | None,
+        typer.Option(help="How a count of theirs is sent.", rich_help_panel=SETTINGS, show_default="unary"),
+    ] = None,
+    kv_slots: Annotated[
+        int | None,
+        typer.Option(help="ramp: its slots, 1…64.", rich_help_panel=SETTINGS, show_default="as many as T'"),
+    ] = None,
     clip_quantile: Annotated[
         float | None,
         typer.Option(
@@ -255,6 +263,8 @@ def convert(
         "kv_steps": kv_steps,
         "kv_range": kv_range,
         "kv_group": 0 if kv_group == "head_dim" else kv_group,
+        "kv_code": kv_code,
+        "kv_slots": kv_slots,
         "seed": seed,
     }
     config = build_config(scheme, options, assignments or [], skip or [], override or [])

@@ -108,16 +108,20 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
     out.print("  stays in floating point: {macs} G multiply-accumulates", macs=stays_float)
     for kind, firing in report.cache.items():
         out.print(
-            "  {what}: firing rate [number]{firing.firing_rate:.3f}[/] "
-            "(T'={firing.virtual_steps}), {firing.zero_share:.1%} zero counts, {firing.bytes_per_token} bytes a token "
+            "  {what}: firing rate [number]{firing.firing_rate:.3f}[/], {firing.spikes_per_input:.2f} "
+            "spikes per input in {firing.virtual_steps} slots, {firing.zero_share:.1%} zero counts, "
+            "{firing.bytes_per_token} bytes a token "
             "({firing.bfloat16_bytes_per_token} in bfloat16)\n    {macs:.2f} G multiply-accumulates of "
             "attention become {accumulations:.2f} G signed additions "
-            "(+ {scalings:.2f} G multiplications by scales)",
+            "(+ {scalings:.2f} G multiplications by scales, {additions:.3f} G additions and "
+            "{shifts:.3f} G shifts of sums)",
             what="keys" if kind == "k" else "values",
             firing=firing,
             macs=firing.macs / 1e9,
             accumulations=firing.accumulations / 1e9,
             scalings=firing.scalings / 1e9,
+            additions=firing.membrane_additions / 1e9,
+            shifts=firing.membrane_shifts / 1e9,
         )
 
 

@@ -36,15 +36,17 @@ PATHS = {
     "slot_overflow": "code.overflow",
     "kv_range": "kv.range",
     "kv_group": "kv.group",
+    "kv_code": "kv.code.kind",
+    "kv_slots": "kv.code.slots",
 }
 """The short names of some settings, which are those of the command line's options."""
 
 SHORT_NAMES = ("bits", "steps", "kv_bits", "kv_steps", *PATHS)
 
-KINDS = {"rotation": "kind", "code": "kind", "weights": "method"}
+KINDS = {"rotation": "kind", "code": "kind", "kv.code": "kind", "weights": "method"}
 """Settings that a single name stands for: `rotation: quarot` is `rotation.kind: quarot`."""
 
-OPTIONAL = ("kv", "inputs.clip", "inputs.step", "code.slots")
+OPTIONAL = ("kv", "inputs.clip", "inputs.step", "code.slots", "kv.code.slots")
 """Settings that `none` turns off."""
 
 
@@ -59,9 +61,10 @@ def nest(values: Mapping[Any, Any], prefix: str = "") -> Tree:
         if not isinstance(key, str) or not key:
             raise ValueError(f"{prefix or 'the settings'}: a name of a setting was expected, not {key!r}")
         path = key if prefix else PATHS.get(key, key)
-        if path in KINDS and not prefix and isinstance(value, str):
-            path += f".{KINDS[path]}"
-        full = f"{prefix}.{path}" if prefix else path
+        above = f"{prefix}." if prefix else ""
+        if above + path in KINDS and isinstance(value, str):
+            path += f".{KINDS[above + path]}"
+        full = above + path
         if full in OPTIONAL and value == "none":
             value = None
         if any(isinstance(each, int) and each.bit_length() > 64 for each in [value, *_items(value)]):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
+from spikeconv.codes import code_of
 from spikeconv.config import KvSettings
 from spikeconv.nn import gradients
 from spikeconv.rotation import Rotation
@@ -44,6 +45,7 @@ class KvCode:
     def scheme(self, scheme: KvSettings) -> None:
         self._scheme = scheme
         self.group = scheme.group or self.head_dim
+        self.code = code_of(scheme.code.kind, scheme.code.slots)
         self.rotation = Rotation(self.head_dim, self.seed)
         self.settings = ops.RowSettings(scheme.bits, self.group, scheme.symmetric, CLIP_RATIOS)
         kind = "signed" if scheme.symmetric else "unsigned"
@@ -71,16 +73,23 @@ class KvCode:
         Gradients reach the query, and the states that the latest rows were made of (see `with_states`), as through
         attention over the keys and values that the rows stand for.
         """
-        arguments = (keys, values, mask, scaling, self.settings.table(), self.execution)
         if not gradients.flow(query, *(_states_of(rows) for rows in (keys, values))):
-            rotated: Tensor = ops.attend(self.rotation(query), *arguments)
+            rotated = self._sums(self.rotation(query), keys, values, mask, scaling)
             return self.rotation.inverse(rotated).to(query.dtype)
         query_rotated = gradients.rotated(query, self.rotation)
         with torch.no_grad():
-            value = ops.attend(query_rotated, *arguments)
+            value = self._sums(query_rotated, keys, values, mask, scaling)
         surrogate = gradients.attention(query_rotated, self._floats(keys), self._floats(values), mask, scaling)
         attended = gradients.straight(value, surrogate)
         return gradients.turned_back(attended, self.rotation).to(query.dtype)
+
+    def _sums(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+        """Attention of a rotated query, float32, as the execution has it."""
+        arguments = query, keys, values, mask, scaling, self.settings.table()
+        if self.execution != "unfold" or self.scheme.code.kind == "unary":  # which the kernels unfold by themselves
+            return ops.attend(*arguments, self.execution)  # type: ignore[no-any-return]
+        digits = self.code.digits(self.scheme.largest_count).to(query.device)
+        return ops.attend_slots(*arguments, digits, self.code.membrane)
 
     def with_states(self, rows: Tensor, states: Tensor) -> Tensor:
         """Rows [..., length, row_bytes] that know the states [..., tokens, head_dim] that the latest were made of."""

@@ -1,4 +1,4 @@
-from spikeconv.ops.attention import pack_rows, row_bytes, unpack_rows
+from spikeconv.ops.attention import attend_slots, pack_rows, row_bytes, unpack_rows
 from spikeconv.ops.encoding import clip_potential, histogram_of, rms_norm
 from spikeconv.ops.library import (
     accumulate,
@@ -22,6 +22,7 @@ __all__ = [
     "accumulate",
     "arrange",
     "attend",
+    "attend_slots",
     "clip_potential",
     "encode",
     "encode_rows",

@@ -12,11 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spikeconv.errors import SpikeconvError
 from spikeconv.ops.encoding import encode, histogram_of, rotate, square_sum
 from spikeconv.ops.packing import LANES, pack, unpack
 from spikeconv.ops.settings import EncodeSettings, RowSettings
 
-__all__ = ["attend", "encode_rows", "pack_rows", "row_bytes", "unpack_rows"]
+__all__ = ["attend", "attend_slots", "encode_rows", "pack_rows", "row_bytes", "unpack_rows"]
 
 SCALE_BYTES = 4
 States = tuple[Tensor, Tensor, Tensor | None]
@@ -136,11 +137,57 @@ def attend(
     Returns:
         [batch, heads, tokens, head_dim] float32. The executions differ in the order of float additions only.
     """
+    if execution != "unfold":
+        return _attend(query, keys, values, mask, scaling, settings, _dense)
+    largest = RowSettings.of(settings, query.shape[-1]).largest_count
+    ones = torch.arange(largest)[:, None] < torch.arange(largest + 1)  # slot t fires while t < |k|
+    digits = ones.to(device=query.device, dtype=torch.int8)
+    return attend_slots(query, keys, values, mask, scaling, settings, digits, "add")
+
+
+def attend_slots(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    settings: list[float],
+    digits: Tensor,
+    membrane: str,
+) -> Tensor:
+    """`attend` with the counts sent slot by slot of a temporal code; in plain torch on every device.
+
+    Args:
+        query, keys, values, mask, scaling, settings: as in `attend`.
+        digits: int8 [slots, largest count + 1], what |k| sends in each slot, -1, 0 or 1, times the sign of k.
+        membrane: what a slot does to the sums, one of `ops.settings.MEMBRANES`.
+
+    Returns:
+        [batch, heads, tokens, head_dim] float32, equal to `attend`'s but for the order of float additions.
+
+    Raises:
+        SpikeconvError: the digits are not those of counts so large.
+    """
+    wanted = RowSettings.of(settings, query.shape[-1]).largest_count + 1
+    if digits.dtype != torch.int8 or digits.dim() != 2 or digits.shape[1] != wanted:
+        raise SpikeconvError(f"To unfold takes a code's digits, int8 [slots, {wanted}] for counts up to {wanted - 1}.")
+    with torch.autocast(query.device.type, enabled=False):
+        return _attend(query, keys, values, mask, scaling, settings, _unfold(digits, membrane))
+
+
+def _attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    settings: list[float],
+    multiply: Product,
+) -> Tensor:
     batch, heads, tokens, head_dim = query.shape
     key_heads = keys.shape[1]
     chosen = RowSettings.of(settings, head_dim)
     k, v = (unpack_rows(rows, head_dim, chosen) for rows in (keys, values))
-    multiply = _dense if execution != "unfold" else _unfold(max(-chosen.count_min, chosen.count_min + chosen.bins - 1))
     if mask is not None:
         mask = mask.expand(*mask.shape[:-2], tokens, mask.shape[-1])
     outputs = []
@@ -158,10 +205,22 @@ def _dense(x: Tensor, counts: Tensor) -> Tensor:
     return x @ counts.float()
 
 
-def _unfold(steps: int) -> Product:
+def _unfold(digits: Tensor, membrane: str) -> Product:
+    """Slot by slot; the sums in float64, since those of a ramp's current come again in every later slot."""
+
     def product(x: Tensor, counts: Tensor) -> Tensor:
-        signs, magnitudes = counts.sign(), counts.short().abs()  # int8 has no |-128|
-        return torch.stack([x @ (signs * (magnitudes > step)).float() for step in range(steps)]).sum(0)
+        signs, magnitudes = counts.sign(), counts.short().abs().long()  # int8 has no |-128|
+        shape = (*torch.broadcast_shapes(x.shape[:-2], counts.shape[:-2]), x.shape[-2], counts.shape[-1])
+        total = torch.zeros(shape, dtype=torch.float64, device=x.device)
+        held = torch.zeros_like(total)
+        for digit in digits:
+            current = (x @ (signs * digit[magnitudes]).float()).double()
+            if membrane == "ramp":
+                held += current
+                total += held
+            else:
+                total = (2 * total if membrane == "double" else total) + current
+        return total.float()
 
     return product
 

@@ -130,6 +130,11 @@ class RowSettings(NamedTuple):
         """Bins of a histogram of counts."""
         return 1 << self.bits
 
+    @property
+    def largest_count(self) -> int:
+        """Bound on |count|."""
+        return 1 << self.bits - 1 if self.symmetric else (1 << self.bits) - 1
+
     def table(self) -> list[float]:
         """As the ops take them."""
         return [float(self.bits), float(self.group), float(self.symmetric), *self.clip_ratios]

@@ -50,12 +50,12 @@ def cache_records(model: Any, recorder: Recorder) -> dict[str, CacheRecord]:
     code = next(iter(attention_codes(model).values()))
     return {
         kind: CacheRecord(
+            scheme=code.scheme,
             states=counted.inputs // code.head_dim,
             histogram=counted.counts,
             head_dim=code.head_dim,
             group=code.group,
             row_bytes=code.row_bytes,
-            virtual_steps=code.scheme.virtual_steps,
         )
         for kind, counted in recorder.cache.items()
     }

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spikeconv.codes import Code, Cost, code_of
-from spikeconv.config import LinearScheme
+from spikeconv.config import KvSettings, LinearScheme
 
 __all__ = ["CacheRecord", "LayerRecord", "SpikeRecord", "magnitude_of", "ones_of"]
 
@@ -18,6 +18,12 @@ Histogram = dict[int, int]
 def magnitude_of(histogram: Histogram) -> int:
     """Σ|k|: spikes of the unary code."""
     return sum(abs(count) * times for count, times in histogram.items())
+
+
+def spikes_of(histogram: Histogram, code: Code) -> int:
+    """Spikes of all counts, as a code sends them."""
+    spikes = code.spikes(max(map(abs, histogram), default=0)).tolist()
+    return sum(spikes[abs(count)] * times for count, times in histogram.items())
 
 
 def ones_of(histogram: Histogram) -> int:
@@ -79,9 +85,7 @@ class LayerRecord:
     @property
     def spikes(self) -> int:
         """Spikes of all counts, as their code sends them."""
-        largest = max(map(abs, self.histogram), default=0)
-        spikes = self.code.spikes(largest).tolist()
-        return sum(spikes[abs(count)] * times for count, times in self.histogram.items())
+        return spikes_of(self.histogram, self.code)
 
     @property
     def mean_count(self) -> float:
@@ -122,20 +126,35 @@ class CacheRecord:
     """Keys (or values) of all layers, where they are counts.
 
     Attributes:
+        scheme: settings of keys and values.
         states: keys seen, one for each token, layer and head.
         histogram: how often each count was seen.
         head_dim: counts of a key.
         group: counts that share a scale.
         row_bytes: bytes of a key.
-        virtual_steps: T'.
     """
 
+    scheme: KvSettings
     states: int
     histogram: Histogram
     head_dim: int
     group: int
     row_bytes: int
-    virtual_steps: int
+
+    @property
+    def code(self) -> Code:
+        """How a count is sent."""
+        return code_of(self.scheme.code.kind, self.scheme.code.slots)
+
+    @property
+    def cost(self) -> Cost:
+        """What one sum does beside the additions for spikes."""
+        return self.code.cost(self.scheme.largest_count)
+
+    @property
+    def spikes(self) -> int:
+        """Spikes of all counts, as their code sends them."""
+        return spikes_of(self.histogram, self.code)
 
 
 @dataclass(frozen=True)
@@ -166,4 +185,8 @@ class SpikeRecord:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         layers = [{**vars(layer), "scheme": layer.scheme.model_dump(mode="json")} for layer in self.layers]
-        return {**asdict(self), "layers": layers}
+        cache = {
+            kind: {**vars(cached), "scheme": cached.scheme.model_dump(mode="json")}
+            for kind, cached in self.cache.items()
+        }
+        return {**asdict(self), "layers": layers, "cache": cache}

@@ -63,7 +63,8 @@ class TotalFiring:
     """All converted linears together; means are weighted by multiply-accumulates, so q, k, v each count.
 
     `slots` are those of the slowest linear, its latency; `float_macs` are the multiply-accumulates that stay in float,
-    by what they are for, `linears` those of linears without spikes.
+    by what they are for, `linears` those of linears without spikes. What begins with `cache_` is of keys and values,
+    and of nothing else here: spikes of a count (None where they are float), slots, work of the sums over them.
     """
 
     tokens: int
@@ -82,6 +83,10 @@ class TotalFiring:
     float_macs: dict[str, int]
     weight_bytes: int
     rotation_additions: int
+    cache_spikes_per_input: float | None
+    cache_slots: int
+    cache_membrane_additions: int
+    cache_membrane_shifts: int
 
 
 @dataclass(frozen=True)
@@ -89,19 +94,26 @@ class CacheFiring:
     """Keys (or values) of all layers, where they are counts.
 
     Attributes:
-        virtual_steps: T'.
-        mean_count: mean |count|.
-        firing_rate: mean_count / T'.
+        code: how a count is sent.
+        virtual_steps: T', the slots of the code.
+        mean_count: mean |count|: its unary spikes.
+        spikes_per_input: mean number of spikes of a count, as its code sends them.
+        firing_rate: spikes_per_input / T'.
         zero_share: share of counts that are zero.
         bytes_per_token: of all heads and layers, scales included.
         bfloat16_bytes_per_token: what a bfloat16 cache takes.
         macs: multiply-accumulates of their product with q (or p) in float, over the full N² of each window.
         accumulations: signed additions of q (or p) instead.
-        scalings: multiplications by a scale, one for every sum.
+        scalings: multiplications by a scale, one for every query, key and group.
+        membrane_additions: additions of a sum's current to the sum, slot by slot (`ramp`).
+        membrane_shifts: doublings of a sum (`binary`, `signed-digit`). Scores are one sum for every query, key and
+            group; the spikes of all values go to one for every query and output.
     """
 
+    code: str
     virtual_steps: int
     mean_count: float
+    spikes_per_input: float
     firing_rate: float
     zero_share: float
     bytes_per_token: int
@@ -109,6 +121,8 @@ class CacheFiring:
     macs: int
     accumulations: float
     scalings: int
+    membrane_additions: int
+    membrane_shifts: int
 
 
 @dataclass(frozen=True)
@@ -141,23 +155,32 @@ def firing_report(record: SpikeRecord) -> FiringReport:
     if record.float_linears:
         stays_float["linears"] = sum(linear_macs(record.tokens, *shape) for shape in record.float_linears)
     spiking_attention = stays_float.pop("attention", 0) if record.cache else 0
-    cache = {kind: _cache(cached, record.tokens, spiking_attention // 2) for kind, cached in record.cache.items()}
-    return FiringReport(tuple(layers), _total(layers, record.tokens, stays_float), cache)
+    macs = spiking_attention // 2
+    pairs = sum(tokens**2 for tokens in record.sequences)  # of a query with a key
+    cache = {}
+    for kind, cached in record.cache.items():
+        sums = macs // cached.group if kind == "k" else macs // pairs * record.tokens
+        cache[kind] = _cache(cached, record.tokens, macs, sums)
+    return FiringReport(tuple(layers), _total(layers, record.tokens, stays_float, cache), cache)
 
 
-def _cache(record: CacheRecord, tokens: int, macs: int) -> CacheFiring:
+def _cache(record: CacheRecord, tokens: int, macs: int, sums: int) -> CacheFiring:
     states, counts = record.states // tokens, record.states * record.head_dim  # of one token, heads of all layers
-    mean_count = magnitude_of(record.histogram) / counts
+    spikes_per_input, cost = record.spikes / counts, record.cost
     return CacheFiring(
-        virtual_steps=record.virtual_steps,
-        mean_count=mean_count,
-        firing_rate=mean_count / record.virtual_steps,
+        code=record.code.name,
+        virtual_steps=cost.slots,
+        mean_count=magnitude_of(record.histogram) / counts,
+        spikes_per_input=spikes_per_input,
+        firing_rate=spikes_per_input / cost.slots,
         zero_share=record.histogram.get(0, 0) / counts,
         bytes_per_token=states * record.row_bytes,
         bfloat16_bytes_per_token=states * record.head_dim * 2,
         macs=macs,
-        accumulations=macs * mean_count,
+        accumulations=macs * spikes_per_input,
         scalings=macs // record.group,
+        membrane_additions=cost.additions * sums,
+        membrane_shifts=cost.doublings * sums,
     )
 
 
@@ -207,8 +230,10 @@ def _means(layers: list[LayerFiring]) -> dict[str, float | None]:
     }
 
 
-def _total(layers: list[LayerFiring], tokens: int, float_macs: dict[str, int]) -> TotalFiring:
-    means = _means(layers)
+def _total(
+    layers: list[LayerFiring], tokens: int, float_macs: dict[str, int], cache: dict[str, CacheFiring]
+) -> TotalFiring:
+    means, cached = _means(layers), list(cache.values())
     return TotalFiring(
         tokens=tokens,
         linears=len(layers),
@@ -226,4 +251,8 @@ def _total(layers: list[LayerFiring], tokens: int, float_macs: dict[str, int]) -
         float_macs=float_macs,
         weight_bytes=sum(layer.weight_bytes for layer in layers),
         rotation_additions=sum(layer.rotation_additions for layer in layers),
+        cache_spikes_per_input=sum(each.spikes_per_input for each in cached) / len(cached) if cached else None,
+        cache_slots=max((each.virtual_steps for each in cached), default=0),
+        cache_membrane_additions=sum(each.membrane_additions for each in cached),
+        cache_membrane_shifts=sum(each.membrane_shifts for each in cached),
     )

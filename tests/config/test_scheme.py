@@ -17,6 +17,7 @@ from spikeconv.config import (
     SpikeConfig,
     parse_settings,
 )
+from spikeconv.config.code import CodeSettings
 from spikeconv.config.parsing import known_paths
 from spikeconv.errors import SpikeconvError
 from spikeconv.ops import EncodeSettings
@@ -105,6 +106,16 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"quantile": 0.8}, ["quantile", "Did you mean inputs.clip.quantile?"]),
     ({"kv_range": "asymmetric"}, ["kv.bits", "missing"]),
     ({"kv_bits": 9}, ["kv.bits", "8"]),
+    ({"kv_code": "ramp"}, ["kv.bits", "missing"]),
+    ({"kv_bits": 4, "kv_code": "rampe"}, ["kv.code.kind", "ramp", "rampe"]),
+    ({"kv_bits": 4, "kv_code": "binary", "kv_slots": 8}, ["kv", "slots", "ramp", "binary"]),
+    ({"kv_bits": 4, "kv_slots": 8}, ["kv", "slots", "ramp", "unary"]),
+    ({"kv_bits": 6, "kv_code": "ramp", "kv_slots": 7}, ["kv", "7 slots", "up to 28, not 32", "at least 8 slots"]),
+    (
+        {"kv_bits": 4, "kv_range": "asymmetric", "kv_code": "ramp", "kv_slots": 4},
+        ["kv", "up to 10, not 15", "at least 5 slots"],
+    ),
+    ({"kv_bits": 4, "kv_code": "ramp", "kv_slots": 2, "kv.code.overflow": "clip"}, ["kv", "overflow=clip", "linears"]),
     ({"kv_steps": 3}, ["kv_steps", "4", "not 3"]),
     ({"kv": {"bits": 4, "seed": 1}}, ["kv.seed", "kv.range"]),
     ({"overrides": [{"pattern": "q", "settings": {"kv_bits": 4}}]}, ["override q", "kv"]),
@@ -227,7 +238,12 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
         "rotation": {"kind": "none", "seed": 7},
         "code": {"kind": "ramp", "slots": 6, "overflow": "clip"},
         "balance": "sqrt",
-        "kv": {"bits": 4, "range": "asymmetric", "group": 8},
+        "kv": {
+            "bits": 4,
+            "range": "asymmetric",
+            "group": 8,
+            "code": {"kind": "ramp", "slots": 5, "overflow": "error"},
+        },
         "skip": ["o"],
         "overrides": [{"pattern": "q", "settings": {"weights": {"bits": 6}, "rotation": {"seed": 1}}}],
     }
@@ -239,7 +255,7 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
         "weights": "rtn", "damping": 0.2, "residual": True,
         "rotation": "none", "seed": 7, "temporal_code": "ramp", "slots": 6, "slot_overflow": "clip",
         "count_scale": "max", "dead_zone": 0.2, "balance": "sqrt", "kv_steps": 15,
-        "kv_range": "asymmetric", "kv_group": 8, "inputs.clip": clip, **shared,
+        "kv_range": "asymmetric", "kv_group": 8, "kv_code": "ramp", "kv_slots": 5, "inputs.clip": clip, **shared,
     }  # fmt: skip
     dotted = {
         "weights.clip": "none", "weights.damping": 0.2, "weights": {"residual": True}, "inputs.bits": 5,
@@ -247,7 +263,7 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
         "code.overflow": "clip",
         "inputs.clip.quantile": 0.6, "rotation.kind": "none", "rotation.seed": 7, "code.kind": "ramp", "code.slots": 6,
         "balance": "sqrt",
-        "kv": {"bits": 4}, "kv.range": "asymmetric", "kv.group": 8, **shared,
+        "kv": {"bits": 4, "code": "ramp"}, "kv.range": "asymmetric", "kv.group": 8, "kv.code.slots": 5, **shared,
     }  # fmt: skip
     for values in (expected, short, dotted):
         assert SpikeConfig.parse(values).model_dump(mode="json") == expected
@@ -269,6 +285,8 @@ def test_later_layers_stand_on_earlier_ones() -> None:
     kept = SpikeConfig.parse({"inputs.clip.quantile": 0.3}, {"bits": "4-16"})
     assert kept.clip is not None and kept.clip.quantile == 0.3
     assert SpikeConfig.parse({"kv_bits": 4}, {"kv_group": 8}).kv == KvSettings(bits=4, group=8)
+    ramp = SpikeConfig.parse({"kv_bits": 4, "kv_code": "ramp", "kv_slots": 4}, {"kv_slots": "none"}).kv
+    assert ramp == KvSettings(bits=4, code=CodeSettings(kind="ramp"))
     for nothing in ({"kv_bits": "none"}, {"kv_bits": 16}, {"kv": "none"}, {"kv": None}):
         assert SpikeConfig.parse({"kv_bits": 4, "kv_group": 8}, nothing).kv is None
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from spikeconv import ops
+from spikeconv.codes import Ramp
 from spikeconv.config import KvSettings, SpikeConfig
 from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
@@ -175,6 +176,30 @@ def test_verify_looks_at_the_cache(transformer: str, converted: Fixture, monkeyp
     monkeypatch.setattr(ops, "encode_rows", off_by_one)
     found = verify(loaded, "Four score and seven", source=False)
     assert len(found.different_rows) == 4 and not found.clean
+
+
+def test_every_code_gives_the_same_attention(converted: Fixture, tokens: Tensor) -> None:
+    """The rows are the same bytes, and unfolded they give the same sums, within what `verify` allows."""
+    plain = load(converted("llama", **EXACT, kv_bits=4))
+    expected = whole(plain, tokens)
+    for code in (
+        {"kv_code": "binary"},
+        {"kv_code": "signed-digit"},
+        {"kv_code": "ramp"},
+        {"kv_code": "ramp", "kv_slots": 4},
+    ):
+        loaded = load_checkpoint(converted("llama", **EXACT, kv_bits=4, **code), device="cpu")
+        assert torch.equal(whole(loaded.model, tokens), expected)
+        result = verify(loaded, "Four score and seven", source=False)
+        assert result.clean and result.attention_error is not None and 0 < result.attention_error < 2e-5
+
+
+def test_a_wrong_code_of_the_cache_is_seen(converted: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_checkpoint(converted("llama", kv_bits=4, kv_code="ramp"), device="cpu")
+    digits = Ramp.digits
+    monkeypatch.setattr(Ramp, "digits", lambda self, largest: digits(self, largest).roll(1, 0))
+    found = verify(loaded, "Four score and seven", source=False)
+    assert not found.clean and (found.attention_error or 0) > 1e-3
 
 
 @pytest.mark.parametrize("other", [{"kv_bits": 5}, {"kv_bits": 4, "kv_range": "asymmetric"}, {}])

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.codes import CODES as TEMPORAL
+from spikeconv.codes import Ramp
+from spikeconv.errors import SpikeconvError
 from spikeconv.ops import RowSettings, attention
 from spikeconv.rotation import Rotation
 
@@ -93,6 +96,25 @@ def test_executions_compute_the_formula(tokens: int, kernels: Any) -> None:
         expected = oracle(query, decoded(*k), decoded(*v), mask, 0.1)
         for execution in EXECUTIONS:
             assert_near(attend(kernels, query, rows, mask, 0.1, code, execution), expected)
+
+
+def test_every_code_computes_the_formula() -> None:
+    """Slot by slot, also with the fewest slots that a ramp can do with, up to counts of 255."""
+    for settings, head_dim in CODES:
+        k, v = (encoded(settings, head_dim) for _ in range(2))
+        query = torch.randn(BATCH, KEY_HEADS * REPEATS, 3, head_dim)
+        mask = torch.zeros(BATCH, 1, 3, LENGTH)
+        mask[0, :, :, :2] = LOWEST
+        rows = [ops.pack_rows(*states, settings.bits) for states in (k, v)]
+        expected = oracle(query, decoded(*k), decoded(*v), mask, 0.1)
+        largest = settings.largest_count
+        assert largest == max(-settings.count_min, settings.count_min + settings.bins - 1)
+        least = next(n for n in range(1, largest + 1) if n * (n + 1) // 2 >= largest)
+        for code in (*TEMPORAL.values(), Ramp(least)):
+            arguments = query, *rows, mask, 0.1, settings.table()
+            assert_near(ops.attend_slots(*arguments, code.digits(largest), code.membrane), expected)
+        with pytest.raises(SpikeconvError, match="digits"):
+            ops.attend_slots(*arguments, TEMPORAL["unary"].digits(largest + 1), "add")
 
 
 @pytest.mark.parametrize(("repeats", "tokens"), [(1, 1), (3, 1), (8, 1), (2, 3), (1, 40), (4, 40)])

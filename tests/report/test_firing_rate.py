@@ -1,6 +1,8 @@
 """The firing report against a count done by hand, and its bookkeeping."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,42 @@ def test_spikes_in_the_cache_alone(converted: Callable[..., Path]) -> None:
     assert not report.layers and report.by_role() == {}
     assert report.total.linears == report.total.macs == 0 and report.total.firing_rate is None
     assert 0 < report.cache["k"].firing_rate < 1
+
+
+def test_spikes_of_the_cache_are_those_of_its_code(converted: Callable[..., Path]) -> None:
+    """By hand from the histograms, with the fewest spikes of a ramp found by trying all trains."""
+    subsets = [sum(slot + 1 for slot in range(5) if mask >> slot & 1) for mask in range(32)]
+    fewest = {count: min(mask.bit_count() for mask in range(32) if subsets[mask] == count) for count in range(9)}
+    signed = [0, 1, 1, 2, 1, 2, 2, 2, 1]  # 3 = 4 - 1, 7 = 8 - 1; 5 = 4 + 1, 6 = 8 - 2
+    for code, slots, spikes, doublings, additions in (
+        ({}, 8, lambda count: count, 0, 0),
+        ({"kv_code": "binary"}, 4, lambda count: bin(count).count("1"), 4, 0),
+        ({"kv_code": "signed-digit"}, 4, lambda count: signed[count], 4, 0),
+        ({"kv_code": "ramp"}, 8, lambda count: int(count > 0), 0, 8),
+        ({"kv_code": "ramp", "kv_slots": 5}, 5, lambda count: fewest[count], 0, 5),
+    ):
+        loaded = load_checkpoint(converted("llama", kv_bits=4, kv_group=4, **code), device="cpu")
+        record = record_text(loaded.model, loaded.tokenizer, TEXT)
+        # As for a text of two windows: sums of values are one a query and output, whatever the number of keys.
+        record = replace(record, sequences=(9, record.tokens - 9))
+        attention = 2 * 2 * 9 * 8 * sum(tokens**2 for tokens in record.sequences)  # both products, layers, heads
+        report = firing_report(replace(record, float_macs={**record.float_macs, "attention": attention}))
+        json.dumps(record.to_dict())
+        scores, outputs = attention // 2 // 4, 2 * 9 * 8 * record.tokens
+        means = []
+        for kind, sums in (("k", scores), ("v", outputs)):
+            seen, firing = record.cache[kind], report.cache[kind]
+            sent = sum(spikes(abs(count)) * times for count, times in seen.histogram.items())
+            means.append(sent / sum(seen.histogram.values()))
+            assert (firing.code, firing.virtual_steps) == (code.get("kv_code", "unary"), slots)
+            assert firing.spikes_per_input == means[-1] and firing.firing_rate == means[-1] / slots
+            assert firing.accumulations == attention // 2 * means[-1]
+            assert (firing.membrane_shifts, firing.membrane_additions) == (doublings * sums, additions * sums)
+        total = report.to_dict()["total"]
+        assert total["cache_spikes_per_input"] == sum(means) / 2 and total["cache_slots"] == slots
+        assert total["cache_membrane_shifts"] == doublings * (scores + outputs)
+        assert total["cache_membrane_additions"] == additions * (scores + outputs)
+    assert report_of(converted("llama"), tokens=7).total.cache_spikes_per_input is None
 
 
 def test_empty_text(converted: Callable[..., Path]) -> None:
