@@ -25,7 +25,7 @@ class KvSettings(Settings):
         if self.code.overflow == "clip":
             raise ValueError("code.overflow=clip is for the inputs of linears; keys and values keep all their counts")
         if why := self.code.too_short(self.largest_count):
-            raise ValueError(f"code.slots: {why}")
+            raise ValueError(why)
         return self
 
     @property
