@@ -1,4 +1,4 @@
-"""JSON: values that it has, in files that are written whole."""
+"""JSON: values that it has; and files that are written whole."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["plain_value", "write_json"]
+__all__ = ["plain_value", "write_json", "write_text"]
 
 
 def plain_value(value: Any) -> Any:
@@ -22,9 +22,14 @@ def plain_value(value: Any) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all."""
     scratch = path.with_name(f".{path.name}.incomplete-{os.getpid()}")
     try:
-        scratch.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)

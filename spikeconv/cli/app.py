@@ -13,6 +13,7 @@ from spikeconv.cli.doctor import doctor
 from spikeconv.cli.evaluate import evaluate
 from spikeconv.cli.failure import DEBUG, report_failure
 from spikeconv.cli.finetune import finetune
+from spikeconv.cli.frontier import frontier
 from spikeconv.cli.generate import generate
 from spikeconv.cli.models import models
 from spikeconv.cli.perplexity import perplexity
@@ -35,6 +36,7 @@ app.command("finetune", cls=Command)(finetune)
 app.command("eval", cls=Command)(evaluate)
 app.command("perplexity", cls=Command)(perplexity)
 app.command("report-firing-rate", cls=Command)(report_firing_rate)
+app.command("frontier", cls=Command)(frontier)
 app.command("verify", cls=Command)(verify)
 app.command("generate", cls=Command)(generate)
 app.command("bench", cls=Command)(bench)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from spikeconv.loading import LoadedModel
 
-__all__ = ["DATASETS", "hub_text", "longest_window", "read_text", "token_windows", "training_text"]
+__all__ = ["DATASETS", "hub_text", "longest_window", "python_docs", "read_text", "token_windows", "training_text"]
 
 DATASETS: dict[str, dict[str, Any]] = {
     "wikitext2": {"path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1", "split": "test"},
@@ -67,6 +67,13 @@ def training_text(file: Path | None = None, dataset: str | None = None) -> tuple
     if dataset is not None and file is None:
         return hub_text(dataset, training=True), dataset
     return read_text(file, dataset)
+
+
+def python_docs() -> str:
+    """Technical prose that every Python brings: the topics of `help`, sorted, joined by blank lines (0.5 MB)."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name] for name in sorted(topics))
 
 
 def hub_text(dataset: str, training: bool = False) -> str:

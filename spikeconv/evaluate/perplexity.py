@@ -8,6 +8,7 @@ every token but the first is predicted:
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,11 @@ def perplexity(
     window: int = 2048,
     max_tokens: int | None = None,
     track: Track = silent,
+    watch: AbstractContextManager[object] = nullcontext(),  # noqa: B008 # stateless
 ) -> PerplexityResult:
     """Perplexity of `text`, of which at most the first `max_tokens` tokens are read.
+
+    `watch` is open while the windows run, and sees nothing else: a recorder of spikes, say.
 
     Raises:
         SpikeconvError: an empty or too short text, a window the model cannot hold, or a model gone to NaN.
@@ -62,9 +66,10 @@ def perplexity(
     total, text_bytes = 0.0, 0
     with torch.inference_mode():
         split = _splits(loaded.model, windows[:1, :16].to(loaded.model.device))
-        for ids in track(windows, "Perplexity", len(windows)):
-            total += _nll(loaded.model, ids[None].to(loaded.model.device), split)
-            text_bytes += _predicted_bytes(loaded.tokenizer, ids.tolist())
+        with watch:
+            for ids in track(windows, "Perplexity", len(windows)):
+                total += _nll(loaded.model, ids[None].to(loaded.model.device), split)
+                text_bytes += _predicted_bytes(loaded.tokenizer, ids.tolist())
     tokens = len(windows) * (window - 1)
     mean = total / tokens
     if not math.isfinite(mean) or mean > 700:  # exp(700) is where a float ends

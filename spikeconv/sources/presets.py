@@ -11,7 +11,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.suggest import did_you_mean
 from spikeconv.yaml_text import parse_yaml
 
-__all__ = ["DEFAULT_MODEL", "Preset", "load_scheme", "model_presets", "scheme_names"]
+__all__ = ["DEFAULT_MODEL", "Preset", "configs_folder", "load_scheme", "model_presets", "scheme_names"]
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -38,13 +38,13 @@ class Preset(BaseModel):
 
 def model_presets() -> dict[str, Preset]:
     """Presets by name, from `configs/models/`."""
-    paths = sorted((_configs() / "models").glob("*.yaml"))
+    paths = sorted((configs_folder() / "models").glob("*.yaml"))
     return {path.stem: Preset.model_validate(_read(path)) for path in paths}
 
 
 def scheme_names() -> list[str]:
     """Names of the schemes in `configs/schemes/`."""
-    return sorted(path.stem for path in (_configs() / "schemes").glob("*.yaml"))
+    return sorted(path.stem for path in (configs_folder() / "schemes").glob("*.yaml"))
 
 
 def load_scheme(scheme: str) -> dict[str, Any]:
@@ -55,14 +55,14 @@ def load_scheme(scheme: str) -> dict[str, Any]:
     """
     path = Path(os.path.expanduser(scheme))
     if not path.is_file():
-        path = _configs() / "schemes" / f"{scheme}.yaml"
+        path = configs_folder() / "schemes" / f"{scheme}.yaml"
     if not path.is_file():
         hint = did_you_mean(scheme, scheme_names())
         raise SpikeconvError(f"No scheme {scheme!r}.{hint} Give a YAML file or one of {', '.join(scheme_names())}.")
     return _read(path)
 
 
-def _configs() -> Path:
+def configs_folder() -> Path:
     """`configs/` inside an installed package, or beside it in a checkout."""
     package = Path(str(files("spikeconv")))
     inside = package / "configs"
