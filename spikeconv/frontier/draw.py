@@ -1,4 +1,8 @@
-"""Draws a frontier as an SVG: spikes per input and perplexity beside the float model's, both on logarithmic axes."""
+"""Draws a frontier as an SVG: spikes per input, and perplexity beside the float model's.
+
+Both axes are logarithmic: that of perplexity / float in what is above 1, because a conversion at 1.02 is to one at 1.04
+what 1.5 is to 2. Its ticks say the ratio itself.
+"""
 
 from collections.abc import Iterator
 from html import escape
@@ -10,17 +14,20 @@ from spikeconv.frontier.rows import Frontier, Row
 
 __all__ = ["draw"]
 
-WIDTH, HEIGHT = 400, 340
-PLOT = Box(44, 62, 388, 294)
+WIDTH, HEIGHT = 400, 350
+PLOT = Box(44, 72, 388, 304)
 """The room inside the axes."""
 
 INK, QUIET, GRID, PAPER, OURS = "#1f2937", "#6b7280", "#e5e7eb", "#d9730d", "#1d5fd1"
 COLOURS = {"paper": PAPER, "ours": OURS}
 FONT, TITLE = 12, 14
-WORST = 4.0
-"""Ratios above are drawn at the upper edge, with their number."""
+BEST, WORST = 1.005, 4.0
+"""Ratios below and above are drawn at the edges; those above with their number."""
 
-RATIOS = (1, 2, 4, 1.5, 1.2, 3, 1.1, 1.05, 1.02)
+FEWEST = 0.3
+"""Fewer spikes per input are drawn at the edge."""
+
+RATIOS = (1.01, 1.1, 2, 1.02, 1.05, 1.2, 1.5, 3, 4, 1.005)
 SPIKES = (1, 2, 4, 8, 16, 32, 64, 0.5, 0.25, 0.7, 0.125, 128)
 
 
@@ -31,10 +38,10 @@ def draw(frontier: Frontier, name: str) -> str:
         frontier: what was measured.
         name: of the model, for the title.
     """
-    spikes = [spikes for _, spikes in frontier.spiking]
     ratios = [frontier.worst(row) for row, _ in frontier.spiking]
-    x = Axis.around([max(each, 0.01) for each in spikes], PLOT.left, PLOT.right, least=1.0, most=1000)
-    y = Axis.around(ratios, PLOT.bottom, PLOT.top, least=1.0, most=WORST)
+    spikes = [max(spikes, FEWEST) for _, spikes in frontier.spiking]
+    x = Axis.around(spikes, PLOT.left, PLOT.right, least=0.6, most=1000)
+    y = Axis.around([_above(each) for each in ratios], PLOT.bottom, PLOT.top, least=0.015, most=_above(WORST))
     parts = [*_frame(name, x, y), *_line(frontier, x, y), *_points(frontier, x, y)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{2 * WIDTH}" '
@@ -42,6 +49,11 @@ def draw(frontier: Frontier, name: str) -> str:
         + "\n".join(parts)
         + "\n</svg>\n"
     )
+
+
+def _above(ratio: float) -> float:
+    """What the y axis is logarithmic in."""
+    return max(ratio, BEST) - 1
 
 
 def _text(x: float, y: float, text: str, rest: str = "") -> str:
@@ -58,10 +70,10 @@ def _frame(name: str, x: Axis, y: Axis) -> Iterator[str]:
         yield _text(left + 15, 45.3, words)
         left += 90 if mark == "paper" else 58
     yield f'<path d="M{left:.1f} 41h18" stroke="{QUIET}" stroke-width="2" fill="none"/>'
-    yield _text(left + 24, 45.3, "nothing has less of both")
-    for value in y.ticks(RATIOS, 17):
+    yield _text(left + 24, 45.3, "Pareto front")
+    for value in y.ticks([_above(ratio) for ratio in RATIOS], 17):
         yield f'<path d="M{PLOT.left} {y.place(value):.1f}H{PLOT.right}" stroke="{GRID}"/>'
-        yield _text(PLOT.left - 6, y.place(value) + 4.2, f"{value:g}", f'text-anchor="end" fill="{QUIET}"')
+        yield _text(PLOT.left - 6, y.place(value) + 4.2, f"{1 + value:g}", f'text-anchor="end" fill="{QUIET}"')
     for value in x.ticks(SPIKES, 34):
         yield f'<path d="M{x.place(value):.1f} {PLOT.top}V{PLOT.bottom}" stroke="{GRID}"/>'
         yield _text(x.place(value), PLOT.bottom + 16, f"{value:g}", f'text-anchor="middle" fill="{QUIET}"')
@@ -79,8 +91,9 @@ def _line(frontier: Frontier, x: Axis, y: Axis) -> Iterator[str]:
 
 def _corners(frontier: Frontier, x: Axis, y: Axis) -> list[tuple[float, float]]:
     spikes = {row.label: value for row, value in frontier.spiking}
-    places = [(x.place(spikes[row.label]), y.place(frontier.worst(row))) for row in frontier.pareto]
-    corners: list[tuple[float, float]] = []
+    inside = [row for row in frontier.pareto if not y.beyond(_above(frontier.worst(row)))]
+    places = [(x.place(spikes[row.label]), y.place(_above(frontier.worst(row)))) for row in inside]
+    corners = [(places[0][0], PLOT.top)] if places else []
     for place, following in zip(places, [*places[1:], (PLOT.right, 0.0)], strict=False):
         corners += [place, (following[0], place[1])]
     return corners
@@ -88,9 +101,9 @@ def _corners(frontier: Frontier, x: Axis, y: Axis) -> list[tuple[float, float]]:
 
 def _points(frontier: Frontier, x: Axis, y: Axis) -> Iterator[str]:
     """Markers, each with its numbers as a tooltip, and the labels that find a place: the border's first."""
-    border = {row.label for row in frontier.pareto}
+    border = {row.label for row in frontier.pareto if not y.beyond(_above(frontier.worst(row)))}
     ordered = sorted(frontier.spiking, key=lambda each: (each[0].label not in border, each[0].mark != "paper"))
-    places = [(x.place(spikes), y.place(frontier.worst(row))) for row, spikes in ordered]
+    places = [(x.place(spikes), y.place(_above(frontier.worst(row)))) for row, spikes in ordered]
     taken = [Box(a - 6, b - 6, a + 6, b + 6) for a, b in places]
     corners = _corners(frontier, x, y)
     taken += [
@@ -98,8 +111,8 @@ def _points(frontier: Frontier, x: Axis, y: Axis) -> Iterator[str]:
         for a, b in pairwise(corners)
     ]
     words = [_words(row, frontier.worst(row), y) for row, _ in ordered]
-    named = [(a, b, text) for (a, b), text in zip(places, words, strict=True)]
-    labels = place_labels(named, FONT, Box(PLOT.left + 2, PLOT.top - 14, WIDTH - 4, PLOT.bottom - 2), taken)
+    named = [(a, b, text, row.label in border) for (a, b), text, (row, _) in zip(places, words, ordered, strict=True)]
+    labels = place_labels(named, FONT, Box(PLOT.left + 2, PLOT.top - 23, WIDTH - 4, PLOT.bottom - 2), taken)
     for (row, spikes), place, label in zip(ordered, places, labels, strict=True):
         yield _point(row, spikes, frontier.worst(row), place, y, row.label in border)
         if label is not None:
@@ -107,14 +120,15 @@ def _points(frontier: Frontier, x: Axis, y: Axis) -> Iterator[str]:
 
 
 def _words(row: Row, worst: float, y: Axis) -> str:
-    return f"{row.label} ({worst:.3g})" if y.beyond(worst) else row.label
+    times = f"{worst:.1f}" if worst < 10 else f"{worst:,.0f}" if worst < 1e5 else f"{worst:.0e}"
+    return f"{row.label} {times}×" if y.beyond(_above(worst)) else row.label
 
 
 def _point(row: Row, spikes: float, worst: float, place: tuple[float, float], y: Axis, border: bool) -> str:
     (a, b), colour = place, COLOURS[row.mark]
     tooltip = f"<title>{escape(row.label)}: {spikes:.3f} spikes per input, {worst:.4g} × float</title>"
     style = f'fill="{colour}" stroke="#ffffff" stroke-width="1.2"'
-    if y.beyond(worst):
+    if y.beyond(_above(worst)):
         return f'<path d="M{a - 5.5:.1f} {b + 8:.1f}h11l-5.5 -9.5z" {style}>{tooltip}</path>'
     return f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{5.5 if border else 4.5}" {style}>{tooltip}</circle>'
 

@@ -50,8 +50,11 @@ def test_every_point_is_in_the_picture_and_nothing_leaves_it() -> None:
 def test_labels_cover_neither_each_other_nor_what_is_taken() -> None:
     numbers, frame = random.Random(2), Box(0, 0, 300, 200)
     for count in (1, 10, 50):
-        points = [(numbers.uniform(0, 300), numbers.uniform(0, 200), f"label {index}") for index in range(count)]
-        taken = [Box(x - 5, y - 5, x + 5, y + 5) for x, y, _ in points]
+        points = [
+            (numbers.uniform(0, 300), numbers.uniform(0, 200), f"label {index}", index % 2 == 0)
+            for index in range(count)
+        ]
+        taken = [Box(x - 5, y - 5, x + 5, y + 5) for x, y, *_ in points]
         labels = place_labels(points, 12, frame, taken)
         placed = [label for label in labels if label is not None]
         boxes = [label.box for label in placed]
