@@ -336,3 +336,5 @@ def convert(
     with convenience("this checkpoint will not be the default of other commands"):
         remember(target)
     print_json(summary.to_dict()) if as_json else show_summary(summary)
+    if not quiet and config.sends_each_spike and scheme is None and balance is None:
+        err.print("[note]About one spike for any count, a better model: --scheme ramp-5 (docs/temporal-codes.md).[/]")

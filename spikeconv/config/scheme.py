@@ -89,6 +89,12 @@ class LinearScheme(Settings):
         return f"{self.weights.bits}-{self.inputs.name}"
 
     @property
+    def sends_each_spike(self) -> bool:
+        """Whether a count k is sent as |k| spikes, as SDLLM does."""
+        inputs = self.inputs
+        return self.code.kind == "unary" and isinstance(inputs, CountInputs) and inputs.spikes != "integer"
+
+    @property
     def sending(self) -> str:
         """How its counts are sent, in a few words: `T'=8`, or `ramp code of 24 slots, counts up to 300`."""
         inputs, code = self.inputs, self.code
