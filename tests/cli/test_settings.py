@@ -58,7 +58,16 @@ def test_file_then_options_then_assignments(tmp_path: Path) -> None:
 def test_schemes_are_what_they_are_called() -> None:
     for name in scheme_names():
         config = SpikeConfig.parse(load_scheme(name))
-        assert config.bits in name.replace("spikerwkv-", "16-").replace("l", "L"), name
+        if name.startswith("ramp-"):  # with the bits of the weights: what is sent has a width of its own
+            inputs = config.inputs
+            assert config.bits == f"{name[5]}-1.58" and config.code.slots == 24, name
+            assert isinstance(inputs, CountInputs) and inputs.count_max == 300, name
+            assert bool(inputs.dead_zone) == name.endswith("-sparse"), name
+        else:
+            assert config.bits in name.replace("spikerwkv-", "16-").replace("l", "L"), name
+    for name in ("quarot-4-4", "spinquant-4-4"):
+        config = SpikeConfig.parse(load_scheme(name))
+        assert config.rotation.kind == "quarot" and config.kv == KvSettings(bits=4, range="asymmetric")
     assert SpikeConfig.parse(load_scheme("quarot-4-1.58")).rotation.kind == "quarot"
     assert SpikeConfig.parse(load_scheme("sdllm-4-1.58-kv4")).kv == KvSettings(bits=4)
     with pytest.raises(SpikeconvError, match=r"Did you mean quarot-4-1\.58"):
