@@ -112,7 +112,7 @@ def _points(frontier: Frontier, x: Axis, y: Axis) -> Iterator[str]:
     ]
     words = [_words(row, frontier.worst(row), y) for row, _ in ordered]
     named = [(a, b, text, row.label in border) for (a, b), text, (row, _) in zip(places, words, ordered, strict=True)]
-    labels = place_labels(named, FONT, Box(PLOT.left + 2, PLOT.top - 23, WIDTH - 4, PLOT.bottom - 2), taken)
+    labels = place_labels(named, FONT, Box(PLOT.left + 2, PLOT.top - 23, PLOT.right + 2, PLOT.bottom - 2), taken)
     for (row, spikes), place, label in zip(ordered, places, labels, strict=True):
         yield _point(row, spikes, frontier.worst(row), place, y, row.label in border)
         if label is not None:
@@ -135,8 +135,7 @@ def _point(row: Row, spikes: float, worst: float, place: tuple[float, float], y:
 
 def _label(label: Label, place: tuple[float, float], colour: str, border: bool) -> Iterator[str]:
     if label.far:
-        a = min(max(place[0], label.box.left), label.box.right)
-        b = min(max(place[1], label.box.top), label.box.bottom)
+        a, b = label.end(*place)
         yield f'<path d="M{place[0]:.1f} {place[1]:.1f}L{a:.1f} {b:.1f}" stroke="{colour}" stroke-opacity="0.5"/>'
     weight = ' font-weight="bold"' if border else ""
     yield _text(label.x, label.y, label.text, f'text-anchor="middle" fill="{colour}"{weight}')

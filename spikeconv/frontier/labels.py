@@ -52,11 +52,26 @@ class Label:
     box: Box
     far: bool
 
+    def end(self, x: float, y: float) -> tuple[float, float]:
+        """Where the line from its point at x, y ends."""
+        return min(max(x, self.box.left), self.box.right), min(max(y, self.box.top), self.box.bottom)
+
+    def leader(self, x: float, y: float, pieces: int = 12) -> list[Box]:
+        """That line in pieces, without its ends; nothing where there is none."""
+        if not self.far:
+            return []
+        a, b = self.end(x, y)
+        middles = [(x + (a - x) * i / pieces, y + (b - y) * i / pieces) for i in range(1, pieces)]
+        return [Box(c - 0.7, d - 0.7, c + 0.7, d + 0.7) for c, d in middles]
+
 
 def place_labels(
     points: Sequence[tuple[float, float, str, bool]], size: float, frame: Box, taken: Sequence[Box]
 ) -> list[Label | None]:
     """Labels that cover neither each other nor what is taken, or None where there is no such place.
+
+    One after the other, the most important first; then those that found no place try to be first, one at a time, which
+    stays where more labels are placed in all.
 
     Args:
         points: x, y and text of each, and whether it is bold; the most important first.
@@ -64,17 +79,42 @@ def place_labels(
         frame: what they stay inside.
         taken: what is drawn already: markers, lines.
     """
-    used, found = list(taken), []
-    for x, y, text, bold in points:
-        label = next((each for each in _candidates(x, y, text, size, bold) if _free(each.box, frame, used)), None)
+    order = list(range(len(points)))
+    best = _place(points, order, size, frame, taken)
+    for index in [index for index in order if best[index] is None]:
+        other = [index, *(each for each in order if each != index)]
+        found = _place(points, other, size, frame, taken)
+        if found.count(None) < best.count(None):
+            order, best = other, found
+    return best
+
+
+def _place(
+    points: Sequence[tuple[float, float, str, bool]],
+    order: Sequence[int],
+    size: float,
+    frame: Box,
+    taken: Sequence[Box],
+) -> list[Label | None]:
+    used, placed = list(taken), list[Box]()
+    found: list[Label | None] = [None] * len(points)
+    for index in order:
+        x, y, text, bold = points[index]
+        candidates = (each for each in _candidates(x, y, text, size, bold) if _free(each.box, frame, used))
+        label = next((each for each in candidates if not _hits(each.leader(x, y), placed)), None)
         if label is not None:
-            used.append(label.box)
-        found.append(label)
+            used += [label.box, *label.leader(x, y)]
+            placed.append(label.box)
+        found[index] = label
     return found
 
 
 def _free(box: Box, frame: Box, used: Sequence[Box]) -> bool:
     return box.inside(frame) and not any(box.overlap(other) for other in used)
+
+
+def _hits(line: Sequence[Box], boxes: Sequence[Box]) -> bool:
+    return any(piece.overlap(box) for piece in line for box in boxes)
 
 
 def _candidates(x: float, y: float, text: str, size: float, bold: bool) -> list[Label]:
@@ -86,6 +126,7 @@ def _candidates(x: float, y: float, text: str, size: float, bold: bool) -> list[
         for dx, dy in (
             (side, 0), (0, -gap - size / 2), (0, gap + size / 2), (-side, 0),
             (side * 0.8, -gap), (side * 0.8, gap), (-side * 0.8, -gap), (-side * 0.8, gap),
+            (side * 0.4, -gap - size / 2), (side * 0.4, gap + size / 2),
         ):  # fmt: skip
             middle, centre = x + dx, y + dy
             box = Box(middle - width / 2, centre - size * 0.55, middle + width / 2, centre + size * 0.55)
