@@ -87,11 +87,11 @@ def convert(
 
     target = None if output is None else Path(output).expanduser()
     float_dtype = parse_dtype(_dtype_name(dtype))
-    config, clipping, calibration = read_settings(scheme, settings)
+    config, clipping, calibration, wanted = read_settings(scheme, settings)
     if target is not None:
         check_target(target, force, RECORD)
     source = open_model(_expanded(model), tokenizer, trust_remote_code=trust_remote_code)
-    plan = plan_conversion(source, config, clipping, calibration, dtype=float_dtype)
+    plan = plan_conversion(source, config, clipping, calibration, wanted, dtype=float_dtype)
     if target is None:
         return convert_in_memory(source, plan, dtype=float_dtype)
     arguments = {"scheme": scheme, "dtype": _dtype_name(dtype), **settings}

@@ -9,14 +9,25 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.failure import convenience
-from spikeconv.cli.options import CALIBRATION, CLIPPING, AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
-from spikeconv.cli.settings import build_config, model_name
+from spikeconv.cli.options import (
+    CALIBRATION,
+    CLIPPING,
+    SETTINGS,
+    AsJson,
+    Budget,
+    ClipRatio,
+    ClipRoles,
+    CountScale,
+    Quiet,
+    Source,
+    SpikePrice,
+    TrustRemoteCode,
+)
+from spikeconv.cli.settings import build_config, model_name, number
 from spikeconv.cli.show_conversion import show_layer, show_plan, show_summary
 from spikeconv.sources.presets import DEFAULT_MODEL
 
 __all__ = ["convert"]
-
-SETTINGS = "Scheme"
 
 
 def convert(
@@ -40,18 +51,8 @@ def convert(
         Literal["standard", "full"] | None,
         typer.Option(help="full uses all of -T'…T'.", rich_help_panel=SETTINGS, show_default="standard"),
     ] = None,
-    clip_ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of a token's range that is kept.", rich_help_panel=SETTINGS, show_default="0.9"),
-    ] = None,
-    count_scale: Annotated[
-        Literal["max", "rms"] | None,
-        typer.Option(
-            help="What a count of one stands for: a share of the token's largest value, or --step times its RMS.",
-            rich_help_panel=SETTINGS,
-            show_default="max",
-        ),
-    ] = None,
+    clip_ratio: ClipRatio = None,
+    count_scale: CountScale = None,
     step: Annotated[
         float | None,
         typer.Option(help="rms: δ, in units of the token's RMS.", rich_help_panel=SETTINGS, show_default="0.085"),
@@ -206,6 +207,8 @@ def convert(
         int | None,
         typer.Option(help="Seed of which ones.", rich_help_panel=CALIBRATION, show_default="0"),
     ] = None,
+    budget: Budget = None,
+    spike_price: SpikePrice = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the random signs.", rich_help_panel=SETTINGS, show_default="2")
     ] = None,
@@ -242,8 +245,8 @@ def convert(
         "bits": bits,
         "steps": steps,
         "count_range": count_range,
-        "clip_ratio": clip_ratio,
-        "count_scale": count_scale,
+        "clip_ratio": None if clip_ratio in (None, "auto") else number("--clip-ratio", str(clip_ratio)),
+        "count_scale": None if count_scale == "auto" else count_scale,
         "step": step,
         "dead_zone": dead_zone,
         "rotation": rotation,
@@ -279,6 +282,7 @@ def convert(
     from spikeconv.checkpoint.writer import RECORD
     from spikeconv.conversion.pipeline import convert as run
     from spikeconv.conversion.recipe import Clipping, plan_conversion
+    from spikeconv.conversion.search import Search
     from spikeconv.loading import parse_dtype
     from spikeconv.sources.resolve import open_source, resolve_source
 
@@ -299,6 +303,8 @@ def convert(
             "calibration_seed": calibration_seed,
         }
     )
+    auto = [name for name, value in (("clip_ratio", clip_ratio), ("count_scale", count_scale)) if value == "auto"]
+    wanted = Search.parse({"budget": budget, "auto": auto, "spike_price": spike_price})
     name = source or DEFAULT_MODEL
     target = output or Path(f"{model_name(name)}-{config.bits}")
     float_dtype = parse_dtype(dtype)
@@ -310,6 +316,7 @@ def convert(
         config,
         clipping,
         texts,
+        wanted,
         dtype=float_dtype,
         calibrate=not dry_run,
         track=tracker(quiet),

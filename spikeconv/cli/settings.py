@@ -9,7 +9,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.sources.presets import load_scheme
 from spikeconv.yaml_text import parse_yaml
 
-__all__ = ["build_config", "model_name", "split"]
+__all__ = ["build_config", "model_name", "number", "split"]
 
 
 def build_config(
@@ -45,6 +45,18 @@ def build_config(
 def model_name(source: str) -> str:
     """What outputs are called after: the last part of a preset, hub id or path, without the suffix of a model file."""
     return Path(source).stem if source.endswith((".gguf", ".pth")) else Path(source).name
+
+
+def number(option: str, text: str) -> float:
+    """The number in the text of an option that takes words too.
+
+    Raises:
+        SpikeconvError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise SpikeconvError(f"{option} {text[:40]}: expected a number or auto.") from None
 
 
 def split(names: str | None) -> tuple[str, ...]:

@@ -78,6 +78,11 @@ class LinearScheme(Settings):
         snaps = inputs.dead_zone and code.slots is not None and code.slots < inputs.largest_count
         return inputs.model_copy(update={"one_spike": code.slots if snaps else None})
 
+    def overlaid(self, settings: Mapping[str, Any]) -> "LinearScheme":
+        """The scheme with other settings on top; ValueError if they do not fit."""
+        tree: Tree = self.model_dump(include=set(LinearScheme.model_fields))
+        return LinearScheme.model_validate(overlay(tree, expand(settings, tree)))
+
     @property
     def clip(self) -> ClipSettings | None:
         """How the membrane potential is clipped, if it is."""

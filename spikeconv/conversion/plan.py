@@ -62,6 +62,7 @@ class Plan:
         layout: all linears, in order, converted or not.
         calibration: the text that something was calibrated on, where that was asked for and it was read.
         diagonals: the factors d [n] float32 by group, where inputs are balanced and that was calibrated.
+        found: what the record says of encoders that were chosen on the text, if they were.
     """
 
     family: Family
@@ -73,6 +74,7 @@ class Plan:
     layout: tuple[ModuleLinear, ...]
     calibration: CalibrationText | None = field(default=None, compare=False)
     diagonals: Mapping[str, Tensor] | None = field(default=None, compare=False)
+    found: dict[str, Any] | None = field(default=None, compare=False)
 
     @property
     def balanced_groups(self) -> set[str]:

@@ -18,6 +18,7 @@ from spikeconv.config import SpikeConfig, parse_settings
 from spikeconv.config.base import Number, Settings, Whole
 from spikeconv.config.paths import SHORT_NAMES
 from spikeconv.conversion.plan import Plan, make_plan
+from spikeconv.conversion.search import Search, choose_encoders
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
@@ -80,14 +81,15 @@ class Clipping(Settings):
         return clip_roles(config, find_family(source.config), self.clip_mode or "relu", quantile, self.clip_roles)
 
 
-def read_settings(scheme: str | None, settings: Mapping[str, Any]) -> tuple[SpikeConfig, Clipping, Calibration]:
+def read_settings(scheme: str | None, settings: Mapping[str, Any]) -> tuple[SpikeConfig, Clipping, Calibration, Search]:
     """The settings of a conversion as a Python user writes them.
 
     Args:
         scheme: a YAML file or a scheme's name; lowest priority.
         settings: by path, short name or nested; `overrides` may map patterns to settings. What is called as an option
             of the command line about clipping (`clip_quantile`, `clip_from`, …) says what is clipped, and
-            `calibration`, `calibration_tokens` and `calibration_seed` on which text something is calibrated.
+            `calibration`, `calibration_tokens` and `calibration_seed` on which text something is calibrated; `budget`,
+            `auto` and `spike_price` what is found on it.
 
     Raises:
         SpikeconvError: a setting is unknown or impossible.
@@ -95,10 +97,11 @@ def read_settings(scheme: str | None, settings: Mapping[str, Any]) -> tuple[Spik
     rest = dict(settings)
     clip = {name: rest.pop(name) for name in settings if name.startswith("clip_") and name not in SHORT_NAMES}
     text = {name: rest.pop(name) for name in settings if name in Calibration.model_fields}
+    found = {name: rest.pop(name) for name in settings if name in Search.model_fields}
     if isinstance(overrides := rest.get("overrides"), Mapping):
         rest["overrides"] = [{"pattern": pattern, "settings": each} for pattern, each in overrides.items()]
     config = SpikeConfig.parse({} if scheme is None else load_scheme(scheme), rest)
-    return config, Clipping.parse(clip), Calibration.parse(text)
+    return config, Clipping.parse(clip), Calibration.parse(text), Search.parse(found)
 
 
 def open_model(model: str | PreTrainedModel, tokenizer: Any = None, *, trust_remote_code: bool = False) -> Source:
@@ -122,6 +125,7 @@ def plan_conversion(
     config: SpikeConfig,
     clipping: Clipping | None = None,
     calibration: Calibration | None = None,
+    wanted: Search | None = None,
     *,
     dtype: torch.dtype | None = None,
     calibrate: bool = True,
@@ -135,6 +139,7 @@ def plan_conversion(
         config: the settings.
         clipping: what to clip beside them, and on which text τ is found.
         calibration: the text that everything else is found on.
+        wanted: encoders to choose on it.
         dtype: dtype of what stays float; None: as in the source.
         calibrate: read texts; without it the plan is only for looking at.
         track: progress display.
@@ -143,16 +148,21 @@ def plan_conversion(
     Raises:
         SpikeconvError: the source cannot be converted like that.
     """
-    clipping, calibration = clipping or Clipping(), calibration or Calibration()
+    clipping, calibration, wanted = clipping or Clipping(), calibration or Calibration(), wanted or Search()
     if clipping.clip_from is not None:
         record = ClipRecord.read(clipping.clip_from)
         plan = make_plan(source, record.apply(config, source)).with_thresholds(record.thresholds)
         if plan.balanced_groups:
             raise SpikeconvError("The thresholds of --clip-from were found without balance; leave --balance out.")
+        if wanted.asked:
+            raise SpikeconvError(
+                "The thresholds of --clip-from belong to its own settings; leave --budget and auto out."
+            )
         return plan
-    plan = make_plan(source, clipping.apply(config, source))
+    config = clipping.apply(config, source)
+    plan = make_plan(source, config)
     groups = plan.balanced_groups
-    if calibrate and (groups or plan.calibrates):
+    if calibrate and (groups or plan.calibrates or wanted.asked):
         text = calibration.read(source, WEIGHT_TOKENS if plan.calibrates else STATISTICS_TOKENS)
         plan = replace(plan, calibration=text)
         if plan.calibrates:
@@ -163,6 +173,13 @@ def plan_conversion(
         statistics = input_statistics(source, text.windows, groups, track=track)
         rows = {linear.name: source.shape(f"{linear.name}.weight")[0] for linear in plan.layout}
         plan = replace(plan, diagonals=diagonals(statistics, plan.layout, rows))
+    if wanted.asked and plan.calibration is not None:
+        text = plan.calibration
+        note(f"Choosing encoders on {text.record['text']}.")
+        found = choose_encoders(source, config, plan, wanted, text.windows, dtype=dtype, track=track)
+        note(f"{found.sentence}.")
+        chosen = make_plan(source, found.config)
+        plan = replace(chosen, calibration=text, diagonals=plan.diagonals, found=found.record)
     if calibrate and plan.clips:
         content, label = read_text(clipping.clip_text)
         note(f"Calibrating the clipping on {clipping.clip_tokens:,} tokens of {label}.")

@@ -37,6 +37,7 @@ def make_record(
             "files": {path.name: sha256_of(path) for path in source.weight_files()},
         },
         **({} if plan.calibration is None else {"calibration": plan.calibration.record}),
+        **({} if plan.found is None else {"search": plan.found}),
         "config": plan.config.model_dump(mode="json"),
         "family": plan.family.model_type,
         "bits_per_weight": plan.bits_per_weight,

@@ -16,6 +16,7 @@ from spikeconv.config.base import Settings
 from spikeconv.conversion.memory import convert_in_memory
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.recipe import Clipping, plan_conversion
+from spikeconv.conversion.search import Search
 from spikeconv.data.offline import boolq_passages
 from spikeconv.data.texts import longest_window, python_docs
 from spikeconv.errors import SpikeconvError
@@ -108,6 +109,7 @@ def measure_conversion(
     config: SpikeConfig,
     clipping: Clipping,
     calibration: Calibration,
+    wanted: Search,
     protocol: Protocol,
     *,
     track: Track = silent,
@@ -117,7 +119,7 @@ def measure_conversion(
 
     Args:
         source: what is converted.
-        config, clipping, calibration: the settings, as `read_settings` gives them.
+        config, clipping, calibration, wanted: the settings, as `read_settings` gives them.
         protocol: how to measure.
         track: progress display.
         note: told, in a sentence, of work that takes long and of texts that were seen before.
@@ -126,7 +128,7 @@ def measure_conversion(
         SpikeconvError: the source cannot be converted like that, or what comes out gives no probabilities.
     """
     start, dtype = time.perf_counter(), parse_dtype(protocol.dtype)
-    plan = plan_conversion(source, config, clipping, calibration, dtype=dtype, track=track, note=note)
+    plan = plan_conversion(source, config, clipping, calibration, wanted, dtype=dtype, track=track, note=note)
     if plan.calibration is not None:
         for name, text in protocol.texts.items():
             if plan.calibration.record["text_sha256"] == text_digest(text):

@@ -11,6 +11,7 @@ from spikeconv.calibrate.windows import MIXED, Calibration
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.plan import check_convertible
 from spikeconv.conversion.recipe import Clipping, read_settings
+from spikeconv.conversion.search import Search
 from spikeconv.errors import SpikeconvError
 from spikeconv.frontier.grid import FLOAT, Point
 from spikeconv.frontier.measure import Measurement, Protocol, measure_conversion, measure_float
@@ -31,6 +32,7 @@ class Prepared:
     config: SpikeConfig
     clipping: Clipping
     calibration: Calibration
+    search: Search
 
     @classmethod
     def of(cls, point: Point) -> "Prepared":
@@ -51,6 +53,7 @@ class Prepared:
             "config": self.config.model_dump(mode="json"),
             "clipping": clip.model_dump(mode="json"),
             "calibration": self.calibration.model_dump(mode="json"),
+            "search": self.search.model_dump(mode="json"),
         }
         if text != MIXED and Path(text).is_file():
             settings["calibration"]["calibration"] = sha256_of(Path(text))
@@ -133,5 +136,5 @@ def run_frontier(
 def _convert(
     source: Source, each: Prepared, protocol: Protocol, track: Track, note: Callable[[str], None]
 ) -> Measurement:
-    settings = each.config, each.clipping, each.calibration
+    settings = each.config, each.clipping, each.calibration, each.search
     return measure_conversion(source, *settings, protocol, track=track, note=note)
