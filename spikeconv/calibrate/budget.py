@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from spikeconv.calibrate.offers import Menu, Offer
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["at_price", "mean_spikes", "total_error", "within_spikes"]
+__all__ = ["at_price", "mean_error", "mean_spikes", "within_spikes"]
 
 
 def mean_spikes(menus: Sequence[Menu], chosen: Sequence[Offer]) -> float:
@@ -19,23 +19,20 @@ def mean_spikes(menus: Sequence[Menu], chosen: Sequence[Offer]) -> float:
     return sum(m.macs * o.spikes for m, o in zip(menus, chosen, strict=True)) / sum(m.macs for m in menus)
 
 
-def total_error(chosen: Sequence[Offer]) -> float:
-    """The errors of a choice, added up."""
-    return sum(offer.error for offer in chosen)
+def mean_error(menus: Sequence[Menu], chosen: Sequence[Offer]) -> float:
+    """The error of a choice, weighted by products."""
+    return sum(m.macs * o.error for m, o in zip(menus, chosen, strict=True)) / sum(m.macs for m in menus)
 
 
 def at_price(menus: Sequence[Menu], price: float) -> list[Offer]:
-    """The offer with the least error + λ · spikes of each group; λ counts per product's share.
+    """The offer with the least error + λ · spikes of each group.
 
     Raises:
         SpikeconvError: λ is negative.
     """
     if not price >= 0:
         raise SpikeconvError(f"A price of {price} for a spike: expected none below 0.")
-    whole = sum(menu.macs for menu in menus)
-    return [
-        min(menu.offers, key=lambda o: (o.error + price * menu.macs / whole * o.spikes, o.spikes)) for menu in menus
-    ]
+    return [min(menu.offers, key=lambda o: (o.error + price * o.spikes, o.spikes)) for menu in menus]
 
 
 def within_spikes(menus: Sequence[Menu], spikes: float) -> list[Offer]:
@@ -45,11 +42,10 @@ def within_spikes(menus: Sequence[Menu], spikes: float) -> list[Offer]:
         SpikeconvError: even the fewest spikes are more.
     """
     curves = [_curve(menu.offers) for menu in menus]
-    whole = sum(menu.macs for menu in menus)
     steps = []
-    for group, (menu, curve) in enumerate(zip(menus, curves, strict=True)):
+    for group, curve in enumerate(curves):
         for place in range(1, len(curve)):
-            saved = menu.macs / whole * (curve[place - 1].spikes - curve[place].spikes)
+            saved = curve[place - 1].spikes - curve[place].spikes
             steps.append(((curve[place].error - curve[place - 1].error) / saved, group, place))
     places = [0] * len(menus)
     have = mean_spikes(menus, [curve[0] for curve in curves])

@@ -1,17 +1,14 @@
-"""What other settings of an encoder would cost and spoil on a text: spikes per input, and error in the residual stream.
+"""What other settings of an encoder would cost and spoil on a text: spikes per input, and error of the outputs.
 
 The inputs x of each group of linears are encoded with every candidate. Its error is
 
-    mean over tokens of ‖Ŵ x̂ - W x‖² / ‖W x‖²   ·   mean over tokens of ‖a‖² / ‖h‖²
+    mean over tokens of ‖Ŵ x̂ - W x‖² / ‖W x‖²
 
-with W all weights of the group, Ŵ what rounding to nearest makes of them in the candidate's basis, a what its half of
-the layer (attention or feed-forward) adds to the hidden state h in front of the layer: what is wrong with the inputs of
-a half goes into what it adds, in about the same share. Errors of different groups add up. That is a model of the
-damage, not the damage.
+with W all weights of the group and Ŵ what rounding to nearest makes of them in the candidate's basis. How much an error
+hurts differs from group to group; that is not known here, and every product counts alike.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -49,7 +46,7 @@ class Offer(NamedTuple):
     Attributes:
         settings: of the candidate.
         spikes: per input.
-        error: power of the error in the residual stream, as a share of the stream's.
+        error: power of the error of the outputs, as a share of theirs.
     """
 
     settings: Tree
@@ -114,20 +111,8 @@ def _rounded(weight: Tensor, rotation: Rotation | None, scheme: LinearScheme) ->
     return dequantize(ops.unpack(quantized.packed, weight.shape[1]), quantized.scale)
 
 
-class _Shares:
-    """What a half of a layer adds to the hidden state, as a share of it."""
-
-    def __init__(self) -> None:
-        self.tokens, self.total = 0, 0.0
-
-    def add(self, hidden: Tensor, added: Tensor) -> None:
-        ratios = added.square().sum(-1) / hidden.square().sum(-1).clamp(min=torch.finfo(hidden.dtype).tiny)
-        self.tokens, self.total = self.tokens + len(ratios), self.total + float(ratios.double().sum())
-
-
 def offers_of(
     source: Source,
-    layout: Iterable[ModuleLinear],
     groups: Sequence[Sequence[ModuleLinear]],
     candidates: Callable[[ModuleLinear], Sequence[Candidate]],
     windows: Tensor,
@@ -138,7 +123,6 @@ def offers_of(
 
     Args:
         source: a float source, balanced if the conversion balances.
-        layout: all its linears.
         groups: linears that share an encoder.
         candidates: what to try for one, the same for its whole group; all of them send counts.
         windows: token ids [windows, tokens].
@@ -146,16 +130,6 @@ def offers_of(
     """
     model = streamed_model(source)
     sums = [_Sums(linears, candidates(linears[0])) for linears in groups]
-    shares: dict[str, _Shares] = defaultdict(_Shares)
-    hidden: list[Tensor] = []
-    writers = {linear.name.rpartition(".")[0]: linear for linear in layout}  # the last linear of each half
-    layers = {name.rpartition(".")[0] for name in writers}
-    for name in layers:
-        layer = model.get_submodule(own_name(model, name))
-        layer.register_forward_pre_hook(partial(_enter, hidden), with_kwargs=True, prepend=True)
-    for half, writer in writers.items():
-        module = model.get_submodule(own_name(model, writer.name))
-        module.register_forward_hook(partial(_leave, hidden, shares[half]))
     for each in sums:
         module = model.get_submodule(own_name(model, each.linears[0].name))
         module.register_forward_pre_hook(partial(_see, each, model))
@@ -163,29 +137,19 @@ def offers_of(
     with torch.no_grad():
         for ids in track(batches, "trying encoders", len(batches)):
             model(ids, use_cache=False)
-    return [_menu(each, shares[each.linears[0].name.rpartition(".")[0]]) for each in sums]
+    return [_menu(each) for each in sums]
 
 
-def _menu(sums: _Sums, share: _Shares) -> Menu:
-    weight = share.total / share.tokens
-    spikes, errors = (sums.spikes / sums.tokens).tolist(), (sums.errors / sums.tokens * weight).tolist()
+def _menu(sums: _Sums) -> Menu:
+    spikes, errors = (sums.spikes / sums.tokens).tolist(), (sums.errors / sums.tokens).tolist()
     offers = (Offer(each.settings, s, e) for each, s, e in zip(sums.candidates, spikes, errors, strict=True))
     return Menu(tuple(linear.name for linear in sums.linears), sums.macs, tuple(offers))
 
 
 def _spread(x: Tensor) -> Tensor:
-    """Some tokens [tokens, n] of x [..., n], the same ones of everything that has as many."""
+    """Some tokens [tokens, n] of x [..., n]."""
     flat = x.detach().flatten(0, -2)
     return flat[:: max(1, len(flat) // TOKENS)]
-
-
-def _enter(hidden: list[Tensor], _module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-    state = arguments[0] if arguments else next(t for t in options.values() if isinstance(t, Tensor))
-    hidden[:] = [_spread(state)]
-
-
-def _leave(hidden: list[Tensor], share: _Shares, _module: nn.Module, _arguments: Any, output: Tensor) -> None:
-    share.add(hidden[0], _spread(output))
 
 
 def _see(sums: _Sums, model: Any, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:

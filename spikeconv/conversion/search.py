@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from spikeconv.calibrate.budget import at_price, mean_spikes, total_error, within_spikes
+from spikeconv.calibrate.budget import at_price, mean_error, mean_spikes, within_spikes
 from spikeconv.calibrate.offers import Candidate, Menu, Offer, offers_of
 from spikeconv.config import CountInputs, LinearScheme, Override, SpikeConfig, parse_settings
 from spikeconv.config.base import Number, Settings
@@ -134,7 +134,6 @@ def choose_encoders(
     schemes = {job.linear.name: job.scheme for job in plan.jobs}
     menus = offers_of(
         plan.balanced(source, dtype),
-        plan.layout,
         groups,
         lambda linear: _candidates(schemes[linear.name], wanted),
         windows[: max(1, TRIED_TOKENS // windows.shape[1])],
@@ -209,7 +208,7 @@ def _found(config: SpikeConfig, menus: Sequence[Menu], chosen: Sequence[Offer], 
         for name in menu.names
     ]
     found = SpikeConfig.parse({**config.model_dump(), "overrides": [*ours, *config.overrides]})
-    spikes, error = mean_spikes(menus, chosen), total_error(chosen)
+    spikes, error = mean_spikes(menus, chosen), mean_error(menus, chosen)
     text = f"{len(menus)} encoders chosen: {spikes:.3f} spikes per input and an error of {error:.4f} expected"
     return Found(found, {**record, "expected_spikes": spikes, "expected_error": error}, text)
 

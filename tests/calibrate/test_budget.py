@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from spikeconv.calibrate.budget import at_price, mean_spikes, total_error, within_spikes
+from spikeconv.calibrate.budget import at_price, mean_error, mean_spikes, within_spikes
 from spikeconv.calibrate.offers import Candidate, Menu, Offer, offers_of
 from spikeconv.codes import code_of
 from spikeconv.config import SpikeConfig
@@ -33,7 +33,7 @@ def random_menus(seed: int) -> list[Menu]:
 def everything(menus: Sequence[Menu]) -> list[tuple[float, float]]:
     """Spikes and error of every choice."""
     choices = product(*(menu.offers for menu in menus))
-    return [(mean_spikes(menus, choice), total_error(choice)) for choice in choices]
+    return [(mean_spikes(menus, choice), mean_error(menus, choice)) for choice in choices]
 
 
 def test_no_choice_with_as_few_spikes_has_less_error() -> None:
@@ -45,7 +45,7 @@ def test_no_choice_with_as_few_spikes_has_less_error() -> None:
         for share in (0.0, 0.2, 0.5, 0.8, 1.0):
             budget = fewest + share * (most - fewest) + 1e-12
             chosen = within_spikes(menus, budget)
-            spikes, error = mean_spikes(menus, chosen), total_error(chosen)
+            spikes, error = mean_spikes(menus, chosen), mean_error(menus, chosen)
             assert spikes <= budget
             assert error <= min(e for s, e in choices if s <= spikes + 1e-12) + 1e-12, (seed, share)
 
@@ -55,14 +55,14 @@ def test_a_price_is_brute_force() -> None:
         menus = random_menus(seed)
         chosen = at_price(menus, price)
         least = min(error + price * spikes for spikes, error in everything(menus))
-        assert total_error(chosen) + price * mean_spikes(menus, chosen) == pytest.approx(least, abs=1e-12)
+        assert mean_error(menus, chosen) + price * mean_spikes(menus, chosen) == pytest.approx(least, abs=1e-12)
 
 
 def test_more_spikes_never_mean_more_error() -> None:
     menus = random_menus(99)
     low, high = (pick(spikes for spikes, _ in everything(menus)) for pick in (min, max))
     budgets = torch.linspace(low, high, 30, dtype=torch.float64).tolist()
-    errors = [total_error(within_spikes(menus, budget + 1e-12)) for budget in budgets]
+    errors = [mean_error(menus, within_spikes(menus, budget + 1e-12)) for budget in budgets]
     assert all(later <= earlier for earlier, later in pairwise(errors))
 
 
@@ -86,27 +86,25 @@ def test_offers_are_their_equation(tiny_checkpoint: Fixture) -> None:
     scheme = plan.jobs[0].scheme
     candidates = [Candidate(tree, scheme.overlaid(tree)) for tree in trees]
     groups = [[linear] for linear in plan.layout if linear.role in ("o", "down")]
-    menus = offers_of(source, plan.layout, groups, lambda linear: candidates, windows)
+    menus = offers_of(source, groups, lambda linear: candidates, windows)
 
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     seen: dict[str, torch.Tensor] = {}
     for name, module in model.named_modules():
-        module.register_forward_pre_hook(
-            lambda _, x, k, name=name: seen.__setitem__(name, x[0] if x else k.get("hidden_states")), with_kwargs=True
-        )
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, x, name=name: seen.__setitem__(name, x[0]))
     with torch.no_grad():
         model(windows)
     for (linear,), menu in zip(groups, menus, strict=True):
-        x, h = seen[linear.name].flatten(0, -2), seen[f"model.layers.{linear.layer}"].flatten(0, -2)
+        x = seen[linear.name].flatten(0, -2)
         weight = model.get_submodule(linear.name).weight.detach()
-        share = ((x @ weight.mT).square().sum(-1) / h.square().sum(-1)).mean()
         assert menu.names == (linear.name,) and menu.macs == weight.numel()
         for (_, tried), offer in zip(candidates, menu.offers, strict=True):
             encoder = Encoder(x.shape[-1], tried)
             encoding = encoder.encode(x)
             assert encoding.spikes is not None and encoder.rotation is not None
             lost = (encoder.rotation.inverse(encoding.decode()) - x) @ weight.mT
-            error = (lost.square().sum(-1) / (x @ weight.mT).square().sum(-1)).mean() * share
+            error = (lost.square().sum(-1) / (x @ weight.mT).square().sum(-1)).mean()
             trains = code_of("ramp", 8).unfold(encoding.spikes.counts, 36)
             assert offer.spikes == pytest.approx(float(trains.abs().float().sum() / x.numel()), rel=1e-6)
             assert offer.error == pytest.approx(float(error), rel=1e-3)
