@@ -251,7 +251,7 @@ class FloatInputs(Settings):
 
 
 STEP = 0.085
-"""δ unless it is said: fine enough to lose less than a hundredth of SmolLM2's perplexity (docs/temporal-codes.md)."""
+"""δ unless it is said: about one spike per input of a rotated model on a ramp of 24 slots (docs/temporal-codes.md)."""
 
 SpikingInputs = CountInputs | MultiheadInputs | RepetitionInputs
 InputSettings = Annotated[CountInputs | MultiheadInputs | RepetitionInputs | FloatInputs, Field(discriminator="codec")]
