@@ -217,7 +217,7 @@ template <class Count>
 void count_few(const Count* counts, int64_t n, const Histogram& h, uint64_t* own) {
   constexpr int64_t kBytes = sizeof(ByteLanes);
   for (int64_t bin = 0; bin < h.size; ++bin) {
-    const ByteLanes wanted = ByteLanes{} + int8_t(h.lowest + bin);
+    const ByteLanes wanted = ByteLanes{} + uint8_t(h.lowest + bin);
     uint64_t found = 0;
     for (int64_t i = 0; i < n; i += 255 * kBytes) {
       const int64_t end = least(n, i + 255 * kBytes);

@@ -17,7 +17,7 @@ constexpr int kSumRegisters = 12;
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
-typedef int8_t ByteLanes __attribute__((vector_size(4 * kLanes)));
+typedef uint8_t ByteLanes __attribute__((vector_size(4 * kLanes)));
 
 // In front of short loops over registers: unrolled in full, or the registers become memory.
 #define SPIKECONV_UNROLL _Pragma("GCC unroll 16")
