@@ -5,7 +5,6 @@ A seed chooses what is read: for `mixed` the order of the documents, for a text 
 
 import hashlib
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from spikeconv.config import parse_settings
-from spikeconv.config.base import Settings, Whole
+from spikeconv.config import Options
+from spikeconv.config.base import Whole
 from spikeconv.data.mix import mixed_documents
 from spikeconv.data.texts import DATASETS, longest_window, read_text, training_text
 from spikeconv.data.tokens import text_ids
@@ -47,7 +46,7 @@ class CalibrationText:
     record: dict[str, Any]
 
 
-class Calibration(Settings):
+class Calibration(Options):
     """What a conversion is calibrated on, where it asks for a text."""
 
     calibration: str = Field(MIXED, description="a text file, a dataset on the hub, or mixed (needs none)")
@@ -58,15 +57,6 @@ class Calibration(Settings):
     @classmethod
     def _named(cls, calibration: Any) -> Any:
         return str(calibration) if isinstance(calibration, Path) else calibration
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Calibration":
-        """Build from untrusted values; None means not given.
-
-        Raises:
-            SpikeconvError: one sentence that names the setting.
-        """
-        return parse_settings(cls, {name: value for name, value in values.items() if value is not None})
 
     def read(self, source: Source, tokens: int = STATISTICS_TOKENS) -> CalibrationText:
         """The windows for a source's model.

@@ -11,7 +11,7 @@ from spikeconv.config.inputs import (
 )
 from spikeconv.config.kv import KvSettings
 from spikeconv.config.overrides import Override, matches
-from spikeconv.config.parsing import parse_settings
+from spikeconv.config.parsing import Options, parse_settings
 from spikeconv.config.rotation import RotationSettings
 from spikeconv.config.scheme import LinearScheme, SpikeConfig
 from spikeconv.config.weights import WeightSettings
@@ -26,6 +26,7 @@ __all__ = [
     "KvSettings",
     "LinearScheme",
     "MultiheadInputs",
+    "Options",
     "Override",
     "RepetitionInputs",
     "RotationSettings",

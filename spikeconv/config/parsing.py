@@ -1,16 +1,16 @@
 """Settings from untrusted values (command line, YAML, `config.json`), and what is wrong with them in one sentence."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from spikeconv.config.base import shown
+from spikeconv.config.base import Settings, shown
 from spikeconv.config.inputs import INPUTS
 from spikeconv.errors import SpikeconvError
 from spikeconv.suggest import did_you_mean
 
-__all__ = ["known_paths", "parse_settings", "sentence"]
+__all__ = ["Options", "known_paths", "parse_settings", "sentence"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -25,6 +25,19 @@ def parse_settings(settings: type[Model], values: Any, name: str = "") -> Model:
         return settings.model_validate(values)
     except ValueError as error:
         raise SpikeconvError(f"{name}.{sentence(error, settings)}" if name else sentence(error, settings)) from None
+
+
+class Options(Settings):
+    """Options of a command beside the settings that a checkpoint keeps."""
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Build from untrusted values; None means not given.
+
+        Raises:
+            SpikeconvError: one sentence that names the setting.
+        """
+        return parse_settings(cls, {name: value for name, value in values.items() if value is not None})
 
 
 def sentence(error: ValueError, settings: type[BaseModel]) -> str:

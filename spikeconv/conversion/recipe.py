@@ -14,8 +14,8 @@ from spikeconv.calibrate.record import ClipRecord
 from spikeconv.calibrate.statistics import input_statistics
 from spikeconv.calibrate.thresholds import calibrate_source, clip_roles
 from spikeconv.calibrate.windows import STATISTICS_TOKENS, Calibration
-from spikeconv.config import SpikeConfig, parse_settings
-from spikeconv.config.base import Number, Settings, Whole
+from spikeconv.config import Options, SpikeConfig
+from spikeconv.config.base import Number, Whole
 from spikeconv.config.paths import SHORT_NAMES
 from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.conversion.search import Search, choose_encoders
@@ -34,7 +34,7 @@ WEIGHT_TOKENS = 65536
 """Tokens that calibrated weights are rounded for, unless it is said how many."""
 
 
-class Clipping(Settings):
+class Clipping(Options):
     """What is clipped in front of which linears, and what τ is calibrated on; by default nothing is."""
 
     clip_quantile: Number | None = Field(None, description="share of the membrane potentials cut off")
@@ -54,15 +54,6 @@ class Clipping(Settings):
         if self.clip_from is not None and self.asked:
             raise ValueError("--clip-from brings quantile, mode and roles; leave out their own options.")
         return self
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Clipping":
-        """Build from untrusted values; None means not given.
-
-        Raises:
-            SpikeconvError: one sentence that names the setting.
-        """
-        return parse_settings(cls, {name: value for name, value in values.items() if value is not None})
 
     @property
     def asked(self) -> bool:

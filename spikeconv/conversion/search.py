@@ -6,7 +6,7 @@ has the last word.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from spikeconv.calibrate.budget import at_price, mean_error, mean_spikes, within_spikes
 from spikeconv.calibrate.offers import Candidate, Menu, Offer, offers_of
-from spikeconv.config import CountInputs, LinearScheme, Override, SpikeConfig, parse_settings
-from spikeconv.config.base import Number, Settings
+from spikeconv.config import CountInputs, LinearScheme, Options, Override, SpikeConfig
+from spikeconv.config.base import Number
 from spikeconv.config.paths import Tree
 from spikeconv.conversion.memory import convert_in_memory
 from spikeconv.conversion.plan import Job, Plan, make_plan
@@ -46,7 +46,7 @@ ROUNDS = 5
 NAME = re.compile(r"(spikes|perplexity)=([0-9]*\.?[0-9]+)")
 
 
-class Search(Settings):
+class Search(Options):
     """What is to be found on the calibration text; by default nothing is."""
 
     budget: str | None = Field(None, description="spikes=N per input, or perplexity=R times the float model's")
@@ -61,15 +61,6 @@ class Search(Settings):
         if budget is not None and not NAME.fullmatch(budget):
             raise ValueError(f"must be spikes=N or perplexity=R, as in spikes=1.0, not {budget[:40]!r}")
         return budget
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Search":
-        """Build from untrusted values; None means not given.
-
-        Raises:
-            SpikeconvError: one sentence that names the setting.
-        """
-        return parse_settings(cls, {name: value for name, value in values.items() if value is not None})
 
     @property
     def asked(self) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.codes import code_of
+from spikeconv.codes import code_for
 from spikeconv.config import KvSettings
 from spikeconv.nn import gradients
 from spikeconv.rotation import Rotation
@@ -45,7 +45,7 @@ class KvCode:
     def scheme(self, scheme: KvSettings) -> None:
         self._scheme = scheme
         self.group = scheme.group or self.head_dim
-        self.code = code_of(scheme.code.kind, scheme.code.slots)
+        self.code = code_for(scheme.code)
         self.rotation = Rotation(self.head_dim, self.seed)
         self.settings = ops.RowSettings(scheme.bits, self.group, scheme.symmetric, CLIP_RATIOS)
         kind = "signed" if scheme.symmetric else "unsigned"

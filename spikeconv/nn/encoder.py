@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spikeconv import ops
 from spikeconv.codecs import CountCodec, Norm, SpikeCounts, codec_of
-from spikeconv.codes import code_of
+from spikeconv.codes import code_for
 from spikeconv.config import FloatInputs, LinearScheme
 from spikeconv.nn.gradients import flow, rotated
 from spikeconv.rotation import Rotation
@@ -89,7 +89,7 @@ class Encoder:
         rotation = scheme.rotation
         self.rotation = None if rotation.is_none else Rotation(self.in_features, rotation.seed)
         self.codec = None if isinstance(scheme.inputs, FloatInputs) else codec_of(scheme.inputs)
-        self.code = code_of(scheme.code.kind, scheme.code.slots)
+        self.code = code_for(scheme.code)
 
     def __call__(self, x: Tensor) -> Encoding:
         """Encode x [..., in_features]."""

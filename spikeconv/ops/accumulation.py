@@ -15,7 +15,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.ops.packing import unpack_arranged
 from spikeconv.ops.settings import ProductSettings
 
-__all__ = ["accumulate", "linears"]
+__all__ = ["accumulate", "code_table", "linears"]
 
 EXACT_FLOAT32 = 1 << 24
 """Below this every integer, and so every partial sum of integers, is a float32."""
@@ -96,11 +96,18 @@ def _check_sums(weight_sum: Tensor, in_features: int, bits: int) -> None:
         )
 
 
+def code_table(digits: Tensor | None, largest: int) -> Tensor:
+    """A temporal code's digits, if they are a table for counts up to `largest`."""
+    if digits is None or digits.dtype != torch.int8 or digits.dim() != 2 or digits.shape[1] != largest + 1:
+        raise SpikeconvError(
+            f"To unfold takes a code's digits, int8 [slots, {largest + 1}] for counts up to {largest}."
+        )
+    return digits
+
+
 def _checked_digits(digits: Tensor | None, counts: Tensor, settings: ProductSettings) -> Tensor:
     """A temporal code's table, if it fits the counts."""
-    wanted = settings.largest_count + 1
-    if digits is None or digits.dtype != torch.int8 or digits.dim() != 2 or digits.shape[1] != wanted:
-        raise SpikeconvError(f"To unfold takes a code's digits, int8 [slots, {wanted}] for counts up to {wanted - 1}.")
+    digits, wanted = code_table(digits, settings.largest_count), settings.largest_count + 1
     if digits.numel() and int(digits.abs().max()) > 1:
         raise SpikeconvError("A code's digits must be -1, 0 or 1: a slot sends a spike or none.")
     if counts.numel() and int(counts.short().abs().max()) >= wanted:

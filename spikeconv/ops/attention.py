@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from spikeconv.errors import SpikeconvError
+from spikeconv.ops.accumulation import code_table
 from spikeconv.ops.encoding import encode, histogram_of, rotate, square_sum
 from spikeconv.ops.packing import LANES, pack, unpack
 from spikeconv.ops.settings import EncodeSettings, RowSettings
@@ -168,9 +168,7 @@ def attend_slots(
     Raises:
         SpikeconvError: the digits are not those of counts so large.
     """
-    wanted = RowSettings.of(settings, query.shape[-1]).largest_count + 1
-    if digits.dtype != torch.int8 or digits.dim() != 2 or digits.shape[1] != wanted:
-        raise SpikeconvError(f"To unfold takes a code's digits, int8 [slots, {wanted}] for counts up to {wanted - 1}.")
+    digits = code_table(digits, RowSettings.of(settings, query.shape[-1]).largest_count)
     with torch.autocast(query.device.type, enabled=False):
         return _attend(query, keys, values, mask, scaling, settings, _unfold(digits, membrane))
 

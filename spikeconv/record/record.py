@@ -6,7 +6,7 @@ The firing rate of a layer is mean |k| / T' over tokens and inputs (SDLLM, eq. 1
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spikeconv.codes import Code, Cost, code_of
+from spikeconv.codes import Code, Cost, code_for
 from spikeconv.config import KvSettings, LinearScheme
 
 __all__ = ["CacheRecord", "LayerRecord", "SpikeRecord", "magnitude_of", "ones_of"]
@@ -64,7 +64,7 @@ class LayerRecord:
     @property
     def code(self) -> Code:
         """How a count is sent."""
-        return code_of(self.scheme.code.kind, self.scheme.code.slots)
+        return code_for(self.scheme.code)
 
     @property
     def virtual_steps(self) -> int:
@@ -144,7 +144,7 @@ class CacheRecord:
     @property
     def code(self) -> Code:
         """How a count is sent."""
-        return code_of(self.scheme.code.kind, self.scheme.code.slots)
+        return code_for(self.scheme.code)
 
     @property
     def cost(self) -> Cost:
