@@ -3,7 +3,7 @@
 The offers of a group that no mixture of two others beats lie on a convex curve of error over spikes. From the finest
 offer of every group on, the step that adds the least error for the spikes that it saves is taken until the budget is
 met. That is the best choice among all those that some price per spike λ gives, each group taking the least of
-error + λ · spikes.
+error + λ · its share of the products · spikes.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from spikeconv.calibrate.offers import Menu, Offer
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["at_price", "mean_error", "mean_spikes", "within_spikes"]
+__all__ = ["at_price", "mean_spikes", "total_error", "within_spikes"]
 
 
 def mean_spikes(menus: Sequence[Menu], chosen: Sequence[Offer]) -> float:
@@ -19,20 +19,24 @@ def mean_spikes(menus: Sequence[Menu], chosen: Sequence[Offer]) -> float:
     return sum(m.macs * o.spikes for m, o in zip(menus, chosen, strict=True)) / sum(m.macs for m in menus)
 
 
-def mean_error(menus: Sequence[Menu], chosen: Sequence[Offer]) -> float:
-    """The error of a choice, weighted by products."""
-    return sum(m.macs * o.error for m, o in zip(menus, chosen, strict=True)) / sum(m.macs for m in menus)
+def total_error(chosen: Sequence[Offer]) -> float:
+    """The error of a choice in nats per token."""
+    return sum(offer.error for offer in chosen)
 
 
 def at_price(menus: Sequence[Menu], price: float) -> list[Offer]:
-    """The offer with the least error + λ · spikes of each group.
+    """The choice with the least error + λ · spikes per input.
 
     Raises:
         SpikeconvError: λ is negative.
     """
     if not price >= 0:
         raise SpikeconvError(f"A price of {price} for a spike: expected none below 0.")
-    return [min(menu.offers, key=lambda o: (o.error + price * o.spikes, o.spikes)) for menu in menus]
+    whole = sum(menu.macs for menu in menus)
+    return [
+        min(menu.offers, key=lambda o: (o.error + price * share * o.spikes, o.spikes))
+        for menu, share in ((menu, menu.macs / whole) for menu in menus)
+    ]
 
 
 def within_spikes(menus: Sequence[Menu], spikes: float) -> list[Offer]:
@@ -45,7 +49,7 @@ def within_spikes(menus: Sequence[Menu], spikes: float) -> list[Offer]:
     steps = []
     for group, curve in enumerate(curves):
         for place in range(1, len(curve)):
-            saved = curve[place - 1].spikes - curve[place].spikes
+            saved = menus[group].macs * (curve[place - 1].spikes - curve[place].spikes)
             steps.append(((curve[place].error - curve[place - 1].error) / saved, group, place))
     places = [0] * len(menus)
     have = mean_spikes(menus, [curve[0] for curve in curves])

@@ -1,36 +1,37 @@
-"""What other settings of an encoder would cost and spoil on a text: spikes per input, and error of the outputs.
+"""What other settings of an encoder would cost and spoil on a text: spikes per input, and nats per token.
 
 The inputs x of each group of linears are encoded with every candidate. Its error is
 
-    mean over tokens of ‖Ŵ x̂ - W x‖² / ‖W x‖²
+    mean over tokens of (g · (Ŵ x̂ - W x))² / 2
 
-with W all weights of the group and Ŵ what rounding to nearest makes of them in the candidate's basis. How much an error
-hurts differs from group to group; that is not known here, and every product counts alike.
+with W all weights of the group, Ŵ what rounding to nearest makes of them in the candidate's basis, and g the gradient
+of the loss by the outputs (see `gradients`): how far the predictions move. For small errors those of all groups add up.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikeconv import ops
-from spikeconv.calibrate.streamed import BATCH_TOKENS, streamed_model
-from spikeconv.config import LinearScheme
+from spikeconv.calibrate.gradients import Seen, output_gradients
+from spikeconv.calibrate.streamed import BATCH_TOKENS, layers_of, streamed_model
+from spikeconv.config import CountInputs, LinearScheme
 from spikeconv.config.paths import Tree
-from spikeconv.families import ModuleLinear, own_name
+from spikeconv.families import ModuleLinear
 from spikeconv.nn import Encoder
 from spikeconv.progress import Track, silent
-from spikeconv.rotation import Rotation
 from spikeconv.sources.base import Source
 from spikeconv.weights import dequantize, quantize_rtn
 
 __all__ = ["Candidate", "Menu", "Offer", "offers_of"]
 
-TOKENS = 512
-"""Tokens of a batch that are encoded with every candidate, evenly spread."""
+CHUNK = 256
+"""Tokens that are encoded at once, so that what every candidate reads stays in cache."""
+SEED = 0
+"""Of the labels."""
 
 
 class Candidate(NamedTuple):
@@ -46,7 +47,7 @@ class Offer(NamedTuple):
     Attributes:
         settings: of the candidate.
         spikes: per input.
-        error: power of the error of the outputs, as a share of theirs.
+        error: nats per token.
     """
 
     settings: Tree
@@ -72,39 +73,68 @@ class Menu:
 class _Sums:
     """Sums over tokens for one group."""
 
-    def __init__(self, linears: Sequence[ModuleLinear], candidates: Sequence[Candidate]) -> None:
+    def __init__(self, linears: Sequence[ModuleLinear], candidates: Sequence[Candidate], width: int) -> None:
         self.linears, self.candidates = linears, candidates
+        self.encoders = [Encoder(width, scheme) for _, scheme in candidates]
         self.tokens, self.macs = 0, 0
-        self.spikes = torch.zeros(len(candidates), dtype=torch.float64)
+        self.histograms = [torch.tensor(0)] * len(candidates)
         self.errors = torch.zeros(len(candidates), dtype=torch.float64)
 
-    def add(self, model: Any, x: Tensor) -> None:
-        """Encode x [tokens, n] with each candidate; the weights are in memory now."""
-        weight = torch.cat([model.get_submodule(own_name(model, each.name)).weight for each in self.linears])
-        first = self.linears[0]
-        center = model.get_submodule(own_name(model, first.center)) if first.center else None
+    def add(self, linears: Sequence[Seen], constant: Tensor | None) -> None:
+        """Encode the input with each candidate.
+
+        Args:
+            linears: the group's, with the same input.
+            constant: part [n] of the input that is not encoded, or None.
+        """
+        x = linears[0].x if constant is None else linears[0].x - constant
+        weight = torch.cat([each.weight for each in linears])
         self.tokens, self.macs = self.tokens + len(x), weight.numel()
-        centered = x if center is None or center.bias is None else x - center.bias
         rounded: dict[Any, Tensor] = {}
-        outputs = centered @ weight.mT
-        wanted = outputs.square().sum(-1).clamp(min=torch.finfo(x.dtype).tiny)
-        for index, (_, scheme) in enumerate(self.candidates):
-            encoder = Encoder(x.shape[-1], scheme)
+        for encoder in self.encoders:
+            if (basis := _basis(encoder)) not in rounded:
+                rounded[basis] = _rounded(weight, encoder)
+        gradients = torch.cat([each.gradient for each in linears], -1)
+        for part, gradient in zip(x.split(CHUNK), gradients.split(CHUNK), strict=True):
+            self._add(part, (gradient @ weight * part).sum(-1), {key: gradient @ w for key, w in rounded.items()})
+
+    def _add(self, x: Tensor, wanted: Tensor, back: dict[Any, Tensor]) -> None:
+        """Encode x [tokens, n] with each candidate, g · W x and gᵀ Ŵ by basis given: no product for each of them."""
+        potentials: dict[Any, Tensor] = {}
+        for index, encoder in enumerate(self.encoders):
+            if (rotation := encoder.scheme.rotation) not in potentials:
+                potentials[rotation] = encoder.potential(x)
             assert encoder.codec is not None, "a candidate encodes its input into counts"
-            encoding = encoder.encode(centered)
-            assert encoding.spikes is not None
-            basis = scheme.rotation, scheme.weights
-            if basis not in rounded:
-                rounded[basis] = _rounded(weight, encoder.rotation, scheme)
-            lost = encoding.decode() @ rounded[basis].mT - outputs
-            self.errors[index] += (lost.square().sum(-1) / wanted).double().sum()
-            of_count = encoder.code.spikes(encoder.codec.largest_count)
-            self.spikes[index] += of_count[encoding.spikes.counts.short().abs().long()].sum() / x.shape[-1]
+            counts = encoder.codec.encode(potentials[rotation], histogram=True)
+            moved = torch.linalg.vecdot(back[_basis(encoder)], counts.decode()) - wanted
+            self.errors[index] += moved.double().square().sum() / 2
+            self.histograms[index] = self.histograms[index] + counts.histogram
+
+    def menu(self) -> Menu:
+        """Means over the tokens."""
+        spikes = map(self._spikes, self.encoders, self.histograms)
+        errors = (self.errors / self.tokens).tolist()
+        offers = (Offer(each.settings, s, e) for each, s, e in zip(self.candidates, spikes, errors, strict=True))
+        return Menu(tuple(linear.name for linear in self.linears), self.macs, tuple(offers))
+
+    def _spikes(self, encoder: Encoder, histogram: Tensor) -> float:
+        """Per input."""
+        inputs = encoder.scheme.inputs
+        assert isinstance(inputs, CountInputs)
+        sizes = torch.arange(inputs.count_min, inputs.count_max + 1).abs()
+        sent = int((encoder.code.spikes(int(sizes.max()))[sizes] * histogram).sum())
+        return sent / (self.tokens * encoder.in_features)
 
 
-def _rounded(weight: Tensor, rotation: Rotation | None, scheme: LinearScheme) -> Tensor:
+def _basis(encoder: Encoder) -> Any:
+    """Encoders with the same one meet the same rounded weights."""
+    return encoder.scheme.rotation, encoder.scheme.weights
+
+
+def _rounded(weight: Tensor, encoder: Encoder) -> Tensor:
     """Ŵ [out, in] in the basis of the counts."""
-    turned = weight if rotation is None else rotation(weight)
+    scheme = encoder.scheme
+    turned = weight if encoder.rotation is None else encoder.rotation(weight)
     if scheme.weights.is_float:
         return turned
     quantized = quantize_rtn(turned, scheme.weights.bits, scheme.weights.clip == "mse")
@@ -128,29 +158,18 @@ def offers_of(
         windows: token ids [windows, tokens].
         track: progress display.
     """
-    model = streamed_model(source)
-    sums = [_Sums(linears, candidates(linears[0])) for linears in groups]
-    for each in sums:
-        module = model.get_submodule(own_name(model, each.linears[0].name))
-        module.register_forward_pre_hook(partial(_see, each, model))
+    model = streamed_model(source, with_head=True)
+    layers = layers_of(source, model)
+    sums = [
+        _Sums(linears, candidates(linears[0]), model.get_submodule(linears[0].name).in_features) for linears in groups
+    ]
+    names = [linear.name for linears in groups for linear in linears]
     batches = windows.split(max(1, BATCH_TOKENS // windows.shape[1]))
-    with torch.no_grad():
-        for ids in track(batches, "trying encoders", len(batches)):
-            model(ids, use_cache=False)
-    return [_menu(each) for each in sums]
-
-
-def _menu(sums: _Sums) -> Menu:
-    spikes, errors = (sums.spikes / sums.tokens).tolist(), (sums.errors / sums.tokens).tolist()
-    offers = (Offer(each.settings, s, e) for each, s, e in zip(sums.candidates, spikes, errors, strict=True))
-    return Menu(tuple(linear.name for linear in sums.linears), sums.macs, tuple(offers))
-
-
-def _spread(x: Tensor) -> Tensor:
-    """Some tokens [tokens, n] of x [..., n]."""
-    flat = x.detach().flatten(0, -2)
-    return flat[:: max(1, len(flat) // TOKENS)]
-
-
-def _see(sums: _Sums, model: Any, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-    sums.add(model, _spread(arguments[0]))
+    generator = torch.Generator().manual_seed(SEED)
+    for ids in track(batches, "trying encoders", len(batches)):
+        for seen in output_gradients(model, layers, names, ids, generator):
+            for each in sums:
+                if (first := each.linears[0]).name in seen:
+                    constant = model.get_submodule(first.center).bias if first.center else None
+                    each.add([seen[linear.name] for linear in each.linears], constant)
+    return [each.menu() for each in sums]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from spikeconv.calibrate.balance import GroupStatistics
 from spikeconv.calibrate.streamed import BATCH_TOKENS, streamed_model
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import ModuleLinear, find_family, own_name
+from spikeconv.families import ModuleLinear, find_family
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
@@ -52,13 +52,13 @@ def input_statistics(
             continue
         if linear.group not in sums:
             sums[linear.group] = _Sums(linear, model)
-            module = model.get_submodule(own_name(model, linear.name))
+            module = model.get_submodule(linear.name)
             module.register_forward_pre_hook(partial(_see, sums[linear.group]))
-        sums[linear.group].members.append(own_name(model, linear.name))
+        sums[linear.group].members.append(linear.name)
     batches = windows.split(max(1, batch_tokens // windows.shape[1]))
     with torch.no_grad():
         for ids in track(batches, "reading the calibration text", len(batches)):
-            model(ids, use_cache=False)
+            model.base_model(ids, use_cache=False)
     return {group: each.result() for group, each in sums.items()}
 
 
@@ -68,7 +68,7 @@ class _Sums:
     def __init__(self, linear: ModuleLinear, model: Any) -> None:
         self.members: list[str] = []
         self._linear, self._model = linear, model
-        self._center = own_name(model, linear.center) if linear.center else None
+        self._center = linear.center
         self._tokens, self._squares, self._weights = 0, torch.tensor(0.0), torch.tensor(0.0)
 
     def add(self, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A float model that runs with the parameters of one decoder layer in memory.
+"""A float model that runs with the parameters of one decoder layer in memory, forward and back.
 
 The whole forward pass of the family's own model runs, so that nothing of an architecture is told twice: each layer's
 tensors are read when it is entered and let go when it is left.
@@ -9,36 +9,46 @@ from typing import Any
 
 from torch import nn
 
-from spikeconv.families import find_family, own_name
+from spikeconv.families import find_family
 from spikeconv.models.adopt import adopt
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import build_unloaded, hf_config
 
-__all__ = ["BATCH_TOKENS", "streamed_model"]
+__all__ = ["BATCH_TOKENS", "layers_of", "streamed_model"]
 
 BATCH_TOKENS = 4096
 """Tokens that are run at once; every batch reads the source once more."""
 
 
-def streamed_model(source: Source) -> Any:
-    """The model of a float source in float32, without its output head; what is no layer stays in memory."""
-    whole: Any = adopt(build_unloaded(hf_config(source.config)))
-    model: Any = whole.base_model
-    reader = _Reader(source, model, {first: other for other, first in whole.all_tied_weights_keys.items()})
-    names = [own_name(model, stack.layers) for stack in find_family(source.config).stacks]
-    layers = [layer for name in names for layer in model.get_submodule(name)]
-    reader.load(model, apart=layers)
+def streamed_model(source: Source, with_head: bool = False) -> Any:
+    """The model of a float source in float32, whose `base_model` runs; what is no layer of it stays in memory.
+
+    Args:
+        source: a float source.
+        with_head: also read the output head.
+    """
+    model: Any = adopt(build_unloaded(hf_config(source.config)))
+    reader = _Reader(source, model)
+    layers = layers_of(source, model)
+    reader.load(model if with_head else model.base_model, apart=layers)
     for layer in layers:
         layer.register_forward_pre_hook(lambda module, _: reader.load(module))
         layer.register_forward_hook(lambda module, *_: reader.release(module))
     return model
 
 
+def layers_of(source: Source, model: Any) -> list[nn.Module]:
+    """The layers of a source's model, in the order in which they run."""
+    return [layer for stack in find_family(source.config).stacks for layer in model.get_submodule(stack.layers)]
+
+
 class _Reader:
     """Gives modules of a model their tensors, in float32, and takes them away."""
 
-    def __init__(self, source: Source, model: Any, tied: dict[str, str]) -> None:
-        self._source, self._held, self._tied = source, set(source.names()), tied
+    def __init__(self, source: Source, model: Any) -> None:
+        self._source, self._held = source, set(source.names())
+        pairs: dict[str, str] = model.all_tied_weights_keys
+        self._tied = pairs | {first: other for other, first in pairs.items()}
         self._names = {id(module): name for name, module in model.named_modules()}
         self._prefix = f"{model.base_model_prefix}."
 
@@ -62,9 +72,9 @@ class _Reader:
                     module._parameters[name] = nn.Parameter(parameter.to("meta"), requires_grad=False)
 
     def _find(self, name: str) -> str | None:
-        """What the source calls it; of a tied pair it may hold either."""
-        full = f"{self._prefix}{name}"
-        return next((each for each in (full, name, self._tied.get(full)) if each in self._held), None)
+        """What the source calls it, with or without the prefix; of a tied pair it may hold either."""
+        possible = (name, name.removeprefix(self._prefix), self._tied.get(name))
+        return next((each for each in possible if each in self._held), None)
 
 
 def _tensors(module: nn.Module) -> list[tuple[dict[str, Any], str]]:

@@ -68,7 +68,7 @@ Budget = Annotated[
 SpikePrice = Annotated[
     float | None,
     typer.Option(
-        help="λ: output error that auto takes for a spike per input.", rich_help_panel=CALIBRATION, show_default="0"
+        help="λ: nats per token that auto gives for a spike per input.", rich_help_panel=CALIBRATION, show_default="0"
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]

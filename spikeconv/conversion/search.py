@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
-from spikeconv.calibrate.budget import at_price, mean_error, mean_spikes, within_spikes
+from spikeconv.calibrate.budget import at_price, mean_spikes, total_error, within_spikes
 from spikeconv.calibrate.offers import Candidate, Menu, Offer, offers_of
 from spikeconv.config import CountInputs, LinearScheme, Options, Override, SpikeConfig
 from spikeconv.config.base import Number
@@ -52,7 +52,7 @@ class Search(Options):
     budget: str | None = Field(None, description="spikes=N per input, or perplexity=R times the float model's")
     auto: tuple[Literal["clip_ratio", "count_scale"], ...] = Field((), description="settings with the least error")
     spike_price: Number = Field(
-        0, ge=0, description="λ: error that a spike per input is worth, where settings are auto"
+        0, ge=0, description="λ: nats per token that a spike per input is worth, where settings are auto"
     )
 
     @field_validator("budget")
@@ -199,8 +199,8 @@ def _found(config: SpikeConfig, menus: Sequence[Menu], chosen: Sequence[Offer], 
         for name in menu.names
     ]
     found = SpikeConfig.parse({**config.model_dump(), "overrides": [*ours, *config.overrides]})
-    spikes, error = mean_spikes(menus, chosen), mean_error(menus, chosen)
-    text = f"{len(menus)} encoders chosen: {spikes:.3f} spikes per input and an error of {error:.4f} expected"
+    spikes, error = mean_spikes(menus, chosen), total_error(chosen)
+    text = f"{len(menus)} encoders chosen: {spikes:.3f} spikes per input and {error:.4f} nats per token lost expected"
     return Found(found, {**record, "expected_spikes": spikes, "expected_error": error}, text)
 
 
