@@ -74,12 +74,12 @@ def arrange(packed: Tensor, in_features: int, layout: str) -> Tensor:
 
 
 def unpack_arranged(weight: Tensor, out_features: int, in_features: int, bits: int) -> Tensor:
-    """The int8 matrix [out, in] of a weight in any layout."""
+    """The int8 matrix [out, in] of a weight in any layout, contiguous."""
     if weight.dim() == 3:
         return unpack(weight, in_features)
     if weight.dim() == 2:
         stored = weight if bits > LARGEST_NIBBLE else torch.stack((weight & 15, weight >> 4), -1).flatten(1)
-        stored = stored[:, :out_features].mT
+        stored = stored[:, :out_features].mT.contiguous()  # strides choose the sums of a float product
     else:
         steps = weight if weight.dim() == 5 else torch.stack((weight & 15, weight >> 4), 2)
         rows = steps.permute(0, 3, 1, 4, 2).reshape(weight.shape[0] * TILE, -1)
