@@ -160,8 +160,9 @@ def plan_conversion(
             note(f"The weights are calibrated on {text.record['tokens']:,} tokens of {text.record['text']}.")
     if groups and plan.calibration is not None:
         text = plan.calibration
-        note(f"Calibrating the balance on {text.record['tokens']:,} tokens of {text.record['text']}.")
-        statistics = input_statistics(source, text.windows, groups, track=track)
+        windows = text.windows[: max(1, STATISTICS_TOKENS // text.windows.shape[1])]
+        note(f"Calibrating the balance on {windows.numel():,} tokens of {text.record['text']}.")
+        statistics = input_statistics(source, windows, groups, track=track)
         rows = {linear.name: source.shape(f"{linear.name}.weight")[0] for linear in plan.layout}
         plan = replace(plan, diagonals=diagonals(statistics, plan.layout, rows))
     if wanted.asked and plan.calibration is not None:
