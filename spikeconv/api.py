@@ -43,6 +43,9 @@ def convert(
     dtype: "str | torch.dtype" = "auto",
     tokenizer: Any = None,
     force: bool = False,
+    restart: bool = False,
+    jobs: int | None = None,
+    max_shard_size: str = "5GB",
     trust_remote_code: bool = False,
     **settings: Any,
 ) -> "ConvertSummary": ...
@@ -56,6 +59,9 @@ def convert(
     dtype: "str | torch.dtype" = "auto",
     tokenizer: Any = None,
     force: bool = False,
+    restart: bool = False,
+    jobs: int | None = None,
+    max_shard_size: str = "5GB",
     trust_remote_code: bool = False,
     **settings: Any,
 ) -> "PreTrainedModel | ConvertSummary":
@@ -68,6 +74,9 @@ def convert(
         dtype: dtype of what stays float: auto (as in the source), float32, bfloat16, float16.
         tokenizer: that of a model in memory, for the checkpoint's sake and to calibrate a clipping or a balance.
         force: replace an existing converted checkpoint.
+        restart: begin anew where a conversion to the same output was stopped; else it goes on.
+        jobs: threads that convert; None: one for each core.
+        max_shard_size: largest weight file.
         trust_remote_code: allow the source's own Python code.
         **settings: as on the command line (`bits="4-1.58"`, `steps=16`, `kv_bits=4`, `clip_quantile=0.5`) or by path
             (`inputs={"clip_ratio": 0.95}`); `skip=["down"]`; `overrides={"down": {"bits": "6-1.58"}}`.
@@ -78,9 +87,11 @@ def convert(
     Raises:
         SpikeconvError: the model cannot be converted like that, or the output is in the way.
     """
+    from spikeconv.checkpoint.layout import parse_size
     from spikeconv.checkpoint.scratch import check_target
     from spikeconv.checkpoint.writer import RECORD
     from spikeconv.conversion.memory import convert_in_memory
+    from spikeconv.conversion.pipeline import Writing, default_jobs
     from spikeconv.conversion.pipeline import convert as write
     from spikeconv.conversion.recipe import open_model, plan_conversion, read_settings
     from spikeconv.loading import parse_dtype
@@ -95,7 +106,9 @@ def convert(
     if target is None:
         return convert_in_memory(source, plan, dtype=float_dtype)
     arguments = {"scheme": scheme, "dtype": _dtype_name(dtype), **settings}
-    return write(source, plan, target, command=_call(model, output, arguments), dtype=float_dtype, force=force)
+    shard_bytes = parse_size(max_shard_size, "max_shard_size")
+    writing = Writing(shard_bytes, default_jobs() if jobs is None else jobs, force, restart)
+    return write(source, plan, target, command=_call(model, output, arguments), dtype=float_dtype, writing=writing)
 
 
 def load(

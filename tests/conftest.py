@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.linear import convert_linear
-from spikeconv.conversion.pipeline import ConvertSummary, convert
+from spikeconv.conversion.pipeline import ConvertSummary, Writing, convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.nn import SpikeGroup, SpikeLinear
 from spikeconv.sources.hf import HfSource
@@ -124,10 +124,18 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 def run_convert() -> Callable[..., ConvertSummary]:
     """`run_convert(source_dir, output_dir, **settings)`: a whole conversion."""
 
-    def run(source: Path, output: Path, *, force: bool = False, dtype: Any = None, **settings: Any) -> ConvertSummary:
-        config = SpikeConfig.parse(settings)
-        opened = HfSource(source)
-        return convert(opened, make_plan(opened, config), output, command="test", dtype=dtype, force=force)
+    def run(
+        source: Path,
+        output: Path,
+        *,
+        force: bool = False,
+        dtype: Any = None,
+        writing: Writing | None = None,
+        **settings: Any,
+    ) -> ConvertSummary:
+        config, opened = SpikeConfig.parse(settings), HfSource(source)
+        writing = writing or Writing(force=force)
+        return convert(opened, make_plan(opened, config), output, command="test", dtype=dtype, writing=writing)
 
     return run
 

@@ -7,7 +7,7 @@ front of a group of linears is looked at in both, the group is converted with it
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,7 @@ class Sequential:
         for linear in family.layout(model_config):
             self._layout[linear.layer][linear.group].append(linear)
         self._kept: dict[str, _Inputs] = {}
+        self._known: set[str] = set()
         # Each of its own config, in which a model remembers how it attends.
         models: list[Any] = [build_unloaded(copy.deepcopy(model_config)) for _ in range(2)]
         self.linears: dict[str, SpikeLinear] = make_spiking(models[0], config)
@@ -113,8 +114,14 @@ class Sequential:
         return sum(map(len, self._layout.values()))
 
     @torch.no_grad()
-    def convert(self, convert: Convert) -> Iterator[dict[str, Tensor]]:
-        """Convert group after group; gives the tensors of each by name, as `convert` makes them."""
+    def convert(self, convert: Convert, known: Collection[str] = ()) -> Iterator[dict[str, Tensor]]:
+        """Convert group after group; gives the tensors of each by name, as `convert` makes them.
+
+        Args:
+            convert: makes them.
+            known: linears that it does not have to make: what their inputs look like is not asked.
+        """
+        self._known = set(known)
         for index, groups in self._layout.items():
             left = [f"{name}.{kind}" for name, linear in self.linears.items() for kind in self._made(name, linear)]
             self.spiking.bring(index, left)
@@ -163,7 +170,8 @@ class Sequential:
 
     def _look(self, index: int, group: _Group, names: list[str]) -> dict[int, Statistics]:
         """The moments of the inputs of a group's calibrated linears, by the encoder that encodes them."""
-        asking = [self.linears[name] for name in names if self.linears[name].scheme.weights.is_calibrated]
+        unknown = [self.linears[name] for name in names if name not in self._known]
+        asking = [linear for linear in unknown if linear.scheme.weights.is_calibrated]
         is_writer = self._below(group.linears[0]) in self._writers
         moments: dict[int, tuple[Encoder, Moments]] = {}
         for linear in asking:

@@ -1,9 +1,10 @@
 """A folder that appears whole or not at all: it is filled under another name, then renamed.
 
-Where the target does not exist (or is to be replaced), the scratch folder lies beside it, and one rename publishes it.
-A folder that is there already may be a mounted volume, the current folder or the end of a link, which a rename would
-break, or lie where nothing can be created: then the scratch folder lies inside, and its files are moved up, the one by
-which the folder is known last.
+Where the target does not exist (or is to be replaced), the scratch folder lies beside it, and one rename, or one
+exchange, publishes it. A folder that is there already may be a mounted volume, the current folder or the end of a link,
+which a rename would break, or lie where nothing can be created: then the scratch folder lies inside, and its files are
+moved up, those by which the folder is known last. There is one scratch folder for a target, locked by whoever fills it;
+what a killed process left there is found, and what it had moved out of the way comes back.
 """
 
 import os
@@ -13,11 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from spikeconv.checkpoint.exchange import exchange, flush, flush_tree
+from spikeconv.checkpoint.lock import OWNER, lock_folder
 from spikeconv.errors import SpikeconvError
 
 __all__ = ["Scratch", "check_target", "remove_tree"]
 
-SCRATCH = ".incomplete-"
+SCRATCH = ".incomplete"
+MOVING = ".moving"
+"""In a scratch folder inside its target: the old files are out, and the new ones are coming."""
 IGNORED = ("lost+found",)
 """What an empty volume holds."""
 
@@ -43,19 +48,38 @@ class Scratch:
         self._record, self._force = record, force
         self._made: list[Path] = []
         self._published = self._keep = False
+        self._renamed = False
+        self._locks: list[int] = []
 
     def __enter__(self) -> Self:
-        check_target(self.target, self._force, self._record)
-        self._inside = _filled_inside(self.target)
-        name = f"{SCRATCH}{os.getpid()}"
-        self.scratch = self.target / name if self._inside else self.target.with_name(f".{self.target.name}{name}")
-        missing = [folder for folder in self.scratch.parents if not folder.exists()]
+        self._inside = (self.target / SCRATCH).is_dir() or _filled_inside(self.target)
+        self.scratch = self.target / SCRATCH if self._inside else self.target.with_name(f".{self.target.name}{SCRATCH}")
+        found = self.scratch.exists()
         try:
-            self.scratch.mkdir(parents=True)
-        except OSError as error:
-            raise SpikeconvError(f"Cannot write to {self.scratch.parent}: {error.strerror}.") from None
-        self._made = missing
+            if found or self._old.exists():
+                self._locks.append(lock_folder(self.scratch, self.target))
+                self._recover()
+            check_target(self.target, self._force, self._record)
+            if not self._locks:
+                self._made = [folder for folder in self.scratch.parents if not folder.exists()]
+                self._locks.append(lock_folder(self.scratch, self.target))
+            self.prepare()
+        except BaseException:
+            if self._locks and not found:
+                self._remove()
+            self._release()
+            raise
         return self
+
+    def prepare(self) -> None:
+        """Make the scratch folder, which is locked, ready to be filled; what was left in it is removed."""
+        for path in self.scratch.iterdir():
+            if path.name != OWNER:
+                remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def keeps(self, kind: type[BaseException]) -> bool:
+        """Whether what was written is worth something after an exception of this kind."""
+        return False
 
     def publish(self) -> None:
         """Put the folder in its place, and what it replaces out of it.
@@ -70,19 +94,26 @@ class Scratch:
         except SpikeconvError as error:
             self._keep = True
             raise SpikeconvError(f"{error} What was written meanwhile is in {self.scratch}.") from None
-        with _Moves() as moves:
-            self._move_in(moves) if self._inside else self._swap(moves)
+        (self.scratch / OWNER).unlink(missing_ok=True)
+        flush_tree(self.scratch)
+        self._move_in() if self._inside else self._swap()
         self._published = True
-        remove_tree(self._old)
+        flush(self.target.parent)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._keep:
-            return
-        remove_tree(self.scratch)
+        if self._published or not (self._keep or (kind is not None and self.keeps(kind))):
+            self._remove()
+        self._release()
+
+    def _remove(self) -> None:
+        """Leave nothing but what was published."""
+        remove_tree(self._old)
+        if not self._renamed:  # else that name is free for another process
+            remove_tree(self.scratch)
         if not self._published:
-            for folder in (self._old, *self._made):
+            for folder in self._made:
                 with suppress(OSError):  # not empty, or not there
                     folder.rmdir()
 
@@ -90,19 +121,60 @@ class Scratch:
     def _old(self) -> Path:
         return self.scratch.with_name(f"{self.scratch.name}-old")
 
-    def _swap(self, moves: "_Moves") -> None:
-        if self.target.exists():
-            moves.move(self.target, self._old)
-        moves.move(self.scratch, self.target)
+    def _release(self) -> None:
+        if self._locks and not self._published:
+            (self.scratch / OWNER).unlink(missing_ok=True)
+        for lock in self._locks:
+            os.close(lock)
+        self._locks = []
 
-    def _move_in(self, moves: "_Moves") -> None:
+    def _swap(self) -> None:
+        if self.target.exists():
+            self._locks.append(lock_folder(self.target, self.target, note=False))  # it will have the scratch's name
+            if exchange(self.scratch, self.target):
+                return
+        with _Moves() as moves:
+            if self.target.exists():
+                moves.move(self.target, self._old)
+            moves.move(self.scratch, self.target)
+        self._renamed = True
+
+    def _move_in(self) -> None:
         entries = _entries(self.target)
-        if entries:
-            self._old.mkdir()
-        for entry in sorted(entries, key=lambda path: path.name != self._record):  # without it, nothing is complete
-            moves.move(entry, self._old / entry.name)
-        for entry in sorted(self.scratch.iterdir(), key=lambda path: path.name == self._record):
-            moves.move(entry, self.target / entry.name)
+        try:
+            with _Moves() as moves:
+                if entries:
+                    self._old.mkdir()
+                for entry in sorted(entries, key=self._is_last, reverse=True):  # without those, nothing is complete
+                    moves.move(entry, self._old / entry.name)
+                (self.scratch / MOVING).touch()
+                for entry in self._new():
+                    moves.move(entry, self.target / entry.name)
+        except BaseException:
+            (self.scratch / MOVING).unlink(missing_ok=True)
+            raise
+
+    def _new(self) -> list[Path]:
+        entries = (path for path in self.scratch.iterdir() if path.name not in (MOVING, OWNER))
+        return sorted(entries, key=self._is_last)
+
+    def _is_last(self, path: Path) -> int:
+        """What a folder is known by is the last to come and the first to go."""
+        return (path.name == "config.json") + 2 * (path.name == self._record)
+
+    def _recover(self) -> None:
+        """Finish what a killed process had begun to publish, or put back what it had moved away."""
+        if (self.scratch / MOVING).exists():
+            for entry in self._new():
+                entry.rename(self.target / entry.name)
+            remove_tree(self._old)
+        elif self._inside:
+            for entry in self._old.iterdir() if self._old.is_dir() else ():
+                if not os.path.lexists(self.target / entry.name):
+                    entry.rename(self.target / entry.name)
+        elif self._old.is_dir() and not self.target.exists():
+            self._old.rename(self.target)
+        remove_tree(self._old)
 
 
 class _Moves:

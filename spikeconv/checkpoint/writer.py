@@ -1,15 +1,25 @@
-"""Where converted tensors go: safetensors shards in a scratch directory that becomes the checkpoint at the end.
+"""Where converted tensors go: at their places in shards that are laid out first, in a scratch folder that becomes the
+checkpoint at the end.
 
-Until then the output is as it was, so an interrupted run never leaves a plausible half.
+Units may come in any order and from several threads. Until the end the output is as it was; what was written stays in
+the scratch folder when the conversion is stopped, and the same conversion goes on with it (see `journal`).
 """
 
+import hashlib
+import os
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
-from spikeconv.checkpoint.scratch import Scratch
+from spikeconv.checkpoint.journal import JOURNAL, Entry, Journal, same_or_raise
+from spikeconv.checkpoint.layout import Layout, Place
+from spikeconv.checkpoint.lock import OWNER
+from spikeconv.checkpoint.scratch import Scratch, remove_tree
 from spikeconv.plain import write_json
 from spikeconv.sources.weight_files import INDEX
 
@@ -17,61 +27,170 @@ __all__ = ["RECORD", "Sink"]
 
 RECORD = "spikeconv.json"
 """Every converted checkpoint holds this record of how it was made."""
-SHARD_BYTES = 2 << 30
 
 
 class Sink(Scratch):
-    """Collects a converted checkpoint; `commit` publishes it."""
+    """Takes the tensors of a converted checkpoint; `commit` publishes it.
 
-    def __init__(self, target: Path, *, force: bool = False, shard_bytes: int = SHARD_BYTES) -> None:
+    Args:
+        target: the folder to create.
+        layout: what will be written.
+        begun_with: what must be the same for a conversion that was stopped to go on.
+        force: replace an existing checkpoint.
+        restart: begin anew, whatever is there.
+
+    Attributes:
+        done: the units that were found written when the context was entered.
+
+    Raises:
+        SpikeconvError: as `Scratch`, or another conversion to the same target was begun.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        layout: Layout,
+        begun_with: Mapping[str, Any],
+        *,
+        force: bool = False,
+        restart: bool = False,
+    ) -> None:
         super().__init__(target, RECORD, force=force)
-        self._shard_bytes = shard_bytes
-        self._pending: dict[str, Tensor] = {}
-        self._shards: list[list[str]] = []
-        self._bytes = 0
+        self._layout, self._begun_with, self._restart = layout, dict(begun_with), restart
+        self._files: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._written: dict[str, Entry] = {}
+        self._journal: Journal | None = None
+        self.done: dict[str, Entry] = {}
 
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Take a tensor; a full shard is written out."""
-        pending = sum(t.nbytes for t in self._pending.values())
-        if self._pending and pending + tensor.nbytes > self._shard_bytes:
-            self._flush()
-        self._pending[name] = tensor.contiguous()
-        self._bytes += tensor.nbytes
+    def prepare(self) -> None:
+        """Go on with what is in the scratch folder, or lay the shards out."""
+        found = None if self._restart else Journal.read(self.scratch)
+        if found is not None:
+            same_or_raise(self.scratch, found[0], self._begun_with)
+        kept = {*self._layout.sizes, JOURNAL, OWNER} if found else {OWNER}
+        for path in self.scratch.iterdir():
+            if path.name not in kept:
+                remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for name, header in self._layout.headers.items():
+            opened = os.open(self.scratch / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            self._files[name] = opened
+            os.ftruncate(opened, self._layout.sizes[name])
+            _write(opened, memoryview(header), 0)
+        if found is not None:
+            self.done = {unit: entry for unit, entry in found[1].items() if self._holds(entry)}
+        self._written = dict(self.done)
+        self._journal = Journal(self.scratch, self._begun_with, self.done)
 
-    def commit(self, config: dict[str, Any]) -> int:
-        """Write the index and `config.json`, publish the directory, and return the bytes of its tensors."""
-        self._flush()
-        names = self._name_shards()
-        if len(names) > 1:
-            weight_map = {
-                tensor: shard for shard, tensors in zip(names, self._shards, strict=True) for tensor in tensors
-            }
-            write_json(self.scratch / INDEX, {"metadata": {"total_size": self._bytes}, "weight_map": weight_map})
-        write_json(self.scratch / "config.json", config)
-        self.publish()
-        return self._bytes
+    def keeps(self, kind: type[BaseException]) -> bool:
+        """A conversion that was stopped, or ran out of disk or memory, can go on; one that failed would fail again."""
+        return bool(self._written) and issubclass(kind, KeyboardInterrupt | OSError | MemoryError)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the scratch folder was left for the same conversion to go on."""
+        return not self._published and (self.scratch / JOURNAL).exists()
+
+    def write(self, unit: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+        """Write the tensors of a unit, from any thread.
+
+        Args:
+            unit: its name.
+            tensors: by name, as laid out.
+            note: what to remember of it, values of JSON.
+
+        Raises:
+            OSError: the disk is full, say.
+        """
+        digests = {}
+        for name, tensor in tensors.items():
+            place = self._layout.places[name]
+            if (tensor.dtype, tuple(tensor.shape)) != (place.spec.dtype, place.spec.shape):
+                raise AssertionError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, laid out was {place.spec}")
+            array: Any = tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+            data = memoryview(array)
+            digests[name] = hashlib.sha256(data).hexdigest()
+            _write(self._files[place.shard], data, place.begin)
+        entry = Entry(digests, dict(note))
+        with self._lock:
+            assert self._journal is not None, "only inside the context is there something to write to"
+            self._written[unit] = entry
+            self._journal.add(unit, entry)
+
+    def read(self, name: str) -> Tensor:
+        """A tensor that was written."""
+        place = self._layout.places[name]
+        data = torch.frombuffer(bytearray(self._bytes(place)), dtype=torch.uint8)
+        return data.view(place.spec.dtype).view(place.spec.shape)
 
     def finish_shards(self) -> list[Path]:
-        """Write what is pending and give the shards their final names, so that they can be hashed before `commit`."""
-        self._flush()
-        return [self.scratch / name for name in self._name_shards()]
+        """The shards, when every tensor is written; they can be hashed before `commit`.
 
-    def _flush(self) -> None:
-        if self._pending:
-            path = self._shard_path(len(self._shards))
-            save_file(self._pending, path, metadata={"format": "pt"})
-            path.chmod(0o644)  # safetensors writes through a private temporary file
-            self._shards.append(list(self._pending))
-            self._pending = {}
+        Raises:
+            AssertionError: one is missing.
+        """
+        missing = self._layout.places.keys() - self.digests()
+        assert not missing, f"{len(missing)} tensors were laid out and not written, {min(missing)} for one"
+        return [self.scratch / name for name in self._layout.sizes]
 
-    def _shard_path(self, index: int) -> Path:
-        return self.scratch / f"shard-{index}.safetensors"
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every tensor written, in the order of the layout."""
+        found = {name: digest for entry in self._written.values() for name, digest in entry.digests.items()}
+        return {name: found[name] for name in self._layout.places if name in found}
 
-    def _name_shards(self) -> list[str]:
-        count = len(self._shards)
-        names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
-        names = names if count > 1 else ["model.safetensors"] * count
-        for index, name in enumerate(names):
-            if self._shard_path(index).exists():
-                self._shard_path(index).rename(self.scratch / name)
-        return names
+    def notes(self) -> dict[str, dict[str, Any]]:
+        """What is remembered of every unit."""
+        return {unit: entry.note for unit, entry in self._written.items()}
+
+    def commit(self, config: dict[str, Any]) -> int:
+        """Write the index and `config.json`, publish the folder, and return the bytes of its tensors."""
+        total = self._layout.tensor_bytes
+        if len(self._layout.sizes) > 1:
+            index = {"metadata": {"total_size": total}, "weight_map": self._layout.weight_map}
+            write_json(self.scratch / INDEX, index)
+        write_json(self.scratch / "config.json", config)
+        self._close()
+        (self.scratch / JOURNAL).unlink()
+        self.publish()
+        return total
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and self.keeps(kind) and self.scratch.exists() and not (self.scratch / JOURNAL).exists():
+            Journal(self.scratch, self._begun_with, self._written).close()  # it could not be published
+        super().__exit__(kind, error, trace)
+
+    def _release(self) -> None:
+        self._close()
+        super()._release()
+
+    def _close(self) -> None:
+        for opened in self._files.values():
+            os.close(opened)
+        self._files = {}
+        if self._journal is not None:
+            self._journal.close()
+
+    def _holds(self, entry: Entry) -> bool:
+        """Whether the bytes of a unit are what the journal says."""
+        return bool(entry.digests) and all(
+            name in self._layout.places and hashlib.sha256(self._bytes(self._layout.places[name])).hexdigest() == digest
+            for name, digest in entry.digests.items()
+        )
+
+    def _bytes(self, place: Place) -> bytes:
+        parts, at, end = [], place.begin, place.begin + place.spec.size
+        while at < end:
+            part = os.pread(self._files[place.shard], end - at, at)
+            if not part:
+                break
+            parts.append(part)
+            at += len(part)
+        return b"".join(parts)
+
+
+def _write(file: int, data: memoryview, at: int) -> None:
+    while data:
+        written = os.pwrite(file, data, at)
+        data, at = data[written:], at + written

@@ -18,6 +18,7 @@ from spikeconv.cli.generate import generate
 from spikeconv.cli.models import models
 from spikeconv.cli.perplexity import perplexity
 from spikeconv.cli.report_firing_rate import report_firing_rate
+from spikeconv.cli.signals import stop_on_signals
 from spikeconv.cli.streams import drop_stdout, prepare_streams
 from spikeconv.cli.verify import verify
 
@@ -65,6 +66,7 @@ def _root(
 def main() -> None:
     """Run the command line: whatever goes wrong is one line on stderr and an exit code (see `report_failure`)."""
     prepare_streams()
+    stop_on_signals()
     code: int | str | None = 0
     try:
         app(args=[argument for argument in sys.argv[1:] if argument != DEBUG])

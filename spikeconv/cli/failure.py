@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from spikeconv.cli.console import err
+from spikeconv.cli.signals import exit_code
 from spikeconv.cli.streams import drop_stdout
 from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.plain import plain_value
@@ -17,14 +18,15 @@ from spikeconv.plain import plain_value
 __all__ = ["DEBUG", "convenience", "report_failure", "show_lost_baseline"]
 
 DEBUG = "--debug"
-BUG, BAD_INPUT, INTERRUPTED, NO_READER = 1, 2, 130, 141
+BUG, BAD_INPUT, NO_READER = 1, 2, 141
 
 
 def report_failure(error: BaseException) -> int:
     """Say in one line on stderr what stopped a command; returns the exit code.
 
-    2 is bad input (or a full disk, a folder without permission), 1 a fault of ours or no memory, 130 Ctrl-C, and 141,
-    without a word, that nobody reads our output any more. `--debug` or SPIKECONV_DEBUG=1 shows the traceback first.
+    2 is bad input (or a full disk, a folder without permission), 1 a fault of ours or no memory, 130 Ctrl-C, 143
+    SIGTERM, 129 SIGHUP, and 141, without a word, that nobody reads our output any more.
+    `--debug` or SPIKECONV_DEBUG=1 shows the traceback first.
     """
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         drop_stdout()
@@ -34,7 +36,7 @@ def report_failure(error: BaseException) -> int:
     kind, message = type(error).__name__, next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, KeyboardInterrupt):
         err.print("[bad]interrupted[/]{why}", why=f": {message}" if message else "")
-        return INTERRUPTED
+        return exit_code(error)
     if isinstance(error, SpikeconvError):
         err.print("[bad]error:[/] {error}", error=error)
         return BAD_INPUT

@@ -1,7 +1,7 @@
 """Options that several commands share, declared once."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -24,6 +24,7 @@ __all__ = [
 CALIBRATION = "Calibration text"
 CLIPPING = "Membrane clipping"
 SETTINGS = "Scheme"
+WRITING = "Writing"
 """Headings of their options in the help."""
 
 Checkpoint = Annotated[
@@ -39,37 +40,6 @@ Source = Annotated[
 ClipRoles = Annotated[
     str | None,
     typer.Option(help="Roles to clip, as in q,k,v,gate,up.", rich_help_panel=CLIPPING, show_default="q,k,v"),
-]
-ClipRatio = Annotated[
-    str | None,
-    typer.Option(
-        help="Share of a token's range that is kept, or auto: that with the least output error, encoder by encoder.",
-        rich_help_panel=SETTINGS,
-        metavar="FLOAT|auto",
-        show_default="0.9; 1 with rms",
-    ),
-]
-CountScale = Annotated[
-    Literal["max", "rms", "auto"] | None,
-    typer.Option(
-        help="A count of one: a share of the token's largest value, or --step times its RMS; auto: as --clip-ratio.",
-        rich_help_panel=SETTINGS,
-        show_default="max",
-    ),
-]
-Budget = Annotated[
-    str | None,
-    typer.Option(
-        help="spikes=N per input or perplexity=R times float: chooses steps, dead zones, widths and rotation.",
-        rich_help_panel=CALIBRATION,
-        show_default="none",
-    ),
-]
-SpikePrice = Annotated[
-    float | None,
-    typer.Option(
-        help="λ: nats per token that auto gives for a spike per input.", rich_help_panel=CALIBRATION, show_default="0"
-    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]

@@ -5,17 +5,42 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from spikeconv.conversion.pipeline import LayerResult, checkpoint_config, converted_tensors
+from spikeconv.conversion.layers import LayerResult, Layers
+from spikeconv.conversion.pipeline import checkpoint_config
 from spikeconv.conversion.plan import Plan
+from spikeconv.conversion.produce import produce
+from spikeconv.conversion.work import Unit
 from spikeconv.progress import Track, silent
 from spikeconv.quiet import quiet_transformers
 from spikeconv.sources.base import Source
 from spikeconv.sources.model import ModelSource
 from spikeconv.sources.model_config import hf_config
 
-__all__ = ["convert_in_memory"]
+__all__ = ["convert_in_memory", "converted_tensors"]
+
+
+def converted_tensors(
+    source: Source,
+    plan: Plan,
+    dtype: torch.dtype | None = None,
+    *,
+    track: Track = silent,
+    on_layer: Callable[[LayerResult], None] = lambda result: None,
+) -> dict[str, Tensor]:
+    """All tensors of the converted checkpoint, by name; the arguments are those of `convert_in_memory`."""
+    found: dict[str, Tensor] = {}
+    layers = Layers(plan, on_layer)
+
+    def take(unit: str, made: Unit) -> None:
+        found.update(made.tensors)
+        if made.result is not None:
+            layers.add(made.result)
+
+    produce(plan.balanced(source, dtype), plan, dtype, take, track=track)
+    return found
 
 
 def convert_in_memory(
@@ -38,7 +63,7 @@ def convert_in_memory(
     Raises:
         SpikeconvError: a weight is not finite.
     """
-    tensors = dict(converted_tensors(source, plan, dtype, track, on_layer))
+    tensors = converted_tensors(source, plan, dtype, track=track, on_layer=on_layer)
     config = hf_config(checkpoint_config(source, plan, dtype))
     model_class: Any = plan.family.auto_model()._model_mapping[type(config)]
     with quiet_transformers():

@@ -1,7 +1,8 @@
-"""The way a weight travels: source ─▶ plan ─▶ rotate ─▶ quantize ─▶ pack ─▶ sink, one tensor at a time."""
+"""The way a weight travels: source ─▶ plan ─▶ rotate ─▶ quantize ─▶ pack ─▶ its place in a shard."""
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from spikeconv.calibrate.sequential import Sequential
 from spikeconv.checkpoint.balance import write_balance
 from spikeconv.checkpoint.card import model_card
 from spikeconv.checkpoint.format import quantization_config
+from spikeconv.checkpoint.layout import DEFAULT_SHARD_SIZE, Layout, parse_size
 from spikeconv.checkpoint.writer import RECORD, Sink
+from spikeconv.conversion.fingerprint import fingerprint
+from spikeconv.conversion.layers import LayerResult, Layers
+from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
+from spikeconv.conversion.produce import produce
 from spikeconv.conversion.record import make_record
-from spikeconv.conversion.work import LayerResult, Work
+from spikeconv.conversion.work import LinearResult, Unit
 from spikeconv.errors import SpikeconvError
 from spikeconv.plain import write_json
 from spikeconv.progress import Track, silent
@@ -25,7 +30,29 @@ from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.weight_files import EXPLICIT_WEIGHTS
 
-__all__ = ["ConvertSummary", "LayerResult", "checkpoint_config", "convert", "converted_tensors"]
+__all__ = ["ConvertSummary", "LayerResult", "Writing", "checkpoint_config", "convert", "default_jobs"]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a checkpoint is written.
+
+    Attributes:
+        shard_bytes: largest shard, in bytes of tensors.
+        jobs: threads that convert.
+        force: replace an existing converted checkpoint.
+        restart: begin anew where a conversion was stopped.
+    """
+
+    shard_bytes: int = parse_size(DEFAULT_SHARD_SIZE, "--max-shard-size")
+    jobs: int = 1
+    force: bool = False
+    restart: bool = False
+
+
+def default_jobs() -> int:
+    """A thread for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass
@@ -57,11 +84,14 @@ def convert(
     *,
     command: str = "",
     dtype: torch.dtype | None = None,
-    force: bool = False,
+    writing: Writing | None = None,
     track: Track = silent,
     on_layer: Callable[[LayerResult], None] = lambda result: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> ConvertSummary:
     """Convert a source by a plan into the directory `output`.
+
+    A conversion that was stopped goes on: what it wrote is found in the scratch folder and not made again.
 
     Args:
         source: where weights come from.
@@ -69,36 +99,55 @@ def convert(
         output: the checkpoint to create.
         command: the command line, for the record.
         dtype: dtype of the tensors that stay float; None keeps each as it is.
-        force: replace an existing converted checkpoint.
+        writing: how it is written.
         track: progress display.
         on_layer: called once for every finished decoder layer.
+        note: told, in a sentence, that an earlier conversion goes on.
 
     Raises:
-        SpikeconvError: the output is in the way or cannot be written, or a weight is not finite.
+        SpikeconvError: the output is in the way or cannot be written, another conversion to it was begun, or a weight
+            is not finite.
     """
-    start = time.perf_counter()
-    layers: list[LayerResult] = []
-
-    def finished(result: LayerResult) -> None:
-        layers.append(result)
-        on_layer(result)
-
+    start, writing = time.perf_counter(), writing or Writing()
+    layers = Layers(plan, on_layer)
+    balanced = plan.balanced(source, dtype)
+    specs = output_specs(balanced, plan, dtype)
+    layout = Layout.of((spec for unit in specs.values() for spec in unit), writing.shard_bytes)
+    begun_with = fingerprint(source, plan, dtype, writing.shard_bytes)
+    restart = writing.restart or source.origin() is None  # nothing tells whether a model in memory is the same
+    sink = Sink(output, layout, begun_with, force=writing.force, restart=restart)
     try:
-        with Sink(output, force=force) as sink:
+        with sink:
             source.copy_companions(sink.scratch)  # first: what cannot be read costs no work
-            for name, tensor in converted_tensors(source, plan, dtype, track, finished):
-                sink.add(name, tensor)
+            if sink.done:
+                note(f"Going on with {len(sink.done)} of {len(specs)} tensors that are in {sink.scratch}.")
+            for entry in sink.done.values():
+                if entry.note:
+                    layers.add(LinearResult(**entry.note))
+
+            def take(unit: str, made: Unit) -> None:
+                sink.write(unit, made.tensors, {} if made.result is None else asdict(made.result))
+                if made.result is not None:
+                    layers.add(made.result)
+
+            def recall(unit: str) -> dict[str, Tensor]:
+                return {spec.name: sink.read(spec.name) for spec in specs[unit]}
+
+            done = frozenset(sink.done)
+            produce(balanced, plan, dtype, take, recall=recall, done=done, jobs=writing.jobs, track=track)
             files = sink.finish_shards()
             if plan.diagonals is not None:
                 files.append(write_balance(sink.scratch, plan.diagonals, dtype))
-            record = make_record(source, plan, files, command, layers)
+            record = make_record(source, plan, files, sink.digests(), command, layers.results())
             write_json(sink.scratch / RECORD, record)
             card = model_card(sink.target.name, record)
             (sink.scratch / "README.md").write_text(card, encoding="utf-8", errors="replace")
             size = sink.commit(checkpoint_config(source, plan, dtype))
     except (OSError, SafetensorError) as error:
-        raise SpikeconvError(f"Writing {output} failed, and nothing of it was kept: {error}") from None
-    errors = [value for layer in layers for value in layer.relative_error.values()]
+        kept = f" What was converted is in {sink.scratch}: the same command goes on with it." if sink.is_kept else ""
+        raise SpikeconvError(f"Writing {output} failed: {error}.{kept}") from None
+    results = layers.results()
+    errors = [value for layer in results for value in layer.relative_error.values()]
     return ConvertSummary(
         output=str(output),
         bits=plan.config.bits,
@@ -111,56 +160,8 @@ def convert(
         bytes_after=size,
         mean_relative_error=sum(errors) / len(errors),
         seconds=time.perf_counter() - start,
-        layers=layers,
+        layers=results,
     )
-
-
-def converted_tensors(
-    source: Source,
-    plan: Plan,
-    dtype: torch.dtype | None,
-    track: Track = silent,
-    on_layer: Callable[[LayerResult], None] = lambda result: None,
-) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the converted checkpoint by name, one at a time and in the order of the source.
-
-    Args:
-        source: where weights come from.
-        plan: what to convert and how.
-        dtype: dtype of the tensors that stay float; None keeps each as it is.
-        track: progress display.
-        on_layer: called once for every finished decoder layer.
-
-    Raises:
-        SpikeconvError: a weight is not finite, or a threshold or the factors of a balance are missing.
-    """
-    for job in plan.jobs:
-        if job.scheme.clip is not None and job.threshold is None:
-            raise SpikeconvError(f"The input of {job.linear.name} is clipped, but its threshold was not calibrated.")
-    source = plan.balanced(source, dtype)
-    work = Work(source, plan, dtype, on_layer)
-    if plan.calibrates:
-        yield from _calibrated_tensors(source, plan, work, track)
-        return
-    for name in track(plan.tensors, "converting", len(plan.tensors)):
-        yield from work.process(name).items()
-
-
-def _calibrated_tensors(source: Source, plan: Plan, work: Work, track: Track) -> Iterator[tuple[str, Tensor]]:
-    """What stays float in the order of the source, then the linears layer by layer."""
-    if plan.calibration is None:
-        method = next(job.scheme.weights.method for job in plan.jobs if job.scheme.weights.is_calibrated)
-        raise SpikeconvError(f"weights={method} needs a calibration text, and none was read.")
-    made = {f"{job.linear.name}.weight" for job in plan.jobs}
-    made |= {f"{job.linear.name}.bias" for job in plan.jobs if job.scheme.weights.has_bias}
-    for name in plan.tensors:
-        if name not in made:
-            yield from work.process(name).items()
-    config = hf_config(source.config)
-    networks = Sequential(plan.family, config, plan.config, work.loaded, plan.calibration.windows)
-    groups = networks.convert(work.convert)
-    for tensors in track(groups, "calibrating and converting", networks.groups):
-        yield from tensors.items()
 
 
 def checkpoint_config(source: Source, plan: Plan, dtype: torch.dtype | None) -> dict[str, Any]:

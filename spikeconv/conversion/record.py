@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from spikeconv.conversion.layers import LayerResult
 from spikeconv.conversion.plan import Job, Plan
-from spikeconv.conversion.work import LayerResult
 from spikeconv.sources.base import Source
 from spikeconv.versions import versions
 from spikeconv.wheels import sha256_of
@@ -16,7 +16,12 @@ PACKAGES = ("torch", "transformers", "safetensors", "gguf")
 
 
 def make_record(
-    source: Source, plan: Plan, files: list[Path], command: str, layers: list[LayerResult]
+    source: Source,
+    plan: Plan,
+    files: list[Path],
+    tensors: dict[str, str],
+    command: str,
+    layers: list[LayerResult],
 ) -> dict[str, Any]:
     """Everything about a conversion that its checkpoint should remember.
 
@@ -24,6 +29,7 @@ def make_record(
         source: what was converted; its weight files are hashed.
         plan: the settings, also by layer, skipped modules and ignored tensors.
         files: the written weight files, hashed under `files`.
+        tensors: SHA-256 by name.
         command: the exact command line.
         layers: errors and dampings, kept of the weights that were calibrated.
     """
@@ -51,6 +57,7 @@ def make_record(
         "skipped": plan.skipped,
         "ignored": plan.ignored,
         "files": {path.name: sha256_of(path) for path in files},
+        "tensors": tensors,
     }
 
 

@@ -1,7 +1,10 @@
-"""What becomes of one tensor of a source: it stays, with what a rotation folds, or is rotated, rounded and packed."""
+"""What becomes of one tensor of a source: it stays, with what a rotation folds, or is rotated, rounded and packed.
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+Nothing here remembers anything from one tensor to the next, so that several threads can work.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +15,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
 from spikeconv.weights import Statistics
 
-__all__ = ["LayerResult", "Work"]
+__all__ = ["LinearResult", "Unit", "Work"]
 
 TIED = {"model.embed_tokens.weight": "lm_head.weight"}
 """What a source may hold in the place of a tensor that it ties."""
@@ -22,39 +25,51 @@ MOST = 2.0**63
 
 
 @dataclass(frozen=True)
-class LayerResult:
-    """Relative errors of each role of one decoder layer: of its weights and, where calibrated, of its outputs.
+class LinearResult:
+    """How well one linear was rounded.
 
-    `raised` is the damping that a calibrated one's Hessian was factored with, where that asked for would not do.
+    Attributes:
+        layer, role: which it is.
+        relative_error: of its weights.
+        output_error: of its outputs, where it was calibrated.
+        raised: the damping that its Hessian was factored with, where the one asked for would not do.
     """
 
     layer: int
-    relative_error: dict[str, float]
-    output_error: dict[str, float] = field(default_factory=dict)
-    raised: dict[str, float] = field(default_factory=dict)
+    role: str
+    relative_error: float
+    output_error: float | None = None
+    raised: float | None = None
+
+
+class Unit(NamedTuple):
+    """What takes the place of one tensor of the source; `result` of a linear's weight that was converted."""
+
+    tensors: dict[str, Tensor]
+    result: LinearResult | None
 
 
 class Work:
-    """Turns source tensors into checkpoint tensors, and tells of the errors layer by layer."""
+    """Turns source tensors into checkpoint tensors.
 
-    def __init__(
-        self, source: Source, plan: Plan, dtype: torch.dtype | None, on_layer: Callable[[LayerResult], None]
-    ) -> None:
+    Args:
+        source: in the basis of the conversion (`Plan.balanced`).
+        plan: what to convert and how.
+        dtype: dtype of the tensors that stay float; None: each as it is.
+    """
+
+    def __init__(self, source: Source, plan: Plan, dtype: torch.dtype | None) -> None:
         self._source = source
         self._jobs = {job.linear.name: job for job in plan.jobs}
-        self._dtype, self._on_layer, self._balances = dtype, on_layer, plan.encoder_balances()
-        self._results: dict[int, LayerResult] = {}
-        self._left: dict[int, int] = {}
-        for job in plan.jobs:
-            self._left[job.linear.layer] = self._left.get(job.linear.layer, 0) + 1
+        self._dtype, self._balances = dtype, plan.encoder_balances()
         self._folded, self._norms, self._tensors = plan.folded_norms(), plan.norm_kinds(), set(plan.tensors)
 
-    def process(self, name: str) -> dict[str, Tensor]:
-        """The tensors that take the place of one source tensor."""
+    def process(self, name: str, statistics: Statistics | None = None) -> Unit:
+        """What takes the place of one source tensor; of its inputs, where it is a weight that asks for them."""
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and module in self._jobs:
-            return {f"{module}.{key}": tensor for key, tensor in self.convert(module).items()}
-        return {name: self._cast(name, self._float(name))}
+            return self._convert(module, statistics)
+        return Unit({name: self._cast(name, self._float(name))}, None)
 
     def loaded(self, name: str) -> Tensor:
         """A tensor as the float network has it, in the basis of the conversion; of tied ones, whichever is there."""
@@ -62,8 +77,7 @@ class Work:
             name = TIED[name]
         return self._float(name) if name.removesuffix(".weight") in self._jobs else self._cast(name, self._float(name))
 
-    def convert(self, module: str, statistics: Statistics | None = None) -> dict[str, Tensor]:
-        """The tensors of a converted linear, by buffer name."""
+    def _convert(self, module: str, statistics: Statistics | None) -> Unit:
         job, name = self._jobs[module], f"{module}.weight"
         tensor, gamma = _read(self._source, name), self._gamma(name)
         largest = float(tensor.abs().max()) * (1.0 if gamma is None else float(gamma.abs().max()))
@@ -83,11 +97,11 @@ class Work:
             statistics,
             _read(self._source, bias) if job.scheme.weights.has_bias and bias in self._tensors else None,
         )
-        self._note(job, converted)
-        return {
-            key: self._cast(f"{module}.{key}", value) if key in ("weight", "bias") else value
+        tensors = {
+            f"{module}.{key}": self._cast(f"{module}.{key}", value) if key in ("weight", "bias") else value
             for key, value in converted.tensors.items()
         }
+        return Unit(tensors, _result(job, converted))
 
     def _float(self, name: str) -> Tensor:
         """A tensor that stays float, with what a rotation folds."""
@@ -110,17 +124,16 @@ class Work:
     def _cast(self, name: str, tensor: Tensor) -> Tensor:
         return _to(self._dtype or tensor.dtype, name, tensor) if tensor.is_floating_point() else tensor
 
-    def _note(self, job: Job, converted: ConvertedLinear) -> None:
-        layer, role = job.linear.layer, job.linear.role
-        result = self._results.setdefault(layer, LayerResult(layer, {}))
-        result.relative_error[role] = converted.relative_error
-        if converted.damping is not None and converted.output_error is not None:
-            result.output_error[role] = converted.output_error
-            if converted.damping > job.scheme.weights.damping:
-                result.raised[role] = converted.damping
-        self._left[layer] -= 1
-        if not self._left[layer]:
-            self._on_layer(result)
+
+def _result(job: Job, converted: ConvertedLinear) -> LinearResult:
+    raised = converted.damping is not None and converted.damping > job.scheme.weights.damping
+    return LinearResult(
+        job.linear.layer,
+        job.linear.role,
+        converted.relative_error,
+        converted.output_error,
+        converted.damping if raised else None,
+    )
 
 
 def _read(source: Source, name: str) -> Tensor:

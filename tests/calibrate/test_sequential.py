@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import spikeconv
 from spikeconv.calibrate import sequential
 from spikeconv.calibrate.balance import diagonals
 from spikeconv.calibrate.moments import Moments, token_weights
-from spikeconv.calibrate.sequential import Sequential
+from spikeconv.calibrate.sequential import Convert, Sequential
 from spikeconv.calibrate.statistics import input_statistics
 from spikeconv.calibrate.windows import CalibrationText
 from spikeconv.config import SpikeConfig
+from spikeconv.conversion.layers import LayerResult
 from spikeconv.conversion.memory import convert_in_memory
-from spikeconv.conversion.pipeline import LayerResult, convert
+from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.conversion.work import Work
 from spikeconv.errors import SpikeconvError
@@ -29,6 +31,7 @@ from spikeconv.sources.hf import HfSource
 from spikeconv.sources.model import ModelSource
 from spikeconv.sources.model_config import hf_config
 from spikeconv.verification.run import verify
+from spikeconv.weights import Statistics
 
 Fixture = Callable[..., Any]
 WINDOWS = torch.randint(0, 256, (7, 24), generator=torch.Generator().manual_seed(3))
@@ -49,6 +52,16 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+def making(work: Work) -> Convert:
+    """What `Sequential` asks for its tensors."""
+
+    def convert(module: str, statistics: Statistics | None) -> dict[str, Tensor]:
+        tensors = work.process(f"{module}.weight", statistics).tensors
+        return {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
+
+    return convert
+
+
 def planned(source: Any, windows: torch.Tensor = WINDOWS, **settings: Any) -> Plan:
     plan = make_plan(source, SpikeConfig.parse(settings))
     if groups := plan.balanced_groups:
@@ -59,11 +72,11 @@ def planned(source: Any, windows: torch.Tensor = WINDOWS, **settings: Any) -> Pl
 
 def run(source: Any, plan: Plan) -> Sequential:
     """A calibration, to its end."""
-    work = Work(plan.balanced(source, None), plan, None, lambda result: None)
+    work = Work(plan.balanced(source, None), plan, None)
     config = hf_config(source.config)
     assert plan.calibration is not None
     networks = Sequential(plan.family, config, plan.config, work.loaded, plan.calibration.windows)
-    for _ in networks.convert(work.convert):
+    for _ in networks.convert(making(work)):
         pass
     return networks
 
@@ -135,12 +148,12 @@ def test_one_layer_of_each_network_is_in_memory(tiny_checkpoint: Fixture) -> Non
     """Whenever a group is done, what has memory is a layer of each and the tables of positions."""
     source = HfSource(tiny_checkpoint("llama", num_hidden_layers=5))
     plan = planned(source, weights="qronos")
-    work = Work(source, plan, None, lambda result: None)
+    work = Work(source, plan, None)
     networks = Sequential(plan.family, hf_config(source.config), plan.config, work.loaded, WINDOWS)
     names = [name for name in source.names() if name.startswith("model.layers.0.")]
     layer = 4 * sum(source.load(name).numel() for name in names)
     seen = []
-    for _ in networks.convert(work.convert):
+    for _ in networks.convert(making(work)):
         for network in (networks.float, networks.spiking):
             assert network is not None
             tensors = [*network.model.parameters(), *network.model.buffers()]

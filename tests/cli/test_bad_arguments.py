@@ -114,27 +114,31 @@ def test_unknown_task_execution_device(spikeconv: Run, converted: Callable[..., 
     refused(spikeconv("generate", converted("llama"), "--device", "toaster", "-q"), "toaster")
 
 
-def test_interrupted_convert_leaves_nothing(tmp_path: Path, tiny_checkpoint: Callable[..., Path]) -> None:
-    """Ctrl-C in the middle: exit code 130, no output directory, no scratch directory."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_conversion_that_was_stopped_goes_on(
+    number: signal.Signals, tmp_path: Path, tiny_checkpoint: Callable[..., Path]
+) -> None:
+    """By Ctrl-C or a signal in the middle: the exit code says which, there is no output, and the command goes on."""
     code = (
-        "import os, signal, spikeconv.conversion.pipeline, spikeconv.conversion.work as p\n"
+        "import os, signal, sys, spikeconv.conversion.work as p\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
-        "real = p.convert_linear\n"
+        "real, calls = p.convert_linear, []\n"
         "def slow(*a, **k):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 5:\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
         "    return real(*a, **k)\n"
-        "p.convert_linear = slow\n"
+        "if 'go on' not in os.environ.get('DO', ''):\n"
+        "    p.convert_linear = slow\n"
         "from spikeconv.cli.app import main\n"
         "main()\n"
     )
-    arguments = ["convert", str(tiny_checkpoint("llama")), "-o", str(tmp_path / "out")]
-    run = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "SPIKECONV_CACHE": str(tmp_path / "cache"), "SPIKECONV_NATIVE": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 128 + signal.SIGINT
-    assert "interrupted" in run.stderr and "Traceback" not in run.stderr
-    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+    command = [sys.executable, "-c", code, "convert", str(tiny_checkpoint("llama")), "-o", str(tmp_path / "out")]
+    env = {**os.environ, "SPIKECONV_CACHE": str(tmp_path / "cache"), "SPIKECONV_NATIVE": "0"}
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 128 + number
+    assert "interrupted: " in run.stderr and "the same command goes on" in run.stderr and "Traceback" not in run.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {".out.incomplete"}
+    run = subprocess.run(command, env={**env, "DO": "go on"}, capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "Going on with" in run.stderr
+    assert ".out.incomplete" not in {path.name for path in tmp_path.iterdir()} >= {"out"}

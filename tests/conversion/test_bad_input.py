@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable
@@ -13,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from spikeconv.checkpoint import writer as sink
 from spikeconv.errors import SpikeconvError
 
 Fixture = Callable[..., Any]
@@ -218,10 +218,23 @@ def test_output_below_a_file(source: Path, run_convert: Fixture, tmp_path: Path)
 
 
 def test_full_disk(source: Path, run_convert: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    """Whenever it happens: a sentence, what was converted stays, and the same conversion goes on."""
+    pwrite, written = os.pwrite, []
+    for last in (0, 1, 5, 20):
 
-    monkeypatch.setattr(sink, "save_file", full)
-    sentence = refused(run_convert, source, tmp_path / "out")
-    assert "No space left on device" in sentence and str(tmp_path / "out") in sentence
-    assert {path.name for path in tmp_path.iterdir()} == {"source"}
+        def full(file: int, data: Any, at: int) -> int:
+            written.append(at)
+            if len(written) > last:  # noqa: B023
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return pwrite(file, data, at)
+
+        written.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            sentence = refused(run_convert, source, tmp_path / "out")
+        assert "No space left on device" in sentence and str(tmp_path / "out") in sentence
+        kept = {path.name for path in tmp_path.iterdir()} - {"source"}
+        assert kept == ({".out.incomplete"} if last > 1 else set()), last
+        assert ("the same command goes on" in sentence) == bool(kept)
+    run_convert(source, tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "out"}

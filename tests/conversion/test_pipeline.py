@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spikeconv.checkpoint.writer import Sink
 from spikeconv.config import SpikeConfig
-from spikeconv.conversion import pipeline
-from spikeconv.conversion.pipeline import LayerResult, convert, converted_tensors
+from spikeconv.conversion.layers import LayerResult
+from spikeconv.conversion.memory import converted_tensors
+from spikeconv.conversion.pipeline import Writing, convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.families.norm import RMS_PLUS_ONE
 from spikeconv.rotation import Rotation
@@ -128,8 +128,7 @@ def test_small_shards_hold_the_same_model(
     source: Path, run_convert: Fixture, logits_of: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_convert(source, tmp_path / "one")
-    monkeypatch.setattr(pipeline, "Sink", lambda *a, **k: Sink(*a, **k, shard_bytes=4000))
-    summary = run_convert(source, tmp_path / "many")
+    summary = run_convert(source, tmp_path / "many", writing=Writing(shard_bytes=4000))
     shards = sorted((tmp_path / "many").glob("*.safetensors"))
     assert [s.name for s in shards] == [
         f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
@@ -142,6 +141,11 @@ def test_small_shards_hold_the_same_model(
     assert index == {"metadata": {"total_size": summary.bytes_after}, "weight_map": held}
     record = json.loads((tmp_path / "many/spikeconv.json").read_text())
     assert record["files"] == {shard.name: sha256(shard) for shard in shards}
+    assert record["tensors"] == {
+        name: hashlib.sha256(tensor.view(torch.uint8).numpy().tobytes()).hexdigest()
+        for part in parts
+        for name, tensor in part.items()
+    }
     assert torch.equal(logits_of(tmp_path / "many"), logits_of(tmp_path / "one"))
 
 
@@ -212,7 +216,7 @@ def test_a_norm_of_one_plus_gamma_is_folded_as_such(tiny_checkpoint: Fixture) ->
     source = HfSource(tiny_checkpoint("llama"))
     plan = make_plan(source, SpikeConfig.parse({"bits": "16-16", "rotation": "quarot"}))
     plan = replace(plan, layout=tuple(replace(linear, norm_kind=RMS_PLUS_ONE) for linear in plan.layout))
-    found = dict(converted_tensors(source, plan, None))
+    found = converted_tensors(source, plan)
     for linear in plan.layout:
         weight = source.load(f"{linear.name}.weight")
         gamma = 1 + source.load(f"{linear.norm}.weight") if linear.norm else torch.ones(weight.shape[1])

@@ -1,0 +1,292 @@
+"""The options of a conversion, each declared once."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from spikeconv.cli.options import CALIBRATION, CLIPPING, SETTINGS, WRITING
+
+__all__ = [
+    "Assignments",
+    "Balance",
+    "BiasCorrection",
+    "Bits",
+    "Budget",
+    "Calibration",
+    "CalibrationSeed",
+    "CalibrationTokens",
+    "ClipFrom",
+    "ClipMode",
+    "ClipQuantile",
+    "ClipRatio",
+    "ClipText",
+    "ClipTokens",
+    "Codec",
+    "CountRange",
+    "CountScale",
+    "Damping",
+    "DeadZone",
+    "DryRun",
+    "FloatDtype",
+    "Force",
+    "IntegerDigits",
+    "Jobs",
+    "KvBits",
+    "KvCode",
+    "KvGroup",
+    "KvRange",
+    "KvSlots",
+    "KvSteps",
+    "Layers",
+    "MaxShardSize",
+    "Output",
+    "Override",
+    "Restart",
+    "Rotation",
+    "Scheme",
+    "Seed",
+    "Skip",
+    "SlotOverflow",
+    "Slots",
+    "SpikePrice",
+    "Step",
+    "Steps",
+    "TemporalCode",
+    "TimeSteps",
+    "WeightClip",
+    "Weights",
+]
+
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Directory to create.", show_default="MODEL-BITS")]
+Bits = Annotated[
+    str | None,
+    typer.Option(
+        help="W-S: weight bits and spikes; 1.58 ternary, 1 binary, 2…8 integer counts, 16 float.",
+        rich_help_panel=SETTINGS,
+        show_default="4-1.58",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Virtual steps T', as in 8, 16, 32.", rich_help_panel=SETTINGS, show_default="2^(W-1)"),
+]
+CountRange = Annotated[
+    Literal["standard", "full"] | None,
+    typer.Option(help="full uses all of -T'…T'.", rich_help_panel=SETTINGS, show_default="standard"),
+]
+Step = Annotated[
+    float | None,
+    typer.Option(help="rms: δ, in units of the token's RMS.", rich_help_panel=SETTINGS, show_default="0.085"),
+]
+DeadZone = Annotated[
+    float | None,
+    typer.Option(
+        help="θ: what is below θ times the token's RMS is not sent.", rich_help_panel=SETTINGS, show_default="0"
+    ),
+]
+Rotation = Annotated[
+    Literal["gamma-sqp", "quarot", "none"] | None,
+    typer.Option(help="What is rotated.", rich_help_panel=SETTINGS, show_default="gamma-sqp"),
+]
+Balance = Annotated[
+    Literal["none", "sqrt"] | None,
+    typer.Option(
+        help="sqrt: inputs and weights share what is hard to round, channel by channel.",
+        rich_help_panel=SETTINGS,
+        show_default="none",
+    ),
+]
+WeightClip = Annotated[
+    Literal["mse", "none"] | None,
+    typer.Option(help="Weight range search per output channel.", rich_help_panel=SETTINGS, show_default="mse"),
+]
+Weights = Annotated[
+    Literal["rtn", "gptq", "gptaq", "qronos"] | None,
+    typer.Option(
+        help="How weights are rounded: to the nearest, or for the inputs that a calibration text gives.",
+        rich_help_panel=SETTINGS,
+        show_default="rtn",
+    ),
+]
+Damping = Annotated[
+    float | None,
+    typer.Option(help="Damping of calibrated weights' Hessians.", rich_help_panel=SETTINGS, show_default="0.1"),
+]
+BiasCorrection = Annotated[
+    Literal["none", "mean"] | None,
+    typer.Option(
+        help="A bias that brings the mean outputs of calibrated weights back.",
+        rich_help_panel=SETTINGS,
+        show_default="none",
+    ),
+]
+Codec = Annotated[
+    Literal["count", "multihead", "repetition"] | None,
+    typer.Option(
+        help="How an input becomes spikes: SDLLM's counts, SpikeRWKV's decimal digits, its repetition baseline.",
+        rich_help_panel=SETTINGS,
+        show_default="count",
+    ),
+]
+Layers = Annotated[
+    int | None, typer.Option(help="multihead: decimal digits.", rich_help_panel=SETTINGS, show_default="3")
+]
+IntegerDigits = Annotated[
+    int | None,
+    typer.Option(help="multihead: digits before the point.", rich_help_panel=SETTINGS, show_default="2"),
+]
+TimeSteps = Annotated[
+    int | None,
+    typer.Option(help="multihead, repetition: time steps T.", rich_help_panel=SETTINGS, show_default="1"),
+]
+TemporalCode = Annotated[
+    Literal["unary", "binary", "signed-digit", "ramp"] | None,
+    typer.Option(help="How a count is sent slot by slot.", rich_help_panel=SETTINGS, show_default="unary"),
+]
+Slots = Annotated[
+    int | None,
+    typer.Option(help="ramp: slots, 1…64.", rich_help_panel=SETTINGS, show_default="as many as T'"),
+]
+SlotOverflow = Annotated[
+    Literal["error", "clip"] | None,
+    typer.Option(
+        help="Counts that the slots do not reach: refuse, or cut off.",
+        rich_help_panel=SETTINGS,
+        show_default="error",
+    ),
+]
+KvBits = Annotated[
+    str | None,
+    typer.Option(
+        help="Bits of the spike counts of keys and values, 2…8.", rich_help_panel=SETTINGS, show_default="none"
+    ),
+]
+KvSteps = Annotated[
+    int | None, typer.Option(help="Their virtual steps T', instead of the bits.", rich_help_panel=SETTINGS)
+]
+KvRange = Annotated[
+    Literal["symmetric", "asymmetric"] | None,
+    typer.Option(help="Ternary or binary spikes.", rich_help_panel=SETTINGS, show_default="symmetric"),
+]
+KvGroup = Annotated[
+    str | None,
+    typer.Option(help="Inputs that share a scale.", rich_help_panel=SETTINGS, show_default="head_dim"),
+]
+KvCode = Annotated[
+    Literal["unary", "binary", "signed-digit", "ramp"] | None,
+    typer.Option(help="How a count of theirs is sent.", rich_help_panel=SETTINGS, show_default="unary"),
+]
+KvSlots = Annotated[
+    int | None,
+    typer.Option(help="ramp: its slots, 1…64.", rich_help_panel=SETTINGS, show_default="as many as T'"),
+]
+ClipQuantile = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the membrane potentials cut off in front of attention, 0 to 1 (quantile-smoothed ReLU).",
+        rich_help_panel=CLIPPING,
+        show_default="none",
+    ),
+]
+ClipMode = Annotated[
+    Literal["relu", "shifted", "two-sided"] | None,
+    typer.Option(
+        help="u where u > τ; max(u - τ, 0); or both signs towards 0 by τ.",
+        rich_help_panel=CLIPPING,
+        show_default="relu",
+    ),
+]
+ClipText = Annotated[
+    Path | None,
+    typer.Option(help="Text that τ is calibrated on.", rich_help_panel=CLIPPING, show_default="BoolQ's passages"),
+]
+ClipTokens = Annotated[int, typer.Option(help="Tokens of it to read.", rich_help_panel=CLIPPING, min=2)]
+ClipFrom = Annotated[
+    Path | None,
+    typer.Option(
+        help="A model that `finetune` made: takes its τ, and the model itself if SOURCE is omitted.",
+        rich_help_panel=CLIPPING,
+        show_default=False,
+    ),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        help="Text file, wikitext2, c4, a hub id, or mixed (offline), for what needs a text.",
+        rich_help_panel=CALIBRATION,
+        show_default="mixed",
+    ),
+]
+CalibrationTokens = Annotated[
+    int | None,
+    typer.Option(help="Tokens of it to read.", rich_help_panel=CALIBRATION, show_default="16384; 65536 for weights"),
+]
+CalibrationSeed = Annotated[
+    int | None,
+    typer.Option(help="Seed of which ones.", rich_help_panel=CALIBRATION, show_default="0"),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of the random signs.", rich_help_panel=SETTINGS, show_default="2")]
+Scheme = Annotated[str | None, typer.Option(help="YAML file or a name in configs/schemes/.", rich_help_panel=SETTINGS)]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="key=value, any setting, as in inputs.clip_ratio=0.95.", rich_help_panel=SETTINGS),
+]
+Skip = Annotated[
+    list[str] | None,
+    typer.Option(help="Role or name pattern to leave as it is.", rich_help_panel=SETTINGS),
+]
+Override = Annotated[
+    list[str] | None,
+    typer.Option(help="PATTERN:key=value[,key=value], as in down:weights.bits=6.", rich_help_panel=SETTINGS),
+]
+FloatDtype = Annotated[
+    str,
+    typer.Option(help="Dtype of what stays float: auto (as in the source), float32, bfloat16, float16."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Stop after the plan.", rich_help_panel=WRITING)]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an existing converted checkpoint.", rich_help_panel=WRITING)
+]
+ClipRatio = Annotated[
+    str | None,
+    typer.Option(
+        help="Share of a token's range that is kept, or auto: that with the least output error, encoder by encoder.",
+        rich_help_panel=SETTINGS,
+        metavar="FLOAT|auto",
+        show_default="0.9; 1 with rms",
+    ),
+]
+CountScale = Annotated[
+    Literal["max", "rms", "auto"] | None,
+    typer.Option(
+        help="A count of one: a share of the token's largest value, or --step times its RMS; auto: as --clip-ratio.",
+        rich_help_panel=SETTINGS,
+        show_default="max",
+    ),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="spikes=N per input or perplexity=R times float: chooses steps, dead zones, widths and rotation.",
+        rich_help_panel=CALIBRATION,
+        show_default="none",
+    ),
+]
+SpikePrice = Annotated[
+    float | None,
+    typer.Option(
+        help="λ: nats per token that auto gives for a spike per input.", rich_help_panel=CALIBRATION, show_default="0"
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(help="Threads that convert.", rich_help_panel=WRITING, show_default="all cores", min=1, max=64),
+]
+MaxShardSize = Annotated[
+    str, typer.Option(help="Largest weight file, as in 500MB.", rich_help_panel=WRITING, metavar="SIZE")
+]
+Restart = Annotated[
+    bool,
+    typer.Option("--restart", help="Begin anew where a conversion was stopped.", rich_help_panel=WRITING),
+]

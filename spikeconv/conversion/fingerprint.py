@@ -1,0 +1,39 @@
+"""What a conversion was begun with: the same, and what was written of it can be gone on with."""
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+
+from spikeconv.conversion.plan import Plan
+from spikeconv.sources.base import Source
+from spikeconv.versions import versions
+
+__all__ = ["fingerprint"]
+
+PACKAGES = ("torch", "transformers")
+
+
+def fingerprint(source: Source, plan: Plan, dtype: torch.dtype | None, shard_bytes: int) -> dict[str, Any]:
+    """Values of JSON that say which bytes will be written: the source's headers, every setting, what was calibrated."""
+    headers = [[name, str(source.dtype(name)), list(source.shape(name))] for name in source.names()]
+    states = {path.name: path.stat() for path in source.weight_files()}
+    diagonals = plan.diagonals or {}
+    return {
+        "source": str(source.path),
+        "files": {name: {"bytes": state.st_size, "changed": state.st_mtime_ns} for name, state in states.items()},
+        "headers": _digest(headers),
+        "source config": _digest(source.config),
+        "settings": plan.config.model_dump(mode="json"),
+        "dtype": str(dtype),
+        "shard bytes": shard_bytes,
+        "calibration": None if plan.calibration is None else plan.calibration.record,
+        "thresholds": _digest({job.linear.name: job.threshold for job in plan.jobs}),
+        "balance": _digest({group: d.tolist() for group, d in sorted(diagonals.items())}),
+        "versions": versions(PACKAGES),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,70 @@
+"""Children that end without a word at one of their file-system operations."""
+
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from spikeconv.checkpoint import scratch
+
+__all__ = ["KILLED", "operations", "run_killed"]
+
+KILLED = -signal.SIGKILL
+CALLS = ("pwrite", "ftruncate", "replace", "rename", "unlink", "mkdir", "rmdir", "fsync", "open", "close")
+"""Of `os`, which `pathlib` and `shutil` call too."""
+
+
+def operations(run: Callable[[], object]) -> int:
+    """How many operations something takes; it is run in a child, and its files stay."""
+    reader, writer = os.pipe()
+    assert _in_child(lambda: _counted(run, writer)) == 0
+    os.close(writer)
+    with os.fdopen(reader) as counted:
+        return int(counted.read())
+
+
+def run_killed(run: Callable[[], object], fatal: int, after: bool) -> int:
+    """Run something in a child that is killed before (or after) an operation, counted from 1; its exit status."""
+    return _in_child(lambda: (_wrap(fatal, after), run()))
+
+
+def _counted(run: Callable[[], object], writer: int) -> None:
+    write, left = os.write, _wrap(0, False)
+    run()
+    write(writer, str(-left[0]).encode())
+
+
+def _wrap(fatal: int, after: bool) -> list[int]:
+    left = [fatal]
+
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            fatal = left[0] == 0
+            if fatal and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return call(*arguments, **options)
+            finally:
+                if fatal:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return counted
+
+    for name in CALLS:
+        setattr(os, name, wrapped(getattr(os, name)))
+    scratch.exchange = wrapped(scratch.exchange)
+    return left
+
+
+def _in_child(run: Callable[[], object]) -> int:
+    """The exit status of a child that runs something; negative, if a signal ended it."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with suppress(BaseException):
+            run()
+            code = 0
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
