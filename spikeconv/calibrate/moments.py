@@ -1,7 +1,8 @@
 """Adds up what a calibration wants to know of the inputs of some linears (see `spikeconv.weights.hessian`).
 
-A token's weight is w = min(1, 3 · median ‖û‖ / ‖û‖), and the same with u - û and r where they are added up. The first
-token of a text, whose hidden state is hundreds of times the others', would otherwise be all that the sums know of.
+A token's weight is w = min(1, 3 · median ‖û‖ / ‖û‖), and the same with u - û and r where they are added up, times its
+importance (`importance`) if that is asked for. The first token of a text, whose hidden state is hundreds of times the
+others', would otherwise be all that the sums know of.
 """
 
 import torch
@@ -35,17 +36,25 @@ class Moments:
         self._counts, self._errors = torch.zeros(in_features), torch.zeros(in_features)
         self._residuals = torch.zeros(out_features or 0)
 
-    def add(self, decoded: Tensor, potential: Tensor | None = None, residual: Tensor | None = None) -> None:
+    def add(
+        self,
+        decoded: Tensor,
+        potential: Tensor | None = None,
+        residual: Tensor | None = None,
+        importance: Tensor | None = None,
+    ) -> None:
         """Add tokens.
 
         Args:
             decoded: û [tokens, in] float32.
             potential: u [tokens, in] float32.
             residual: r [tokens, out] float32.
+            importance: a [tokens] float32.
         """
         errors = None if self._cross is None or potential is None else potential - decoded
         lack = None if self._residual is None else residual
         w = token_weights(*(each for each in (decoded, errors, lack) if each is not None))
+        w = w if importance is None else w * importance[:, None]
         counts = decoded * w
         for begin in range(0, counts.shape[1], BLOCK):
             self._hessian[begin : begin + BLOCK, begin:].addmm_(counts[:, begin : begin + BLOCK].mT, counts[:, begin:])

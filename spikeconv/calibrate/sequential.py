@@ -7,7 +7,7 @@ front of a group of linears is looked at in both, the group is converted with it
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,7 @@ class Sequential:
         config: the settings of the conversion.
         load: gives float tensors by name, in the basis of the conversion (with the norms that it folds folded).
         windows: token ids [windows, tokens].
+        importance: a [windows, tokens] float32 by group, of those whose tokens do not count all the same.
         batch_tokens: tokens that are run at once; windows are not split.
 
     Raises:
@@ -82,6 +83,7 @@ class Sequential:
         config: SpikeConfig,
         load: Load,
         windows: Tensor,
+        importance: Mapping[str, Tensor] | None = None,
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         if reason := why_not(family):
@@ -97,6 +99,7 @@ class Sequential:
             self._layout[linear.layer][linear.group].append(linear)
         self._kept: dict[str, _Inputs] = {}
         self._known: set[str] = set()
+        self._importance = importance or {}
         # Each of its own config, in which a model remembers how it attends.
         models: list[Any] = [build_unloaded(copy.deepcopy(model_config)) for _ in range(2)]
         self.linears: dict[str, SpikeLinear] = make_spiking(models[0], config)
@@ -183,6 +186,7 @@ class Sequential:
         if not moments:
             return {}
         first, floating = group.linears[0].name, any(sums.compares for _, sums in moments.values())
+        importance = self._importance.get(group.linears[0].group)
         seen = {name: _Inputs(first, []) for name, _ in self._streams()}
         fits = 4 * len(seen) * self.spiking.hidden[..., 0].numel() * asking[0].in_features <= KEPT_BYTES
         keeps = is_writer and fits
@@ -197,7 +201,8 @@ class Sequential:
                 decoded, potential = encoder(x["spiking"]).decode().flatten(0, -2), None
                 if sums.compares:
                     potential = _without_norm(encoder).potential(x["float"]).flatten(0, -2)
-                sums.add(decoded, potential, None if lack is None else lack.flatten(0, 1))
+                wanted = None if lack is None else lack.flatten(0, 1)
+                sums.add(decoded, potential, wanted, None if importance is None else importance[windows].flatten())
             for name, each in x.items() if keeps else ():
                 seen[name].batches.append(each)
         self._kept = seen if keeps else {}

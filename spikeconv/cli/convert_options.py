@@ -30,6 +30,7 @@ __all__ = [
     "DryRun",
     "FloatDtype",
     "Force",
+    "Importance",
     "IntegerDigits",
     "Jobs",
     "KvBits",
@@ -112,6 +113,14 @@ Weights = Annotated[
 Damping = Annotated[
     float | None,
     typer.Option(help="Damping of calibrated weights' Hessians.", rich_help_panel=SETTINGS, show_default="0.1"),
+]
+Importance = Annotated[
+    Literal["equal", "gradient"] | None,
+    typer.Option(
+        help="What calibration tokens count: all the same, or as much as the loss asks of their outputs.",
+        rich_help_panel=SETTINGS,
+        show_default="equal",
+    ),
 ]
 BiasCorrection = Annotated[
     Literal["none", "mean"] | None,

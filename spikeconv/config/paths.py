@@ -19,6 +19,7 @@ Tree = dict[str, Any]
 PATHS = {
     "weight_clip": "weights.clip",
     "damping": "weights.damping",
+    "importance": "weights.importance",
     "residual": "weights.residual",
     "bias_correction": "weights.bias_correction",
     "codec": "inputs.codec",

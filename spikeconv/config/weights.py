@@ -18,6 +18,9 @@ class WeightSettings(Settings):
     )
     clip: Literal["mse", "none"] = Field("mse", description="search of the range per output channel, or min-max")
     damping: Number = Field(0.1, ge=0, description="added to the Hessian's diagonal, as a share of its mean")
+    importance: Literal["equal", "gradient"] = Field(
+        "equal", description="what calibration tokens count: all the same, or as much as the loss asks of their outputs"
+    )
     residual: bool = Field(False, description="calibrated o and down also make up for what the residual stream lacks")
     bias_correction: Literal["none", "mean"] = Field(
         "none", description="a bias that brings the mean output on the calibration text back, or none"
@@ -34,6 +37,8 @@ class WeightSettings(Settings):
     def _consistent(self) -> "WeightSettings":
         if self.bias_correction != "none" and self.method == "rtn":
             raise ValueError("bias_correction needs a calibrated method: gptq, gptaq or qronos")
+        if self.importance != "equal" and self.method == "rtn":
+            raise ValueError("importance needs a calibrated method: gptq, gptaq or qronos")
         return self
 
     @property

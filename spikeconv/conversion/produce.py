@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from spikeconv.calibrate.importance import token_importance
 from spikeconv.calibrate.sequential import Sequential
 from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
@@ -94,7 +95,10 @@ def _layer_by_layer(
         return {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
 
     config = hf_config(source.config)
-    networks = Sequential(plan.family, config, plan.config, work.loaded, plan.calibration.windows)
+    windows = plan.calibration.windows
+    groups = {job.linear.group for job in plan.jobs if job.scheme.weights.importance == "gradient"}
+    importance = token_importance(source, plan.layout, groups, windows, track=track) if groups else None
+    networks = Sequential(plan.family, config, plan.config, work.loaded, windows, importance)
     known = {unit.removesuffix(".weight") for unit in done}
     for _ in track(networks.convert(convert, known), "calibrating and converting", networks.groups):
         pass

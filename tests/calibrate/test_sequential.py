@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import spikeconv
 from spikeconv.calibrate import sequential
 from spikeconv.calibrate.balance import diagonals
+from spikeconv.calibrate.importance import token_importance
 from spikeconv.calibrate.moments import Moments, token_weights
 from spikeconv.calibrate.sequential import Convert, Sequential
 from spikeconv.calibrate.statistics import input_statistics
@@ -37,6 +38,7 @@ Fixture = Callable[..., Any]
 WINDOWS = torch.randint(0, 256, (7, 24), generator=torch.Generator().manual_seed(3))
 SETTINGS: list[dict[str, Any]] = [
     {"weights": "gptq"},
+    {"weights": "gptq", "importance": "gradient"},
     {"weights": "qronos", "bits": "3-1", "bias_correction": "mean", "residual": True},
     {"weights": "gptaq", "rotation": "quarot", "kv_bits": 4, "skip": ["v"], "residual": True},
     {
@@ -75,7 +77,11 @@ def run(source: Any, plan: Plan) -> Sequential:
     work = Work(plan.balanced(source, None), plan, None)
     config = hf_config(source.config)
     assert plan.calibration is not None
-    networks = Sequential(plan.family, config, plan.config, work.loaded, plan.calibration.windows)
+    source, windows = plan.balanced(source, None), plan.calibration.windows
+    importance = None
+    if any(job.scheme.weights.importance == "gradient" for job in plan.jobs):
+        importance = token_importance(source, plan.layout, {linear.group for linear in plan.layout}, windows)
+    networks = Sequential(plan.family, config, plan.config, work.loaded, windows, importance)
     for _ in networks.convert(making(work)):
         pass
     return networks
@@ -87,7 +93,7 @@ def test_what_is_calibrated_is_what_the_checkpoint_computes(
     """The float stream ends where the float model does, the spiking one where the loaded checkpoint does."""
     source = HfSource(tiny_checkpoint(transformer))
     plain = AutoModelForCausalLM.from_pretrained(source.path)
-    for index, settings in enumerate(SETTINGS if transformer == "qwen2" else SETTINGS[:2]):
+    for index, settings in enumerate(SETTINGS if transformer == "qwen2" else SETTINGS[:3]):
         plan = planned(source, **settings)
         networks = run(source, plan)
         convert(source, plan, tmp_path / str(index))

@@ -215,6 +215,7 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
             "method": "rtn",
             "clip": "none",
             "damping": 0.2,
+            "importance": "equal",
             "residual": True,
             "bias_correction": "none",
         },
