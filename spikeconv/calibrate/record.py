@@ -9,11 +9,13 @@ from pydantic import BaseModel, ConfigDict
 from spikeconv.config import Override, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
+from spikeconv.untrusted import read_bounded
 
 __all__ = ["RECORD", "ClipRecord"]
 
 RECORD = "spikeconv-clip.json"
 """In every fine-tuned model."""
+MOST_BYTES = 64 << 20
 
 
 class ClipRecord(BaseModel):
@@ -42,12 +44,12 @@ class ClipRecord(BaseModel):
             SpikeconvError: there is none, or it is damaged.
         """
         try:
-            return cls.model_validate(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+            return cls.model_validate(json.loads(read_bounded(folder / RECORD, MOST_BYTES)))
         except FileNotFoundError:
             raise SpikeconvError(
                 f"{folder} holds no {RECORD}; --clip-from takes what `spikeconv finetune` made."
             ) from None
-        except (OSError, ValueError) as error:  # pydantic's and json's errors are ValueErrors
+        except (OSError, ValueError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
             reason = str(error).strip().splitlines()[0]
             raise SpikeconvError(f"{folder / RECORD} is damaged: {reason}") from None
 

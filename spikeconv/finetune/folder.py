@@ -13,8 +13,13 @@ from typing import Any
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.finetune.settings import FinetuneSettings
+from spikeconv.untrusted import read_bounded
 
 __all__ = ["RunFolder"]
+
+
+MOST_LOG = 1 << 30
+"""Bytes."""
 
 
 class RunFolder:
@@ -75,10 +80,23 @@ class RunFolder:
             file.write(json.dumps(entry) + os.linesep)
 
     def entries(self) -> list[dict[str, Any]]:
-        """The lines of the log."""
+        """The lines of the log; one that was cut off when a run was killed is none.
+
+        Raises:
+            SpikeconvError: another line is damaged.
+        """
         if not self.log_file.is_file():
             return []
-        return [json.loads(line) for line in self.log_file.read_text(encoding="utf-8").splitlines()]
+        lines = read_bounded(self.log_file, MOST_LOG).decode(errors="replace").splitlines()
+        entries = []
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+                entries.append({**entry, "step": int(entry["step"])})
+            except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+                if number < len(lines):
+                    raise SpikeconvError(f"{self.log_file} is damaged in line {number}; --force starts anew.") from None
+        return entries
 
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that are not in the state that the run goes on from."""

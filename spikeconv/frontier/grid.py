@@ -11,6 +11,7 @@ from spikeconv.config.base import Settings
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.presets import configs_folder
 from spikeconv.suggest import did_you_mean
+from spikeconv.untrusted import read_bounded
 from spikeconv.yaml_text import parse_yaml
 
 __all__ = ["FLOAT", "Mark", "Point", "choose_points", "load_grid"]
@@ -19,6 +20,8 @@ FLOAT = "float"
 """The label of the float model, which belongs to every grid."""
 
 Mark = Literal["paper", "ours"]
+
+MOST_BYTES = 1 << 20
 
 
 class Point(Settings):
@@ -48,7 +51,7 @@ def load_grid(file: Path | None = None) -> tuple[Point, ...]:
     """
     path = configs_folder() / "frontier.yaml" if file is None else file
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MOST_BYTES).decode("utf-8")
     except OSError as error:
         raise SpikeconvError(f"The grid {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 from spikeconv.errors import SpikeconvError
 from spikeconv.loading import load_tokenizer
 from spikeconv.sources.base import Source
-from spikeconv.sources.companions import copy_companions
+from spikeconv.sources.companions import check_companions, copy_companions
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.tensor_files import TensorFile, open_tensor_file
 from spikeconv.sources.weight_files import WeightFiles, find_weight_files
@@ -36,6 +36,7 @@ class HfSource(Source):
     def __init__(self, path: Path, *, trust_remote_code: bool = False) -> None:
         self.path, self.trust_remote_code = path, trust_remote_code
         self.config = read_json(path / "config.json")
+        check_companions(path)
         self._weights = find_weight_files(path, self.config)
         self._opened = {name: open_tensor_file(file) for name, file in self._weights.files.items()}
         self._file_of = _locate(path, self._weights, self._opened)

@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.untrusted import read_bounded
 
 __all__ = ["read_json"]
 
+MOST_BYTES = 64 << 20
+"""An index of 100,000 tensors has 10 MB."""
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+
+def read_json(path: Path, most: int = MOST_BYTES) -> dict[str, Any]:
+    """A JSON object from a file of at most so many bytes.
 
     Raises:
-        SpikeconvError: the file is missing or does not hold a JSON object.
+        SpikeconvError: the file is missing, no regular file or too large, or does not hold a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_bounded(path, most).decode("utf-8"))
     except FileNotFoundError:
         raise SpikeconvError(f"{path} does not exist.") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.untrusted import kind_of
 
 __all__ = ["read_tensors"]
 
 ZIP = b"PK\x03\x04"
+SHARED = 3
+"""As often as this, on average, may tensors (tied ones) share the bytes of a file."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -23,6 +26,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         SpikeconvError: the file is damaged, or holds anything but named tensors.
     """
+    if (kind := kind_of(path.stat().st_mode)) is not None:
+        raise SpikeconvError(f"{path} is {kind}; expected a regular file.")
     try:
         with path.open("rb") as file:
             mmap = file.read(len(ZIP)) == ZIP
@@ -44,4 +49,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if entry.layout != torch.strided or entry.is_meta or entry.is_quantized:
             kind = "meta" if entry.is_meta else "quantized" if entry.is_quantized else str(entry.layout)
             raise SpikeconvError(f"{path}: {key} is a {kind.removeprefix('torch.')} tensor; expected a plain one.")
+        if entry.nbytes > entry.untyped_storage().nbytes():
+            raise SpikeconvError(
+                f"{path}: {key} has {entry.nbytes:,} bytes, of which the file holds "
+                f"{entry.untyped_storage().nbytes():,}; expected a plain tensor."
+            )
+    total, size = sum(entry.nbytes for entry in value.values()), path.stat().st_size
+    if total > SHARED * size:
+        raise SpikeconvError(f"{path} has {size:,} bytes, but its tensors {total:,}; expected plain tensors.")
     return {key: entry.detach() for key, entry in value.items()}
