@@ -7,6 +7,7 @@ import typer
 
 from spikeconv import __version__
 from spikeconv.cli.bench import bench
+from spikeconv.cli.check import check
 from spikeconv.cli.command import Command
 from spikeconv.cli.convert import convert
 from spikeconv.cli.doctor import doctor
@@ -39,6 +40,7 @@ app.command("perplexity", cls=Command)(perplexity)
 app.command("report-firing-rate", cls=Command)(report_firing_rate)
 app.command("frontier", cls=Command)(frontier)
 app.command("verify", cls=Command)(verify)
+app.command("check", cls=Command)(check)
 app.command("generate", cls=Command)(generate)
 app.command("bench", cls=Command)(bench)
 app.command("models", cls=Command)(models)

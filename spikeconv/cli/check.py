@@ -1,0 +1,70 @@
+"""`spikeconv check`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spikeconv.cli.console import err, out, print_json, tracker
+from spikeconv.cli.options import AsJson, Checkpoint, Quiet, TrustRemoteCode
+
+if TYPE_CHECKING:
+    from spikeconv.verification.check import CheckResult
+
+__all__ = ["check"]
+
+
+def check(
+    checkpoint: Checkpoint = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Make damaged weight files again, from the source.")] = False,
+    source: Annotated[
+        str | None,
+        typer.Option(help="What it was converted from, as for `convert`.", show_default="the path in its record"),
+    ] = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare every byte of a checkpoint's weights, and its settings, with its record; exit code 1 if anything differs.
+
+    Nothing is loaded or run: see `verify` for what a checkpoint computes.
+
+    Example: [cyan]spikeconv check llama2-7b-4-1.58 --repair[/]
+    """
+    from spikeconv.checkpoint.folder import read_record, resolve_checkpoint, source_path
+    from spikeconv.errors import SpikeconvError
+    from spikeconv.sources.resolve import open_source, resolve_source
+    from spikeconv.verification.check import check_files
+    from spikeconv.verification.repair import repair as make_again
+
+    path = resolve_checkpoint(checkpoint)
+    if not quiet:
+        err.print("[note]checkpoint {path}[/]", path=path)
+    result = check_files(path, tracker(quiet))
+    if repair and not result.clean:
+        named = source or source_path(read_record(path))
+        if named is None:
+            raise SpikeconvError(f"{path} was made of a model in memory; name what to repair it from with --source.")
+        if not quiet:
+            err.print("[note]repairing from {source}[/]", source=named)
+        opened = open_source(resolve_source(str(named)), trust_remote_code=trust_remote_code)
+        repaired = make_again(path, opened, result)
+        result = check_files(path, tracker(quiet))
+        result.repaired = repaired
+    print_json(result.to_dict()) if as_json else _show(result)
+    if not result.clean:
+        raise typer.Exit(1)
+
+
+def _show(result: "CheckResult") -> None:
+    for name in result.repaired:
+        out.print("[good]repaired[/]  {name}", name=name)
+    for damage in result.damages:
+        where = damage.file if damage.tensor is None else f"{damage.file}: {damage.tensor}"
+        out.print("[bad]DAMAGED[/]   {where} {what}", where=where, what=damage.what)
+    if result.clean:
+        out.print(
+            "[good]ok[/]        {result.tensors} tensors in {result.files} files, {megabytes:.1f} MB, and the settings: "
+            "as written",
+            result=result,
+            megabytes=result.bytes / 1e6,
+        )
