@@ -63,8 +63,8 @@ def _show(result: "CheckResult") -> None:
         out.print("[bad]DAMAGED[/]   {where} {what}", where=where, what=damage.what)
     if result.clean:
         out.print(
-            "[good]ok[/]        {result.tensors} tensors in {result.files} files, {megabytes:.1f} MB, and the settings: "
-            "as written",
+            "[good]ok[/]        {result.tensors} tensors in {result.files} files, {megabytes:.1f} MB, and the settings "
+            "are as written",
             result=result,
             megabytes=result.bytes / 1e6,
         )

@@ -1,7 +1,9 @@
 """Files of named tensors, safetensors or pickled: shapes and dtypes first, then one tensor at a time."""
 
+import json
+import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +16,8 @@ __all__ = ["TensorFile", "open_tensor_file"]
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """What safetensors calls the dtypes that can be converted."""
+MOST_READ = 1 << 30
+"""Bytes of one read; systems limit them."""
 
 
 class TensorFile(Protocol):
@@ -52,23 +56,38 @@ class _Pickled:
 
 
 class _Safetensors:
+    """Tensors are read, not mapped: pages of a mapped file stay in the memory of whoever looked at them."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = safe_open(path, framework="pt")
-            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (not a dict)
-            self.tensors: dict[str, tuple[tuple[int, ...], torch.dtype | str]] = {
-                name: (tuple(s.get_shape()), FLOATS.get(str(s.get_dtype()), str(s.get_dtype())))
-                for name, s in slices.items()
-            }
-        except (SafetensorError, OSError) as error:
+            with safe_open(path, framework="pt") as file:  # checks header, offsets and size
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                self.tensors: dict[str, tuple[tuple[int, ...], torch.dtype | str]] = {
+                    name: (tuple(s.get_shape()), FLOATS.get(str(s.get_dtype()), str(s.get_dtype())))
+                    for name, s in slices.items()
+                }
+            self._file = path.open("rb", buffering=0)
+            length = int.from_bytes(self._file.read(8), "little")
+            header = json.loads(self._file.read(length))
+            self._begin = {name: 8 + length + header[name]["data_offsets"][0] for name in self.tensors}
+        except (SafetensorError, OSError, ValueError) as error:
             raise SpikeconvError(
                 f"{path} is not a readable safetensors file (truncated or malformed): {error}"
             ) from None
 
     def load(self, name: str) -> Tensor:
+        shape, dtype = self.tensors[name]
+        assert isinstance(dtype, torch.dtype), "only floats are converted"
+        tensor = torch.empty(shape, dtype=dtype)
+        array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+        left, at = memoryview(array), self._begin[name]
         try:
-            tensor: Tensor = self._file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
+            while left:
+                read = os.preadv(self._file.fileno(), [left[:MOST_READ]], at)
+                if not read:
+                    raise OSError("the file has become shorter")
+                left, at = left[read:], at + read
+        except OSError as error:
             raise SpikeconvError(f"{self._path}: {name} cannot be read: {error}") from None
         return tensor
