@@ -1,0 +1,160 @@
+"""Conversion of a whole checkpoint beside the bare work: rotate, round and pack the same matrices in memory.
+
+    python scripts/bench/convert.py --size 1b                  # 0.1b, 1b, 7b; the checkpoint is made once, in --folder
+    python scripts/bench/convert.py --size 7b --clip mse
+
+Prints weights a minute, the share of the bare rate (same threads, same run), and the peak of resident memory, with
+pages of files and without. The checkpoint has LLaMA's shapes and random bfloat16 weights, sharded as on the hub.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from spikeconv.bench import measure_limits
+from spikeconv.checkpoint.layout import Layout, TensorSpec
+from spikeconv.conversion.pipeline import default_jobs
+from spikeconv.rotation import Rotation
+from spikeconv.sources.model_config import build_empty, hf_config
+from spikeconv.weights import quantize_rtn
+
+SIZES = {
+    "0.1b": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "1b": {
+        **{"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
+        **{"num_key_value_heads": 8},
+    },
+    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+}
+SHARD = 10 * 10**9
+NOISE = 1 << 26
+
+
+def make_source(folder: Path, size: str) -> None:
+    """A checkpoint of random weights, if it is not there yet."""
+    if (folder / "config.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "dtype": "bfloat16"}
+    config |= {"tie_word_embeddings": False, **SIZES[size]}
+    shapes = {name: tuple(tensor.shape) for name, tensor in build_empty(hf_config(config)).state_dict().items()}
+    layout = Layout.of((TensorSpec(name, torch.bfloat16, shape) for name, shape in shapes.items()), SHARD)
+    noise = torch.randn(NOISE, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+    for file, header in layout.headers.items():
+        with (folder / file).open("wb") as out:
+            out.write(header)
+            for number, place in enumerate(p for p in layout.places.values() if p.shard == file):
+                left = place.spec.size // 2
+                while left:
+                    part = noise.roll(number)[:left]
+                    out.write(part.view(torch.uint8).numpy().tobytes())
+                    left -= len(part)
+    if len(layout.headers) > 1:
+        index = {"metadata": {"total_size": layout.tensor_bytes}, "weight_map": layout.weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def watched(command: list[str]) -> tuple[float, int, int]:
+    """Seconds of a command, and its peaks in bytes: all resident pages, and those that belong to no file."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    peaks = {"VmHWM": 0, "RssAnon": 0}
+
+    def watch() -> None:
+        while process.poll() is None:
+            try:
+                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            except OSError:
+                return
+            for name, _, value in (line.partition(":") for line in lines):
+                if name in peaks:
+                    peaks[name] = max(peaks[name], 1024 * int(value.split()[0]))
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    _, errors = process.communicate()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {errors}")
+    return time.perf_counter() - start, peaks["VmHWM"], peaks["RssAnon"]
+
+
+def bare_rate(size: str, search: bool, jobs: int, seconds: float = 4) -> float:
+    """Weights a second of rotate, round and pack alone, on the matrices of a layer in float32."""
+    shape = SIZES[size]
+    hidden, ffn = shape["hidden_size"], shape["intermediate_size"]
+    kv = hidden // shape["num_attention_heads"] * shape.get("num_key_value_heads", shape["num_attention_heads"])
+    shapes = [(hidden, hidden), (kv, hidden), (kv, hidden), (hidden, hidden), (ffn, hidden), (ffn, hidden)]
+    matrices = [torch.randn(each) for each in [*shapes, (hidden, ffn)]]
+    rotations = {matrix.shape[1]: Rotation(matrix.shape[1], 2) for matrix in matrices}
+
+    def work(matrix: torch.Tensor) -> int:
+        quantize_rtn(rotations[matrix.shape[1]](matrix), 4, search)
+        return matrix.numel()
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(work, matrices))
+        done, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            done += sum(pool.map(work, matrices))
+        return done / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="1b")
+    parser.add_argument("--clip", choices=("none", "mse"), default="none", help="min-max, or clip search")
+    parser.add_argument("--jobs", type=int, default=default_jobs())
+    parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "spikeconv" / "bench")
+    arguments = parser.parse_args()
+    source, output = arguments.folder / f"llama-{arguments.size}", arguments.folder / f"out-{os.getpid()}"
+    make_source(source, arguments.size)
+    for file in source.glob("*.safetensors"):  # into the page cache
+        with file.open("rb") as opened:
+            while opened.read(1 << 24):
+                pass
+    bare = bare_rate(arguments.size, arguments.clip == "mse", arguments.jobs)
+    command = [sys.executable, "-m", "spikeconv", "convert", str(source), "-o", str(output), "--quiet"]
+    command += ["--jobs", str(arguments.jobs), "--weight-clip", arguments.clip, "--json"]
+    try:
+        seconds, resident, anonymous = watched(command)
+        record = json.loads((output / "spikeconv.json").read_text())
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+    layers = list(record["layers"])
+    sizes = {name: tuple(shape) for name, shape in _shapes(source).items()}
+    weights = sum(sizes[f"{name}.weight"][0] * sizes[f"{name}.weight"][1] for name in layers)
+    help_ = [sys.executable, "-m", "spikeconv", "convert", str(source), "--dry-run", "--quiet"]
+    started, *_ = watched(help_)
+    kernels = measure_limits(0.03, "cpu").kernels
+    print(
+        f"{arguments.size}, clip {arguments.clip}, {arguments.jobs} threads, {kernels}: {weights / 1e9:.2f} G weights"
+    )
+    print(f"  whole command {seconds:.1f} s, of which planning alone takes {started:.1f} s")
+    print(f"  {60 * weights / seconds / 1e9:.2f} G weights a minute, {weights / seconds / bare:.2f} of the bare rate")
+    converting = max(seconds - started, 1e-9)
+    print(
+        f"  without planning {60 * weights / converting / 1e9:.2f} G a minute, {weights / converting / bare:.2f} of the"
+        f" bare {60 * bare / 1e9:.2f} G"
+    )
+    print(f"  peak of resident memory {resident / 2**30:.2f} GiB, without pages of files {anonymous / 2**30:.2f} GiB")
+
+
+def _shapes(source: Path) -> dict[str, tuple[int, ...]]:
+    config = json.loads((source / "config.json").read_text())
+    return {name: tuple(tensor.shape) for name, tensor in build_empty(hf_config(config)).state_dict().items()}
+
+
+if __name__ == "__main__":
+    main()
