@@ -1,6 +1,6 @@
-"""The one exception that a user is meant to read, the one category of warnings, and what others' exceptions say."""
+"""The exceptions that a user is meant to read, the one category of warnings, and what others' exceptions say."""
 
-__all__ = ["SpikeconvError", "SpikeconvWarning", "reason_of"]
+__all__ = ["SpikeconvError", "SpikeconvWarning", "UnreadableError", "reason_of"]
 
 
 class SpikeconvError(Exception):
@@ -8,6 +8,10 @@ class SpikeconvError(Exception):
 
     The command line prints the sentence and exits with code 2; nothing else of ours is shown without a traceback.
     """
+
+
+class UnreadableError(SpikeconvError, OSError):
+    """A file that could be opened cannot be read any more: a disk or a network that may come back."""
 
 
 class SpikeconvWarning(UserWarning):

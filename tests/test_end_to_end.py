@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from spikeconv.cache import cache_dir
 from spikeconv.config import FLOAT_BITS, SpikeConfig
-from spikeconv.conversion.pipeline import convert
+from spikeconv.conversion.pipeline import Writing, convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.data.offline import boolq_passages
 from spikeconv.data.sample import sample_text
@@ -106,7 +106,7 @@ def measure(
         config = SpikeConfig.parse(settings)
         opened = open_source(source)
         out = work / "model"
-        convert(opened, make_plan(opened, config), out, force=True)
+        convert(opened, make_plan(opened, config), out, writing=Writing(force=True))
         loaded = load_checkpoint(out)
         found = perplexity(loaded, english, window=WINDOW, max_tokens=TOKENS).perplexity
         return found / float_perplexity, None if config.inputs.bits == FLOAT_BITS else report(loaded, 256)

@@ -54,18 +54,19 @@ class Scratch:
     def __enter__(self) -> Self:
         self._inside = (self.target / SCRATCH).is_dir() or _filled_inside(self.target)
         self.scratch = self.target / SCRATCH if self._inside else self.target.with_name(f".{self.target.name}{SCRATCH}")
-        found = self.scratch.exists()
+        found, stale = self.scratch.exists(), False
         try:
             if found or self._old.exists():
                 self._locks.append(lock_folder(self.scratch, self.target))
                 self._recover()
+                stale = self.is_stale()
             check_target(self.target, self._force, self._record)
             if not self._locks:
                 self._made = [folder for folder in self.scratch.parents if not folder.exists()]
                 self._locks.append(lock_folder(self.scratch, self.target))
             self.prepare()
         except BaseException:
-            if self._locks and not found:
+            if self._locks and (stale or not found):
                 self._remove()
             self._release()
             raise
@@ -76,6 +77,15 @@ class Scratch:
         for path in self.scratch.iterdir():
             if path.name != OWNER:
                 remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def is_stale(self) -> bool:
+        """Whether what was found in the scratch folder is good for nothing."""
+        return True
+
+    def seal(self) -> None:
+        """Take out of the scratch folder, which is on the disk now, what does not belong to the target."""
+        (self.scratch / OWNER).unlink(missing_ok=True)
+        flush(self.scratch)
 
     def keeps(self, kind: type[BaseException]) -> bool:
         """Whether what was written is worth something after an exception of this kind."""
@@ -94,8 +104,8 @@ class Scratch:
         except SpikeconvError as error:
             self._keep = True
             raise SpikeconvError(f"{error} What was written meanwhile is in {self.scratch}.") from None
-        (self.scratch / OWNER).unlink(missing_ok=True)
         flush_tree(self.scratch)
+        self.seal()
         self._move_in() if self._inside else self._swap()
         self._published = True
         flush(self.target.parent)

@@ -5,6 +5,7 @@ Units may come in any order and from several threads. Until the end the output i
 the scratch folder when the conversion is stopped, and the same conversion goes on with it (see `journal`).
 """
 
+import errno
 import hashlib
 import os
 import threading
@@ -75,7 +76,7 @@ class Sink(Scratch):
         for name, header in self._layout.headers.items():
             opened = os.open(self.scratch / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             self._files[name] = opened
-            os.ftruncate(opened, self._layout.sizes[name])
+            _reserve(opened, self._layout.sizes[name])
             _write(opened, memoryview(header), 0)
         if found is not None:
             self.done = {unit: entry for unit, entry in found[1].items() if self._holds(entry)}
@@ -85,6 +86,15 @@ class Sink(Scratch):
     def keeps(self, kind: type[BaseException]) -> bool:
         """A conversion that was stopped, or ran out of disk or memory, can go on; one that failed would fail again."""
         return bool(self._written) and issubclass(kind, KeyboardInterrupt | OSError | MemoryError)
+
+    def is_stale(self) -> bool:
+        """Without a journal nothing can go on: it may be an old checkpoint that was replaced."""
+        return Journal.read(self.scratch) is None
+
+    def seal(self) -> None:
+        """Last, the journal: until then, the same command goes on whatever happens."""
+        (self.scratch / JOURNAL).unlink()
+        super().seal()
 
     @property
     def is_kept(self) -> bool:
@@ -150,7 +160,6 @@ class Sink(Scratch):
             write_json(self.scratch / INDEX, index)
         write_json(self.scratch / "config.json", config)
         self._close()
-        (self.scratch / JOURNAL).unlink()
         self.publish()
         return total
 
@@ -194,3 +203,13 @@ def _write(file: int, data: memoryview, at: int) -> None:
     while data:
         written = os.pwrite(file, data, at)
         data, at = data[written:], at + written
+
+
+def _reserve(file: int, size: int) -> None:
+    """Give a file its size, and its place on the disk where that can be had: a full one shows at once."""
+    os.ftruncate(file, size)
+    try:
+        os.posix_fallocate(file, 0, size)
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise

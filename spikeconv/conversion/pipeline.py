@@ -143,6 +143,12 @@ def convert(
             card = model_card(sink.target.name, record)
             (sink.scratch / "README.md").write_text(card, encoding="utf-8", errors="replace")
             size = sink.commit(checkpoint_config(source, plan, dtype))
+    except SpikeconvError as error:
+        if sink.is_kept:
+            raise SpikeconvError(
+                f"{error} What was converted is in {sink.scratch}: the same command goes on."
+            ) from None
+        raise
     except (OSError, SafetensorError) as error:
         kept = f" What was converted is in {sink.scratch}: the same command goes on with it." if sink.is_kept else ""
         raise SpikeconvError(f"Writing {output} failed: {error}.{kept}") from None

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from spikeconv.errors import SpikeconvError
+from spikeconv.errors import SpikeconvError, UnreadableError
 from spikeconv.sources.torch_file import read_tensors
 
 __all__ = ["TensorFile", "open_tensor_file"]
@@ -89,5 +89,5 @@ class _Safetensors:
                     raise OSError("the file has become shorter")
                 left, at = left[read:], at + read
         except OSError as error:
-            raise SpikeconvError(f"{self._path}: {name} cannot be read: {error}") from None
+            raise UnreadableError(f"{self._path}: {name} cannot be read: {error}") from None
         return tensor

@@ -122,6 +122,7 @@ def test_a_conversion_that_was_stopped_goes_on(
     code = (
         "import os, signal, sys, spikeconv.conversion.work as p\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # and nohup this
         "real, calls = p.convert_linear, []\n"
         "def slow(*a, **k):\n"
         "    calls.append(1)\n"
