@@ -24,14 +24,15 @@ MOST_BYTES = 256 << 20
 
 
 def check_companions(source: Path) -> None:
-    """Look at every file and folder that `copy_companions` would copy.
+    """Look at every file and folder that `copy_companions` would copy, and at `config.json`; weights may be links.
 
     Raises:
         SpikeconvError: a link leads out of the source or nowhere, or something is neither a file nor a folder.
     """
     root = source.resolve()
-    for path in _walk(_entries(source)):
-        _check(path, root)
+    for path in _walk([path for path in source.iterdir() if not path.name.startswith(".")]):
+        if path.is_dir() or not WEIGHTS.fullmatch(path.name):
+            _check(path, root)
 
 
 def copy_companions(source: Path, target: Path) -> None:

@@ -18,6 +18,7 @@ def secret(tmp_path: Path) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     (folder / "id_rsa").write_text("secret")
+    (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
     return folder
 
 
@@ -28,6 +29,7 @@ def test_no_link_leads_out(tmp_path: Path, secret: Path, source_copy: Callable[[
         ("assets", secret),
         ("code/deep.py", secret / "id_rsa"),
         ("tokenizer_config.json", secret / "id_rsa"),
+        ("config.json", secret / "config.json"),
         ("notes.txt", Path("/dev/zero")),
         ("notes.txt", Path("nothing")),
         ("notes.txt", Path("notes.txt")),
@@ -41,8 +43,9 @@ def test_no_link_leads_out(tmp_path: Path, secret: Path, source_copy: Callable[[
             HfSource(source)
         assert str(place) in str(refused.value)
         (tmp_path / "out").mkdir(exist_ok=True)
-        with pytest.raises(SpikeconvError):
-            copy_companions(source, tmp_path / "out")
+        if name != "config.json":  # written anew
+            with pytest.raises(SpikeconvError):
+                copy_companions(source, tmp_path / "out")
         assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and "secret" in path.read_text()]
 
 
@@ -73,3 +76,11 @@ def test_the_blobs_of_the_hubs_cache_are_no_way_out(tmp_path: Path, source_copy:
     (snapshot / "notes.txt").symlink_to("../../../models--c--d/blobs/0")
     with pytest.raises(SpikeconvError, match="leads out of"):
         HfSource(snapshot)
+
+
+def test_weights_may_be_links(tmp_path: Path, source_copy: Callable[[], Path]) -> None:
+    """Nothing but tensors is read from them, and they are not copied."""
+    source = source_copy()
+    (source / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    (source / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    assert HfSource(source).names()
