@@ -13,10 +13,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from spikeconv.calibrate.streamed import BATCH_TOKENS, layers_of, streamed_model
+from spikeconv.progress import Track, silent
+from spikeconv.sources.base import Source
+
 __all__ = ["Seen", "output_gradients"]
 
 HEAD_TOKENS = 512
 """Tokens whose predictions are in memory at once."""
+SEED = 0
+"""Of the labels."""
 
 
 class Seen(NamedTuple):
@@ -34,17 +40,36 @@ class Seen(NamedTuple):
 
 
 def output_gradients(
-    model: Any, layers: list[nn.Module], names: Collection[str], ids: Tensor, generator: torch.Generator
+    source: Source,
+    names: Collection[str],
+    windows: Tensor,
+    label: str,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    track: Track = silent,
 ) -> Iterator[dict[str, Seen]]:
-    """The named linears of one layer after another, from the last to the first.
+    """The named linears of one layer after another, from the last to the first, for each batch of windows.
 
     Args:
-        model: a streamed one, with its head.
-        layers: of it, in the order in which they run.
-        names: of linears in them.
-        ids: token ids [windows, tokens].
-        generator: of the labels.
+        source: a float source.
+        names: of linears in its layers.
+        windows: token ids [windows, tokens].
+        label: what the progress display says.
+        batch_tokens: tokens that are run at once; windows are not split.
+        track: progress display.
     """
+    model = streamed_model(source, with_head=True)
+    layers, generator = layers_of(source, model), torch.Generator().manual_seed(SEED)
+    places = {id(model.get_submodule(name)): name for name in names}
+    batches = windows.split(max(1, batch_tokens // windows.shape[1]))
+    for ids in track(batches, label, len(batches)):
+        yield from _of_batch(model, layers, places, ids, generator)
+
+
+def _of_batch(
+    model: Any, layers: list[nn.Module], places: dict[int, str], ids: Tensor, generator: torch.Generator
+) -> Iterator[dict[str, Seen]]:
+    """Linears by name, those whose id is in `places`, layer by layer."""
     calls: list[tuple[Any, dict[str, Any]]] = []
 
     def keep(layer: nn.Module, arguments: Any, options: dict[str, Any], output: Any) -> Any:
@@ -63,7 +88,7 @@ def output_gradients(
         for hook in hooks:
             hook.remove()
     hidden.backward(_of_loss(model.get_output_embeddings(), hidden.detach(), generator))
-    gradient, places = ends[0].grad, {id(model.get_submodule(name)): name for name in names}
+    gradient = ends[0].grad
     assert gradient is not None
     for layer, (arguments, options) in zip(layers[::-1], calls[::-1], strict=True):
         gradient, seen = _through(layer, arguments, options, gradient, places)

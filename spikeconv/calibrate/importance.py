@@ -13,17 +13,13 @@ import torch
 from torch import Tensor
 
 from spikeconv.calibrate.gradients import output_gradients
-from spikeconv.calibrate.streamed import BATCH_TOKENS, layers_of, streamed_model
+from spikeconv.calibrate.moments import CAP
+from spikeconv.calibrate.streamed import BATCH_TOKENS
 from spikeconv.families import ModuleLinear
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
 
 __all__ = ["token_importance"]
-
-CAP = 3.0
-"""In medians."""
-SEED = 0
-"""Of the labels."""
 
 
 def token_importance(
@@ -45,21 +41,17 @@ def token_importance(
         batch_tokens: tokens that are run at once; windows are not split.
         track: progress display.
     """
-    model = streamed_model(source, with_head=True)
-    layers = layers_of(source, model)
     group_of = {linear.name: linear.group for linear in layout if linear.group in groups}
     squares: dict[str, list[Tensor]] = {group: [] for group in groups}
-    generator = torch.Generator().manual_seed(SEED)
-    batches = windows.split(max(1, batch_tokens // windows.shape[1]))
-    for ids in track(batches, "asking the loss what tokens matter", len(batches)):
+    label = "asking the loss what tokens matter"
+    for layer in output_gradients(source, group_of, windows, label, batch_tokens=batch_tokens, track=track):
         found: dict[str, Tensor] = {}
-        for layer in output_gradients(model, layers, group_of, ids, generator):
-            for name, seen in layer.items():
-                group = group_of[name]
-                found[group] = found.get(group, torch.tensor(0.0)) + seen.gradient.square().sum(-1)
+        for name, seen in layer.items():
+            group, square = group_of[name], seen.gradient.square().sum(-1)
+            found[group] = found[group] + square if group in found else square
         for group, square in found.items():
-            squares[group].append(square.view(ids.shape))
-    return {group: _capped(torch.cat(parts).sqrt()) for group, parts in squares.items()}
+            squares[group].append(square)
+    return {group: _capped(torch.cat(parts).view(windows.shape).sqrt()) for group, parts in squares.items()}
 
 
 def _capped(norms: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.calibrate.gradients import Seen, output_gradients
-from spikeconv.calibrate.streamed import BATCH_TOKENS, layers_of, streamed_model
 from spikeconv.config import CountInputs, LinearScheme
 from spikeconv.config.paths import Tree
 from spikeconv.families import ModuleLinear
@@ -30,8 +29,6 @@ __all__ = ["Candidate", "Menu", "Offer", "offers_of"]
 
 CHUNK = 256
 """Tokens that are encoded at once, so that what every candidate reads stays in cache."""
-SEED = 0
-"""Of the labels."""
 
 
 class Candidate(NamedTuple):
@@ -73,21 +70,18 @@ class Menu:
 class _Sums:
     """Sums over tokens for one group."""
 
-    def __init__(self, linears: Sequence[ModuleLinear], candidates: Sequence[Candidate], width: int) -> None:
+    def __init__(self, linears: Sequence[ModuleLinear], candidates: Sequence[Candidate], source: Source) -> None:
         self.linears, self.candidates = linears, candidates
+        width, center = source.shape(f"{linears[0].name}.weight")[1], linears[0].center
+        self.constant = source.load(f"{center}.bias").float() if center else None
         self.encoders = [Encoder(width, scheme) for _, scheme in candidates]
         self.tokens, self.macs = 0, 0
         self.histograms = [torch.tensor(0)] * len(candidates)
         self.errors = torch.zeros(len(candidates), dtype=torch.float64)
 
-    def add(self, linears: Sequence[Seen], constant: Tensor | None) -> None:
-        """Encode the input with each candidate.
-
-        Args:
-            linears: the group's, with the same input.
-            constant: part [n] of the input that is not encoded, or None.
-        """
-        x = linears[0].x if constant is None else linears[0].x - constant
+    def add(self, linears: Sequence[Seen]) -> None:
+        """Encode the input of the group's linears with each candidate, but for its constant part."""
+        x = linears[0].x if self.constant is None else linears[0].x - self.constant
         weight = torch.cat([each.weight for each in linears])
         self.tokens, self.macs = self.tokens + len(x), weight.numel()
         rounded: dict[Any, Tensor] = {}
@@ -158,18 +152,10 @@ def offers_of(
         windows: token ids [windows, tokens].
         track: progress display.
     """
-    model = streamed_model(source, with_head=True)
-    layers = layers_of(source, model)
-    sums = [
-        _Sums(linears, candidates(linears[0]), model.get_submodule(linears[0].name).in_features) for linears in groups
-    ]
+    sums = [_Sums(linears, candidates(linears[0]), source) for linears in groups]
     names = [linear.name for linears in groups for linear in linears]
-    batches = windows.split(max(1, BATCH_TOKENS // windows.shape[1]))
-    generator = torch.Generator().manual_seed(SEED)
-    for ids in track(batches, "trying encoders", len(batches)):
-        for seen in output_gradients(model, layers, names, ids, generator):
-            for each in sums:
-                if (first := each.linears[0]).name in seen:
-                    constant = model.get_submodule(first.center).bias if first.center else None
-                    each.add([seen[linear.name] for linear in each.linears], constant)
+    for seen in output_gradients(source, names, windows, "trying encoders", track=track):
+        for each in sums:
+            if each.linears[0].name in seen:
+                each.add([seen[linear.name] for linear in each.linears])
     return [each.menu() for each in sums]

@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from spikeconv.calibrate.budget import at_price, mean_spikes, total_error, within_spikes
-from spikeconv.calibrate.offers import SEED, Candidate, Menu, Offer, offers_of
+from spikeconv.calibrate.gradients import SEED
+from spikeconv.calibrate.offers import Candidate, Menu, Offer, offers_of
 from spikeconv.codes import code_of
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.memory import convert_in_memory

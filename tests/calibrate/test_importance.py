@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from spikeconv.calibrate.importance import CAP, SEED, token_importance
-from spikeconv.calibrate.moments import Moments
+from spikeconv.calibrate.gradients import SEED
+from spikeconv.calibrate.importance import token_importance
+from spikeconv.calibrate.moments import CAP, Moments
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
