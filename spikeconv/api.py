@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
@@ -45,7 +47,7 @@ def convert(
     force: bool = False,
     restart: bool = False,
     jobs: int | None = None,
-    max_shard_size: str = "5GB",
+    max_shard_size: str = DEFAULT_SHARD_SIZE,
     trust_remote_code: bool = False,
     **settings: Any,
 ) -> "ConvertSummary": ...
@@ -61,7 +63,7 @@ def convert(
     force: bool = False,
     restart: bool = False,
     jobs: int | None = None,
-    max_shard_size: str = "5GB",
+    max_shard_size: str = DEFAULT_SHARD_SIZE,
     trust_remote_code: bool = False,
     **settings: Any,
 ) -> "PreTrainedModel | ConvertSummary":
@@ -87,7 +89,6 @@ def convert(
     Raises:
         SpikeconvError: the model cannot be converted like that, or the output is in the way.
     """
-    from spikeconv.checkpoint.layout import parse_size
     from spikeconv.checkpoint.scratch import check_target
     from spikeconv.checkpoint.writer import RECORD
     from spikeconv.conversion.memory import convert_in_memory

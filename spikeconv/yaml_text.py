@@ -6,7 +6,10 @@ import yaml
 
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["parse_yaml"]
+__all__ = ["MOST_YAML", "parse_yaml"]
+
+MOST_YAML = 1 << 20
+"""Bytes that a file of settings may have."""
 
 
 class _Loader(yaml.SafeLoader):

@@ -5,32 +5,18 @@ aligned; shards are named as transformers names them.
 """
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from spikeconv.errors import SpikeconvError
+from spikeconv.sources.tensor_files import FLOATS
 
-__all__ = ["DEFAULT_SHARD_SIZE", "Layout", "Place", "TensorSpec", "parse_size"]
+__all__ = ["Layout", "Place", "TensorSpec"]
 
-DEFAULT_SHARD_SIZE = "5GB"
-
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+DTYPES = {dtype: name for name, dtype in FLOATS.items()} | {torch.int32: "I32", torch.uint8: "U8"}
+"""What safetensors calls the dtypes that are written."""
 
 
 class TensorSpec(NamedTuple):
@@ -117,16 +103,3 @@ def _header(specs: list[TensorSpec]) -> bytes:
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def parse_size(text: str, option: str) -> int:
-    """Bytes of a size such as 5GB, 500MB or 2GiB.
-
-    Raises:
-        SpikeconvError: it is none, or 0.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?i?B?)\s*", text, re.IGNORECASE)
-    unit = match and UNITS.get(match[2].upper())
-    if not match or unit is None or (size := int(float(match[1]) * unit)) < 1:
-        raise SpikeconvError(f"{option} is {text[:40]!r}; expected a size such as 5GB, 500MB or 2GiB.")
-    return size

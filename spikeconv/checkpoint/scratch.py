@@ -9,6 +9,7 @@ what a killed process left there is found, and what it had moved out of the way 
 
 import os
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -74,8 +75,12 @@ class Scratch:
 
     def prepare(self) -> None:
         """Make the scratch folder, which is locked, ready to be filled; what was left in it is removed."""
+        self.clear({OWNER})
+
+    def clear(self, kept: Collection[str]) -> None:
+        """Remove everything in the scratch folder but what is called so."""
         for path in self.scratch.iterdir():
-            if path.name != OWNER:
+            if path.name not in kept:
                 remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def is_stale(self) -> bool:

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from spikeconv.checkpoint.journal import JOURNAL, Entry, Journal, same_or_raise
-from spikeconv.checkpoint.layout import Layout, Place
+from spikeconv.checkpoint.layout import Layout
 from spikeconv.checkpoint.lock import OWNER
-from spikeconv.checkpoint.scratch import Scratch, remove_tree
+from spikeconv.checkpoint.scratch import Scratch
 from spikeconv.plain import write_json
+from spikeconv.sources.tensor_files import bytes_of, read_into
 from spikeconv.sources.weight_files import INDEX
 
 __all__ = ["RECORD", "Sink"]
@@ -70,9 +71,7 @@ class Sink(Scratch):
         if found is not None:
             same_or_raise(self.scratch, found[0], self._begun_with)
         kept = {*self._layout.sizes, JOURNAL, OWNER} if found else {OWNER}
-        for path in self.scratch.iterdir():
-            if path.name not in kept:
-                remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        self.clear(kept)
         for name, header in self._layout.headers.items():
             opened = os.open(self.scratch / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             self._files[name] = opened
@@ -117,8 +116,7 @@ class Sink(Scratch):
             place = self._layout.places[name]
             if (tensor.dtype, tuple(tensor.shape)) != (place.spec.dtype, place.spec.shape):
                 raise AssertionError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, laid out was {place.spec}")
-            array: Any = tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
-            data = memoryview(array)
+            data = bytes_of(tensor)
             digests[name] = hashlib.sha256(data).hexdigest()
             _write(self._files[place.shard], data, place.begin)
         entry = Entry(digests, dict(note))
@@ -130,8 +128,9 @@ class Sink(Scratch):
     def read(self, name: str) -> Tensor:
         """A tensor that was written."""
         place = self._layout.places[name]
-        data = torch.frombuffer(bytearray(self._bytes(place)), dtype=torch.uint8)
-        return data.view(place.spec.dtype).view(place.spec.shape)
+        tensor = torch.empty(place.spec.shape, dtype=place.spec.dtype)
+        read_into(self._files[place.shard], bytes_of(tensor), place.begin)
+        return tensor
 
     def finish_shards(self) -> list[Path]:
         """The shards, when every tensor is written; they can be hashed before `commit`.
@@ -184,19 +183,12 @@ class Sink(Scratch):
     def _holds(self, entry: Entry) -> bool:
         """Whether the bytes of a unit are what the journal says."""
         return bool(entry.digests) and all(
-            name in self._layout.places and hashlib.sha256(self._bytes(self._layout.places[name])).hexdigest() == digest
-            for name, digest in entry.digests.items()
+            name in self._layout.places and self._digest(name) == digest for name, digest in entry.digests.items()
         )
 
-    def _bytes(self, place: Place) -> bytes:
-        parts, at, end = [], place.begin, place.begin + place.spec.size
-        while at < end:
-            part = os.pread(self._files[place.shard], end - at, at)
-            if not part:
-                break
-            parts.append(part)
-            at += len(part)
-        return b"".join(parts)
+    def _digest(self, name: str) -> str:
+        """SHA-256 of what lies at the place of a tensor."""
+        return hashlib.sha256(bytes_of(self.read(name))).hexdigest()
 
 
 def _write(file: int, data: memoryview, at: int) -> None:

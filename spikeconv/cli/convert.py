@@ -60,6 +60,7 @@ from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, number
 from spikeconv.cli.show_conversion import show_layer, show_plan, show_summary
+from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 from spikeconv.sources.presets import DEFAULT_MODEL
 
 __all__ = ["convert"]
@@ -116,7 +117,7 @@ def convert(
     force: Force = False,
     restart: Restart = False,
     jobs: Jobs = None,
-    max_shard_size: MaxShardSize = "5GB",
+    max_shard_size: MaxShardSize = DEFAULT_SHARD_SIZE,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -163,7 +164,6 @@ def convert(
 
     from spikeconv.calibrate.windows import Calibration
     from spikeconv.checkpoint.folder import remember
-    from spikeconv.checkpoint.layout import parse_size
     from spikeconv.checkpoint.scratch import check_target
     from spikeconv.checkpoint.writer import RECORD
     from spikeconv.conversion.pipeline import Writing, default_jobs

@@ -59,6 +59,8 @@ __all__ = [
     "Weights",
 ]
 
+CodeName = Literal["unary", "binary", "signed-digit", "ramp"]
+
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Directory to create.", show_default="MODEL-BITS")]
 Bits = Annotated[
     str | None,
@@ -150,7 +152,7 @@ TimeSteps = Annotated[
     typer.Option(help="multihead, repetition: time steps T.", rich_help_panel=SETTINGS, show_default="1"),
 ]
 TemporalCode = Annotated[
-    Literal["unary", "binary", "signed-digit", "ramp"] | None,
+    CodeName | None,
     typer.Option(help="How a count is sent slot by slot.", rich_help_panel=SETTINGS, show_default="unary"),
 ]
 Slots = Annotated[
@@ -183,7 +185,7 @@ KvGroup = Annotated[
     typer.Option(help="Inputs that share a scale.", rich_help_panel=SETTINGS, show_default="head_dim"),
 ]
 KvCode = Annotated[
-    Literal["unary", "binary", "signed-digit", "ramp"] | None,
+    CodeName | None,
     typer.Option(help="How a count of theirs is sent.", rich_help_panel=SETTINGS, show_default="unary"),
 ]
 KvSlots = Annotated[

@@ -8,6 +8,7 @@ import torch
 
 from spikeconv.conversion.plan import Plan
 from spikeconv.sources.base import Source
+from spikeconv.sources.tensor_files import bytes_of
 from spikeconv.versions import versions
 
 __all__ = ["fingerprint"]
@@ -19,7 +20,10 @@ def fingerprint(source: Source, plan: Plan, dtype: torch.dtype | None, shard_byt
     """Values of JSON that say which bytes will be written: the source's headers, every setting, what was calibrated."""
     headers = [[name, str(source.dtype(name)), list(source.shape(name))] for name in source.names()]
     states = {path.name: path.stat() for path in source.weight_files()}
-    diagonals = plan.diagonals or {}
+    balance = hashlib.sha256()
+    for group, d in sorted((plan.diagonals or {}).items()):
+        balance.update(group.encode())
+        balance.update(bytes_of(d))
     return {
         "source": str(source.path),
         "files": {name: {"bytes": state.st_size, "changed": state.st_mtime_ns} for name, state in states.items()},
@@ -30,7 +34,7 @@ def fingerprint(source: Source, plan: Plan, dtype: torch.dtype | None, shard_byt
         "shard bytes": shard_bytes,
         "calibration": None if plan.calibration is None else plan.calibration.record,
         "thresholds": _digest({job.linear.name: job.threshold for job in plan.jobs}),
-        "balance": _digest({group: d.tolist() for group, d in sorted(diagonals.items())}),
+        "balance": balance.hexdigest(),
         "versions": versions(PACKAGES),
     }
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from spikeconv.checkpoint.balance import write_balance
 from spikeconv.checkpoint.card import model_card
 from spikeconv.checkpoint.format import quantization_config
-from spikeconv.checkpoint.layout import DEFAULT_SHARD_SIZE, Layout, parse_size
+from spikeconv.checkpoint.layout import Layout
 from spikeconv.checkpoint.writer import RECORD, Sink
 from spikeconv.conversion.fingerprint import fingerprint
 from spikeconv.conversion.layers import LayerResult, Layers
@@ -26,6 +26,7 @@ from spikeconv.conversion.work import LinearResult, Unit
 from spikeconv.errors import SpikeconvError
 from spikeconv.plain import write_json
 from spikeconv.progress import Track, silent
+from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.weight_files import EXPLICIT_WEIGHTS

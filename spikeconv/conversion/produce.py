@@ -23,8 +23,8 @@ __all__ = ["Recall", "Take", "produce"]
 
 Take = Callable[[str, Unit], None]
 """Called for every unit with its name, from any thread."""
-Recall = Callable[[str], Mapping[str, Tensor] | None]
-"""The tensors of a unit that was taken before, or None."""
+Recall = Callable[[str], Mapping[str, Tensor]]
+"""The tensors of a unit that was taken before."""
 
 
 def produce(
@@ -33,7 +33,7 @@ def produce(
     dtype: torch.dtype | None,
     take: Take,
     *,
-    recall: Recall = lambda unit: None,
+    recall: Recall = lambda unit: {},
     done: frozenset[str] = frozenset(),
     jobs: int = 1,
     track: Track = silent,
@@ -88,7 +88,9 @@ def _layer_by_layer(
 
     def convert(module: str, statistics: Statistics | None) -> dict[str, Tensor]:
         unit = f"{module}.weight"
-        if (tensors := recall(unit) if unit in done else None) is None:
+        if unit in done:
+            tensors = recall(unit)
+        else:
             made = work.process(unit, statistics)
             take(unit, made)
             tensors = made.tensors

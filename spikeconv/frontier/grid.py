@@ -12,7 +12,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.sources.presets import configs_folder
 from spikeconv.suggest import did_you_mean
 from spikeconv.untrusted import read_bounded
-from spikeconv.yaml_text import parse_yaml
+from spikeconv.yaml_text import MOST_YAML, parse_yaml
 
 __all__ = ["FLOAT", "Mark", "Point", "choose_points", "load_grid"]
 
@@ -20,8 +20,6 @@ FLOAT = "float"
 """The label of the float model, which belongs to every grid."""
 
 Mark = Literal["paper", "ours"]
-
-MOST_BYTES = 1 << 20
 
 
 class Point(Settings):
@@ -51,7 +49,7 @@ def load_grid(file: Path | None = None) -> tuple[Point, ...]:
     """
     path = configs_folder() / "frontier.yaml" if file is None else file
     try:
-        text = read_bounded(path, MOST_BYTES).decode("utf-8")
+        text = read_bounded(path, MOST_YAML).decode("utf-8")
     except OSError as error:
         raise SpikeconvError(f"The grid {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:

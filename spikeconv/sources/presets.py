@@ -10,13 +10,11 @@ from pydantic import BaseModel, ConfigDict
 from spikeconv.errors import SpikeconvError
 from spikeconv.suggest import did_you_mean
 from spikeconv.untrusted import read_bounded
-from spikeconv.yaml_text import parse_yaml
+from spikeconv.yaml_text import MOST_YAML, parse_yaml
 
 __all__ = ["DEFAULT_MODEL", "Preset", "configs_folder", "load_scheme", "model_presets", "scheme_names"]
 
 DEFAULT_MODEL = "smollm2-135m"
-MOST_BYTES = 1 << 20
-"""Of a scheme or a preset."""
 
 
 class Preset(BaseModel):
@@ -74,7 +72,7 @@ def configs_folder() -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = read_bounded(path, MOST_BYTES).decode("utf-8")
+        text = read_bounded(path, MOST_YAML).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpikeconvError(f"{path} cannot be read: {error}") from None
     value = parse_yaml(text, str(path))

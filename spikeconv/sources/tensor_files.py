@@ -12,10 +12,12 @@ from torch import Tensor
 from spikeconv.errors import SpikeconvError, UnreadableError
 from spikeconv.sources.torch_file import read_tensors
 
-__all__ = ["TensorFile", "open_tensor_file"]
+__all__ = ["FLOATS", "TensorFile", "bytes_of", "open_tensor_file", "read_into", "tensor_spans"]
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """What safetensors calls the dtypes that can be converted."""
+MOST_HEADER = 100 << 20
+"""Bytes; the format's own limit."""
 MOST_READ = 1 << 30
 """Bytes of one read; systems limit them."""
 
@@ -68,9 +70,7 @@ class _Safetensors:
                     for name, s in slices.items()
                 }
             self._file = path.open("rb", buffering=0)
-            length = int.from_bytes(self._file.read(8), "little")
-            header = json.loads(self._file.read(length))
-            self._begin = {name: 8 + length + header[name]["data_offsets"][0] for name in self.tensors}
+            self._spans = tensor_spans(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise SpikeconvError(
                 f"{path} is not a readable safetensors file (truncated or malformed): {error}"
@@ -80,14 +80,49 @@ class _Safetensors:
         shape, dtype = self.tensors[name]
         assert isinstance(dtype, torch.dtype), "only floats are converted"
         tensor = torch.empty(shape, dtype=dtype)
-        array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
-        left, at = memoryview(array), self._begin[name]
         try:
-            while left:
-                read = os.preadv(self._file.fileno(), [left[:MOST_READ]], at)
-                if not read:
-                    raise OSError("the file has become shorter")
-                left, at = left[read:], at + read
+            read_into(self._file.fileno(), bytes_of(tensor), self._spans[name][0])
         except OSError as error:
             raise UnreadableError(f"{self._path}: {name} cannot be read: {error}") from None
         return tensor
+
+
+def tensor_spans(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the tensors of a safetensors file begin and end, in bytes from its beginning.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, RecursionError: its header cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(MOST_HEADER, size):
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(file.read(length))
+    spans = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = (8 + length + int(offset) for offset in entry["data_offsets"])
+            if not 8 + length <= begin <= end <= size:
+                raise ValueError(f"{name} lies outside the file")
+            spans[name] = begin, end
+    return spans
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor: of itself, where it is contiguous and on the CPU, else of a copy."""
+    array: Any = tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)
+
+
+def read_into(file: int, data: memoryview, at: int) -> None:
+    """Fill a buffer from an open file, from a byte on.
+
+    Raises:
+        OSError: the file ends before, or cannot be read.
+    """
+    while data:
+        read = os.preadv(file, [data[:MOST_READ]], at)
+        if not read:
+            raise OSError("the file has become shorter")
+        data, at = data[read:], at + read

@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,13 +15,11 @@ from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.progress import Track, silent
 from spikeconv.sources.json_file import read_json
+from spikeconv.sources.tensor_files import tensor_spans
 from spikeconv.sources.weight_files import INDEX, SINGLE
 from spikeconv.wheels import sha256_of
 
 __all__ = ["CheckResult", "Damage", "check_files", "shard_of", "tensor_digests"]
-
-MOST_HEADER = 100 << 20
-"""Bytes; the format's own limit."""
 
 
 @dataclass(frozen=True)
@@ -125,18 +122,11 @@ def _inside(path: Path, digests: dict[str, str]) -> list[Damage]:
 
 
 def _digests(path: Path) -> Iterator[tuple[str, str]]:
+    spans = tensor_spans(path)
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > min(MOST_HEADER, path.stat().st_size):
-            raise ValueError
-        header = json.loads(file.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                begin, end = (int(offset) for offset in entry["data_offsets"])
-                if not 0 <= begin <= end <= path.stat().st_size:
-                    raise ValueError
-                file.seek(8 + length + begin)
-                yield name, hashlib.sha256(file.read(end - begin)).hexdigest()
+        for name, (begin, end) in spans.items():
+            file.seek(begin)
+            yield name, hashlib.sha256(file.read(end - begin)).hexdigest()
 
 
 def _settings(path: Path, record: dict[str, Any]) -> list[Damage]:

@@ -19,6 +19,7 @@ from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.conversion.work import Work
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
+from spikeconv.sources.tensor_files import bytes_of
 from spikeconv.verification.check import CheckResult, shard_of, tensor_digests
 from spikeconv.wheels import sha256_of
 
@@ -79,8 +80,7 @@ def _made(path: Path, source: Source, plan: Plan, record: dict[str, Any], dtype:
                 if hashlib.sha256(data).hexdigest() != digests.get(name):
                     if name not in made:
                         made = work.process(unit_of[name]).tensors
-                    array: Any = made[name].contiguous().reshape(-1).view(torch.uint8).numpy()
-                    data = array.tobytes()
+                    data = bytes(bytes_of(made[name]))
                 if hashlib.sha256(data).hexdigest() != digests.get(name):
                     return False
                 file.write(data)
