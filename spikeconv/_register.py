@@ -17,7 +17,7 @@ __all__ = ["register_on_import"]
 REGISTRATIONS = {
     "transformers.modeling_utils": "spikeconv.integrations.transformers",
     "transformers.models.auto.modeling_auto": "spikeconv.models.register",
-    "transformers.models.auto.tokenization_auto": "spikeconv.models.register",
+    "transformers.models.auto.tokenization_auto": "spikeconv.models.register_tokenizers",
 }
 """Module of ours to import after a module of transformers; one that everything that ours imports is ready behind.
 

@@ -47,6 +47,7 @@ def convert(
     force: bool = False,
     restart: bool = False,
     jobs: int | None = None,
+    max_memory: str | None = None,
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     trust_remote_code: bool = False,
     **settings: Any,
@@ -63,6 +64,7 @@ def convert(
     force: bool = False,
     restart: bool = False,
     jobs: int | None = None,
+    max_memory: str | None = None,
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     trust_remote_code: bool = False,
     **settings: Any,
@@ -78,6 +80,7 @@ def convert(
         force: replace an existing converted checkpoint.
         restart: begin anew where a conversion to the same output was stopped; else it goes on.
         jobs: threads that convert; None: one for each core.
+        max_memory: the most memory of the whole process, as in 4GB; None: no limit.
         max_shard_size: largest weight file.
         trust_remote_code: allow the source's own Python code.
         **settings: as on the command line (`bits="4-1.58"`, `steps=16`, `kv_bits=4`, `clip_quantile=0.5`) or by path
@@ -92,9 +95,9 @@ def convert(
     from spikeconv.checkpoint.scratch import check_target
     from spikeconv.checkpoint.writer import RECORD
     from spikeconv.conversion.memory import convert_in_memory
-    from spikeconv.conversion.pipeline import Writing, default_jobs
     from spikeconv.conversion.pipeline import convert as write
     from spikeconv.conversion.recipe import open_model, plan_conversion, read_settings
+    from spikeconv.conversion.writing import Writing, default_jobs
     from spikeconv.loading import parse_dtype
 
     target = None if output is None else Path(output).expanduser()
@@ -103,12 +106,18 @@ def convert(
     if target is not None:
         check_target(target, force, RECORD)
     source = open_model(_expanded(model), tokenizer, trust_remote_code=trust_remote_code)
-    plan = plan_conversion(source, config, clipping, calibration, wanted, dtype=float_dtype)
+    most = None if max_memory is None else parse_size(max_memory, "max_memory")
+    plan = plan_conversion(source, config, clipping, calibration, wanted, dtype=float_dtype, max_memory=most)
     if target is None:
         return convert_in_memory(source, plan, dtype=float_dtype)
     arguments = {"scheme": scheme, "dtype": _dtype_name(dtype), **settings}
-    shard_bytes = parse_size(max_shard_size, "max_shard_size")
-    writing = Writing(shard_bytes, default_jobs() if jobs is None else jobs, force, restart)
+    writing = Writing(
+        shard_bytes=parse_size(max_shard_size, "max_shard_size"),
+        jobs=default_jobs() if jobs is None else jobs,
+        max_memory=most,
+        force=force,
+        restart=restart,
+    )
     return write(source, plan, target, command=_call(model, output, arguments), dtype=float_dtype, writing=writing)
 
 

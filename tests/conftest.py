@@ -20,8 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.linear import convert_linear
-from spikeconv.conversion.pipeline import ConvertSummary, Writing, convert
+from spikeconv.conversion.pipeline import ConvertSummary, convert
 from spikeconv.conversion.plan import make_plan
+from spikeconv.conversion.writing import Writing
 from spikeconv.nn import SpikeGroup, SpikeLinear
 from spikeconv.sources.hf import HfSource
 

@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM
 
 from spikeconv.cache import cache_dir
 from spikeconv.config import FLOAT_BITS, SpikeConfig
-from spikeconv.conversion.pipeline import Writing, convert
+from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
+from spikeconv.conversion.writing import Writing
 from spikeconv.data.offline import boolq_passages
 from spikeconv.data.sample import sample_text
 from spikeconv.evaluate.models import LoadedModel, load_checkpoint

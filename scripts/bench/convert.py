@@ -22,7 +22,7 @@ import torch
 
 from spikeconv.bench import measure_limits
 from spikeconv.checkpoint.layout import Layout, TensorSpec
-from spikeconv.conversion.pipeline import default_jobs
+from spikeconv.conversion.writing import default_jobs
 from spikeconv.rotation import Rotation
 from spikeconv.sources.model_config import build_empty, hf_config
 from spikeconv.weights import quantize_rtn

@@ -18,6 +18,7 @@ from spikeconv.cli.frontier import frontier
 from spikeconv.cli.generate import generate
 from spikeconv.cli.models import models
 from spikeconv.cli.perplexity import perplexity
+from spikeconv.cli.plan import plan
 from spikeconv.cli.report_firing_rate import report_firing_rate
 from spikeconv.cli.signals import stop_on_signals
 from spikeconv.cli.streams import drop_stdout, prepare_streams
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("convert", cls=Command)(convert)
+app.command("plan", cls=Command)(plan)
 app.command("finetune", cls=Command)(finetune)
 app.command("eval", cls=Command)(evaluate)
 app.command("perplexity", cls=Command)(perplexity)

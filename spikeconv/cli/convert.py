@@ -38,6 +38,7 @@ from spikeconv.cli.convert_options import (
     KvSlots,
     KvSteps,
     Layers,
+    MaxMemory,
     MaxShardSize,
     Output,
     Override,
@@ -59,7 +60,7 @@ from spikeconv.cli.convert_options import (
 from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, number
-from spikeconv.cli.show_conversion import show_layer, show_plan, show_summary
+from spikeconv.cli.show_conversion import show_foreseen, show_layer, show_plan, show_summary
 from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 from spikeconv.sources.presets import DEFAULT_MODEL
 
@@ -117,6 +118,7 @@ def convert(
     force: Force = False,
     restart: Restart = False,
     jobs: Jobs = None,
+    max_memory: MaxMemory = None,
     max_shard_size: MaxShardSize = DEFAULT_SHARD_SIZE,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
@@ -166,11 +168,13 @@ def convert(
     from spikeconv.checkpoint.folder import remember
     from spikeconv.checkpoint.scratch import check_target
     from spikeconv.checkpoint.writer import RECORD
-    from spikeconv.conversion.pipeline import Writing, default_jobs
+    from spikeconv.conversion.foresee import foresee
     from spikeconv.conversion.pipeline import convert as run
     from spikeconv.conversion.recipe import Clipping, plan_conversion
     from spikeconv.conversion.search import Search
+    from spikeconv.conversion.writing import Writing, default_jobs
     from spikeconv.loading import parse_dtype
+    from spikeconv.sources.outline import open_or_outline
     from spikeconv.sources.resolve import open_source, resolve_source
 
     def note(text: str) -> None:
@@ -199,10 +203,14 @@ def convert(
     name = source or DEFAULT_MODEL
     target = output or Path(f"{model_name(name)}-{config.bits}")
     float_dtype = parse_dtype(dtype)
-    writing = Writing(parse_size(max_shard_size, "--max-shard-size"), jobs or default_jobs(), force, restart)
-    if not dry_run:
+    most = None if max_memory is None else parse_size(max_memory, "--max-memory")
+    shard = parse_size(max_shard_size, "--max-shard-size")
+    writing = Writing(shard_bytes=shard, jobs=jobs or default_jobs(), max_memory=most, force=force, restart=restart)
+    if dry_run:
+        opened = open_or_outline(name, trust_remote_code=trust_remote_code)
+    else:
         check_target(target, force, RECORD)
-    opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
+        opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
     plan = plan_conversion(
         opened,
         config,
@@ -211,14 +219,21 @@ def convert(
         wanted,
         dtype=float_dtype,
         calibrate=not dry_run,
+        max_memory=most,
         track=tracker(quiet),
         note=note,
     )
-    if not quiet:
-        show_plan(plan, str(opened.path))
     if dry_run:
-        print_json(plan.to_dict()) if as_json else out.print("[note]Dry run: nothing was written.[/]")
+        foreseen = foresee(opened, plan, float_dtype, writing, target, searches=wanted.asked)
+        if as_json:
+            print_json({**plan.to_dict(), **foreseen.to_dict()})
+        else:
+            show_plan(plan, str(opened.path), out)
+            show_foreseen(foreseen)
+        foreseen.check()
         return
+    if not quiet:
+        show_plan(plan, str(opened.path), err)
     try:
         summary = run(
             opened,

@@ -40,6 +40,7 @@ __all__ = [
     "KvSlots",
     "KvSteps",
     "Layers",
+    "MaxMemory",
     "MaxShardSize",
     "Output",
     "Override",
@@ -255,7 +256,10 @@ FloatDtype = Annotated[
     str,
     typer.Option(help="Dtype of what stays float: auto (as in the source), float32, bfloat16, float16."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Stop after the plan.", rich_help_panel=WRITING)]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Only say what it would do and take, as `plan`.", rich_help_panel=WRITING),
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Replace an existing converted checkpoint.", rich_help_panel=WRITING)
 ]
@@ -293,6 +297,15 @@ SpikePrice = Annotated[
 Jobs = Annotated[
     int | None,
     typer.Option(help="Threads that convert.", rich_help_panel=WRITING, show_default="all cores", min=1, max=64),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="The most memory to take, as in 4GB; fewer tensors are worked on at once.",
+        rich_help_panel=WRITING,
+        metavar="SIZE",
+        show_default="no limit",
+    ),
 ]
 MaxShardSize = Annotated[
     str, typer.Option(help="Largest weight file, as in 500MB.", rich_help_panel=WRITING, metavar="SIZE")

@@ -17,7 +17,7 @@ def models(as_json: AsJson = False, quiet: Quiet = False) -> None:
     if as_json:
         print_json(
             {
-                "presets": {name: preset.model_dump() for name, preset in presets.items()},
+                "presets": {name: preset.model_dump(exclude={"config"}) for name, preset in presets.items()},
                 "families": {family.model_type: family.architecture for family in FAMILIES.values()},
                 "schemes": scheme_names(),
             }

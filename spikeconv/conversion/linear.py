@@ -4,6 +4,7 @@ QuaRot differs only in that γ is folded into the weight first: rotating the γ-
 same numbers as rotating the residual stream offline, so that everything else in the model stays as it is.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor
 from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
 from spikeconv.rotation import Rotation
-from spikeconv.weights import QuantizedWeight, Statistics, quantize_calibrated, quantize_rtn
+from spikeconv.weights import QuantizedWeight, Statistics, quantize_blocks, quantize_calibrated
 
-__all__ = ["ConvertedLinear", "convert_linear", "rotated_weight"]
+__all__ = ["BLOCK", "ConvertedLinear", "convert_blocks", "convert_linear", "rotated_weight"]
+
+BLOCK = 1 << 18
+"""Weights that are rotated and rounded at a time."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +60,61 @@ def convert_linear(
         statistics: of its inputs, where the scheme is calibrated.
         bias: the source's [out], where a correction is added to it.
     """
-    # In float64, so that the order of the sum does not show in the last bit.
-    others = {} if center is None else {"bias": (weight.double() @ center.double()).float()}
+    settings = scheme.weights
+    if not settings.is_float and not settings.is_calibrated:
+        rows = weight.split(max(1, BLOCK // weight.shape[1]))
+        return convert_blocks(rows, scheme, gamma, center, threshold, balance)
+    others = _others(None if center is None else [_times(weight, center)], threshold, scheme, balance)
+    rotated = rotated_weight(weight, scheme, gamma, balance)
+    if settings.is_float:
+        return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **others}, 0.0)
+    if statistics is None:
+        raise SpikeconvError(f"weights={settings.method} needs a calibration text, and none was read.")
+    return _calibrated(rotated, scheme, statistics, others, bias)
+
+
+def convert_blocks(
+    blocks: Iterable[Tensor],
+    scheme: LinearScheme,
+    gamma: Tensor | None = None,
+    center: Tensor | None = None,
+    threshold: float | None = None,
+    balance: Tensor | None = None,
+) -> ConvertedLinear:
+    """The same for a weight that comes block by block, [rows, in], and is rounded to the nearest.
+
+    A row is rotated and rounded by itself, so that a block of `BLOCK` weights never leaves the cache and no matrix of
+    floats has to be in memory as a whole.
+    """
+    constant: list[Tensor] | None = None if center is None else []
+
+    def rotated() -> Iterator[Tensor]:
+        for block in blocks:
+            if center is not None and constant is not None:
+                constant.append(_times(block, center))
+            yield rotated_weight(block, scheme, gamma, balance)
+
+    quantized = quantize_blocks(rotated(), scheme.weights.bits, scheme.weights.clip == "mse")
+    return ConvertedLinear(
+        _tensors(quantized, scheme, _others(constant, threshold, scheme, balance)), quantized.relative_error
+    )
+
+
+def _times(weight: Tensor, center: Tensor) -> Tensor:
+    """W c, in float64, so that the order of the sum does not show in the last bit."""
+    return (weight.double() @ center.double()).float()
+
+
+def _others(
+    constant: list[Tensor] | None, threshold: float | None, scheme: LinearScheme, balance: Tensor | None
+) -> dict[str, Tensor]:
+    """What goes with a weight: the constant part of the output, τ, d."""
+    others = {} if constant is None else {"bias": torch.cat(constant)}
     if scheme.clip is not None and threshold is not None:
         others["input_threshold"] = torch.tensor([threshold], dtype=torch.float32)
     if balance is not None:
         others["input_balance"] = balance.float()
-    rotated = rotated_weight(weight, scheme, gamma, balance)
-    if scheme.weights.is_float:
-        return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **others}, 0.0)
-    settings = scheme.weights
-    if settings.is_calibrated:
-        if statistics is None:
-            raise SpikeconvError(f"weights={settings.method} needs a calibration text, and none was read.")
-        return _calibrated(rotated, scheme, statistics, others, bias)
-    quantized = quantize_rtn(rotated, settings.bits, settings.clip == "mse")
-    return ConvertedLinear(_tensors(quantized, scheme, others), quantized.relative_error)
+    return others
 
 
 def _calibrated(

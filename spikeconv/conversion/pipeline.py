@@ -1,6 +1,5 @@
 """The way a weight travels: source ─▶ plan ─▶ rotate ─▶ quantize ─▶ pack ─▶ its place in a shard."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,44 +15,24 @@ from spikeconv.checkpoint.card import model_card
 from spikeconv.checkpoint.format import quantization_config
 from spikeconv.checkpoint.layout import Layout
 from spikeconv.checkpoint.writer import RECORD, Sink
+from spikeconv.conversion.demand import check_memory
 from spikeconv.conversion.fingerprint import fingerprint
+from spikeconv.conversion.hashes import FileHashes
 from spikeconv.conversion.layers import LayerResult, Layers
 from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.produce import produce
 from spikeconv.conversion.record import make_record
 from spikeconv.conversion.work import LinearResult, Unit
+from spikeconv.conversion.writing import Writing
 from spikeconv.errors import SpikeconvError
 from spikeconv.plain import write_json
 from spikeconv.progress import Track, silent
-from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.weight_files import EXPLICIT_WEIGHTS
 
-__all__ = ["ConvertSummary", "LayerResult", "Writing", "checkpoint_config", "convert", "default_jobs"]
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How a checkpoint is written.
-
-    Attributes:
-        shard_bytes: largest shard, in bytes of tensors.
-        jobs: threads that convert.
-        force: replace an existing converted checkpoint.
-        restart: begin anew where a conversion was stopped.
-    """
-
-    shard_bytes: int = parse_size(DEFAULT_SHARD_SIZE, "--max-shard-size")
-    jobs: int = 1
-    force: bool = False
-    restart: bool = False
-
-
-def default_jobs() -> int:
-    """A thread for each core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+__all__ = ["ConvertSummary", "LayerResult", "checkpoint_config", "convert"]
 
 
 @dataclass
@@ -112,6 +91,7 @@ def convert(
     start, writing = time.perf_counter(), writing or Writing()
     layers = Layers(plan, on_layer)
     balanced = plan.balanced(source, dtype)
+    room = None if writing.max_memory is None else check_memory(balanced, plan, dtype, writing.max_memory)
     specs = output_specs(balanced, plan, dtype)
     layout = Layout.of((spec for unit in specs.values() for spec in unit), writing.shard_bytes)
     begun_with = fingerprint(source, plan, dtype, writing.shard_bytes)
@@ -134,12 +114,21 @@ def convert(
             def recall(unit: str) -> dict[str, Tensor]:
                 return {spec.name: sink.read(spec.name) for spec in specs[unit]}
 
-            done = frozenset(sink.done)
-            produce(balanced, plan, dtype, take, recall=recall, done=done, jobs=writing.jobs, track=track)
+            hashes = FileHashes(source.weight_files())
+            produce(
+                *(balanced, plan, dtype, take),
+                recall=recall,
+                done=frozenset(sink.done),
+                jobs=writing.jobs,
+                room=room,
+                beside=hashes.tasks(),
+                track=track,
+            )
             files = sink.finish_shards()
             if plan.diagonals is not None:
                 files.append(write_balance(sink.scratch, plan.diagonals, dtype))
-            record = make_record(source, plan, files, sink.digests(), command, layers.results())
+            written = FileHashes(files).all(writing.jobs)
+            record = make_record(source, plan, hashes.found, written, sink.digests(), command, layers.results())
             write_json(sink.scratch / RECORD, record)
             card = model_card(sink.target.name, record)
             (sink.scratch / "README.md").write_text(card, encoding="utf-8", errors="replace")

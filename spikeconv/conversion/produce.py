@@ -2,14 +2,17 @@
 are rounded for the inputs that the converted network gives them.
 """
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from spikeconv.calibrate.importance import token_importance
 from spikeconv.calibrate.sequential import Sequential
+from spikeconv.conversion.demand import working_bytes
 from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.work import Unit, Work
@@ -36,6 +39,8 @@ def produce(
     recall: Recall = lambda unit: {},
     done: frozenset[str] = frozenset(),
     jobs: int = 1,
+    room: int | None = None,
+    beside: Sequence[Callable[[], None]] = (),
     track: Track = silent,
 ) -> None:
     """Make the tensors of a converted checkpoint.
@@ -48,6 +53,8 @@ def produce(
         recall: gives those of the `done` units where the converted network needs them.
         done: units that are not made again.
         jobs: threads.
+        room: bytes that all units have together that are made at once, each of which has enough; None: no limit.
+        beside: more to do by the way.
         track: progress display.
 
     Raises:
@@ -56,27 +63,65 @@ def produce(
     for job in plan.jobs:
         if job.scheme.clip is not None and job.threshold is None:
             raise SpikeconvError(f"The input of {job.linear.name} is clipped, but its threshold was not calibrated.")
-    work, units = Work(source, plan, dtype), list(output_specs(source, plan, dtype))
+    specs = output_specs(source, plan, dtype)
+    work, units = Work(source, plan, dtype), list(specs)
+    make: Callable[[str], None] = partial(_make, work, take)
+    if room is not None:
+        make = _Room(room, working_bytes(source, plan, specs)).within(make)
     if plan.calibrates:
         later = {f"{job.linear.name}.weight" for job in plan.jobs}
-        _in_any_order(work, [unit for unit in units if unit not in later | done], take, jobs, silent)
+        _in_any_order(make, [unit for unit in units if unit not in later | done], jobs, silent, beside)
         _layer_by_layer(source, plan, work, take, recall, done, track)
     else:
-        _in_any_order(work, [unit for unit in units if unit not in done], take, jobs, track)
+        _in_any_order(make, [unit for unit in units if unit not in done], jobs, track, beside)
 
 
-def _in_any_order(work: Work, units: list[str], take: Take, jobs: int, track: Track) -> None:
+def _in_any_order(
+    make: Callable[[str], None], units: list[str], jobs: int, track: Track, beside: Sequence[Callable[[], None]]
+) -> None:
+    tasks: list[Callable[[], None]] = [partial(make, unit) for unit in units]
+    for index, task in reversed(list(enumerate(beside))):  # spread, so that each finds its file in the cache
+        tasks.insert(index * len(units) // len(beside), task)
     if jobs == 1:
-        for unit in track(units, "converting", len(units)):
-            take(unit, work.process(unit))
+        for task in track(tasks, "converting", len(tasks)):
+            task()
         return
-    pool = ThreadPoolExecutor(jobs, thread_name_prefix="convert")
+    threads = torch.get_num_threads()
+    # One thread of torch's for each of ours: more would only wait for each other.
+    pool = ThreadPoolExecutor(jobs, "convert", torch.set_num_threads, (1,))
     try:
-        futures = [pool.submit(lambda unit: take(unit, work.process(unit)), unit) for unit in units]
-        for future in track(futures, "converting", len(units)):
+        futures = [pool.submit(task) for task in tasks]
+        for future in track(futures, "converting", len(tasks)):
             future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _make(work: Work, take: Take, unit: str) -> None:
+    take(unit, work.process(unit))
+
+
+class _Room:
+    """Lets units be made at once only as far as they have room together."""
+
+    def __init__(self, size: int, needs: Mapping[str, int]) -> None:
+        self._free, self._needs = size, needs
+        self._changed = threading.Condition()
+
+    def within(self, make: Callable[[str], None]) -> Callable[[str], None]:
+        def waiting(unit: str) -> None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._needs[unit] <= self._free)
+                self._free -= self._needs[unit]
+            try:
+                make(unit)
+            finally:
+                with self._changed:
+                    self._free += self._needs[unit]
+                    self._changed.notify_all()
+
+        return waiting
 
 
 def _layer_by_layer(

@@ -17,6 +17,7 @@ from spikeconv.calibrate.windows import STATISTICS_TOKENS, Calibration
 from spikeconv.config import Options, SpikeConfig
 from spikeconv.config.base import Number, Whole
 from spikeconv.config.paths import SHORT_NAMES
+from spikeconv.conversion.demand import check_memory
 from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.conversion.search import Search, choose_encoders
 from spikeconv.data.texts import read_text
@@ -120,6 +121,7 @@ def plan_conversion(
     *,
     dtype: torch.dtype | None = None,
     calibrate: bool = True,
+    max_memory: int | None = None,
     track: Track = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> Plan:
@@ -133,6 +135,7 @@ def plan_conversion(
         wanted: encoders to choose on it.
         dtype: dtype of what stays float; None: as in the source.
         calibrate: read texts; without it the plan is only for looking at.
+        max_memory: bytes that the process may have; None: no limit.
         track: progress display.
         note: told, in a sentence, of work that takes long.
 
@@ -153,6 +156,10 @@ def plan_conversion(
     config = clipping.apply(config, source)
     plan = make_plan(source, config)
     groups = plan.balanced_groups
+    if calibrate and max_memory is not None:
+        if wanted.asked:
+            raise SpikeconvError("--max-memory cannot be kept while encoders are chosen; leave one of the two out.")
+        check_memory(source, plan, dtype, max_memory)
     if calibrate and (groups or plan.calibrates or wanted.asked):
         text = calibration.read(source, WEIGHT_TOKENS if plan.calibrates else STATISTICS_TOKENS)
         plan = replace(plan, calibration=text)

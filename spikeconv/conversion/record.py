@@ -1,14 +1,12 @@
 """`spikeconv.json`: how a checkpoint was made, so that it can be made again and checked."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 from spikeconv.conversion.layers import LayerResult
 from spikeconv.conversion.plan import Job, Plan
 from spikeconv.sources.base import Source
 from spikeconv.versions import versions
-from spikeconv.wheels import sha256_of
 
 __all__ = ["make_record"]
 
@@ -18,7 +16,8 @@ PACKAGES = ("torch", "transformers", "safetensors", "gguf")
 def make_record(
     source: Source,
     plan: Plan,
-    files: list[Path],
+    read: dict[str, str],
+    written: dict[str, str],
     tensors: dict[str, str],
     command: str,
     layers: list[LayerResult],
@@ -26,9 +25,10 @@ def make_record(
     """Everything about a conversion that its checkpoint should remember.
 
     Args:
-        source: what was converted; its weight files are hashed.
+        source: what was converted.
         plan: the settings, also by layer, skipped modules and ignored tensors.
-        files: the written weight files, hashed under `files`.
+        read: SHA-256 of the source's weight files, by name.
+        written: that of the checkpoint's.
         tensors: SHA-256 by name.
         command: the exact command line.
         layers: errors and dampings, kept of the weights that were calibrated.
@@ -38,10 +38,7 @@ def make_record(
         "command": command,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(PACKAGES),
-        "source": {
-            "path": source.origin(),
-            "files": {path.name: sha256_of(path) for path in source.weight_files()},
-        },
+        "source": {"path": source.origin(), "files": read},
         **({} if plan.calibration is None else {"calibration": plan.calibration.record}),
         **({} if plan.found is None else {"search": plan.found}),
         "config": plan.config.model_dump(mode="json"),
@@ -56,7 +53,7 @@ def make_record(
         },
         "skipped": plan.skipped,
         "ignored": plan.ignored,
-        "files": {path.name: sha256_of(path) for path in files},
+        "files": written,
         "tensors": tensors,
     }
 

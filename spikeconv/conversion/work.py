@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spikeconv.conversion.linear import ConvertedLinear, convert_linear
+from spikeconv.conversion.linear import BLOCK, ConvertedLinear, convert_blocks, convert_linear
 from spikeconv.conversion.plan import Job, Plan
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
@@ -80,29 +80,32 @@ class Work:
 
     def _convert(self, module: str, statistics: Statistics | None) -> Unit:
         job, name = self._jobs[module], f"{module}.weight"
-        tensor, gamma = _read(self._source, name), self._gamma(name)
-        largest = _largest(tensor) * (1.0 if gamma is None else _largest(gamma))
-        if largest * job.in_features > MOST:
-            raise SpikeconvError(
-                f"{self._source.path}: {name} holds {_largest(tensor):.3g}, too much to rotate and round in float32; "
-                "the source is damaged and was not converted."
-            )
-        bias = f"{module}.bias"
-        converted = convert_linear(
-            tensor,
-            job.scheme,
-            gamma,
-            self._center(job),
-            job.threshold,
-            self._balances.get(name),
-            statistics,
-            _read(self._source, bias) if job.scheme.weights.has_bias and bias in self._tensors else None,
-        )
+        gamma, center, balance = self._gamma(name), self._center(job), self._balances.get(name)
+        weights = job.scheme.weights
+        if not weights.is_float and not weights.is_calibrated:
+            blocks = self._source.blocks(name, max(1, BLOCK // job.in_features))
+            checked = (self._rotatable(job, block, gamma) for block in blocks)
+            converted = convert_blocks(checked, job.scheme, gamma, center, job.threshold, balance)
+        else:
+            weight, bias = self._rotatable(job, self._source.load(name), gamma), f"{module}.bias"
+            given = _read(self._source, bias) if weights.has_bias and bias in self._tensors else None
+            converted = convert_linear(weight, job.scheme, gamma, center, job.threshold, balance, statistics, given)
         tensors = {
             f"{module}.{key}": self._cast(f"{module}.{key}", value) if key in ("weight", "bias") else value
             for key, value in converted.tensors.items()
         }
         return Unit(tensors, _result(job, converted))
+
+    def _rotatable(self, job: Job, weight: Tensor, gamma: Tensor | None) -> Tensor:
+        """Rows of a weight, checked: finite, and so small that their rotation is."""
+        name = f"{job.linear.name}.weight"
+        checked, largest = _finite(self._source, name, weight)
+        if largest * (1.0 if gamma is None else _largest(gamma)) * job.in_features > MOST:
+            raise SpikeconvError(
+                f"{self._source.path}: {name} holds {largest:.3g}, too much to rotate and round in float32; "
+                "the source is damaged and was not converted."
+            )
+        return checked
 
     def _float(self, name: str) -> Tensor:
         """A tensor that stays float, with what a rotation folds."""
@@ -139,11 +142,18 @@ def _result(job: Job, converted: ConvertedLinear) -> LinearResult:
 
 def _read(source: Source, name: str) -> Tensor:
     """A tensor of the source, finite; float64, in which nothing here computes, comes as float32."""
-    tensor = source.load(name)
-    if not math.isfinite(_largest(tensor)):
+    return _finite(source, name, source.load(name))[0]
+
+
+def _finite(source: Source, name: str, tensor: Tensor) -> tuple[Tensor, float]:
+    """The same of a tensor that was read, or a part of it, and its largest magnitude."""
+    largest = _largest(tensor)
+    if not math.isfinite(largest):
         kind = "NaN" if tensor.isnan().any() else "infinity"
         raise SpikeconvError(f"{source.path}: {name} contains {kind}; the source is damaged and was not converted.")
-    return tensor if tensor.dtype != torch.float64 else _to(torch.float32, f"{source.path}: {name}", tensor)
+    if tensor.dtype == torch.float64:
+        tensor = _to(torch.float32, f"{source.path}: {name}", tensor)
+    return tensor, largest
 
 
 def _to(dtype: torch.dtype, name: str, tensor: Tensor) -> Tensor:

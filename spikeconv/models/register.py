@@ -1,13 +1,14 @@
-"""Makes the model classes of this room known to transformers; imported right after its registry of classes."""
+"""Makes the model classes of this room known to transformers; imported right after its registry of models.
+
+That registry may be imported in the middle of that of the tokenizers, so nothing here may need a tokenizer.
+"""
 
 from importlib.util import find_spec
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from spikeconv.models.rwkv6 import Rwkv6Config, Rwkv6ForCausalLM, Rwkv6Model
-from spikeconv.models.tokenizers import register_tokenizers
 
-register_tokenizers()
 AutoConfig.register("rwkv6", Rwkv6Config)
 AutoModel.register(Rwkv6Config, Rwkv6Model)
 AutoModelForCausalLM.register(Rwkv6Config, Rwkv6ForCausalLM)

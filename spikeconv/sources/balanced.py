@@ -5,7 +5,7 @@ nothing, d becomes part of what stands in front: γ of a norm, or the rows (and 
 neither is possible x and W stay as they are here, and the encoder multiplies by d (`ModuleLinear.folds`).
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,11 @@ class BalancedSource(Source):
             d = writer_rows(self._diagonals[rows.group], len(result), rows.head)
             result = result * (d if result.dim() == 1 else d[:, None])
         return result if name in self._exact else self._stored(name, result)
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        """The rows of a matrix; of one that is balanced, of all of it."""
+        touched = name in self._columns or name in self._rows or name in self._norms
+        return super().blocks(name, rows) if touched else self._source.blocks(name, rows)
 
     def touched(self) -> list[str]:
         """Names of the tensors that are not the source's."""

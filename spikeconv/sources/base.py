@@ -1,6 +1,7 @@
 """What every source of weights offers; each is opened and checked as a whole before anything is written."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ class Source(ABC):
     @abstractmethod
     def load(self, name: str) -> Tensor:
         """Read one tensor."""
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        """The rows of a matrix, so many at a time; each block is only good until the next one is asked for."""
+        yield from self.load(name).split(rows)
 
     @abstractmethod
     def weight_files(self) -> list[Path]:

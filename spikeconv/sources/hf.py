@@ -3,6 +3,7 @@
 Headers, index, shapes and dtypes are checked when it is opened, so that a bad file is found before anything is written.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ class HfSource(Source):
     def load(self, name: str) -> Tensor:
         """Read one tensor; only its pages are touched."""
         return self._file_of[name].load(name)
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        """Read a matrix, so many rows at a time, into one buffer."""
+        return self._file_of[name].blocks(name, rows)
 
     def weight_files(self) -> list[Path]:
         """The safetensors or `.bin` files."""

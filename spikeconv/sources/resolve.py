@@ -13,7 +13,7 @@ from spikeconv.sources.presets import Preset, model_presets
 from spikeconv.sources.weight_files import ADAPTER, INDEX, SINGLE, adapter_base
 from spikeconv.wheels import SMOLLM2, Wheel
 
-__all__ = ["fetch_from_hub", "open_source", "resolve_source"]
+__all__ = ["cached_snapshot", "cached_wheel", "fetch_from_hub", "open_source", "resolve_source"]
 
 WHEELS: dict[str, Wheel] = {SMOLLM2.name: SMOLLM2}
 FILE_SUFFIXES = (".gguf", ".pth")
@@ -78,8 +78,8 @@ def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
     return HfSource(path, trust_remote_code=trust_remote_code)
 
 
-def fetch_from_hub(model_id: str) -> Path:
-    """The local snapshot of a hub model; one quick request decides whether it can be had.
+def fetch_from_hub(model_id: str, only: tuple[str, ...] | None = None) -> Path:
+    """The local snapshot of a hub model, or of these files of it; one quick request decides whether it can be had.
 
     Raises:
         SpikeconvError: the model is gated or does not exist, or the hub cannot be reached and no copy is cached.
@@ -88,14 +88,13 @@ def fetch_from_hub(model_id: str) -> Path:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
     try:
         files = [file.rfilename for file in HfApi().model_info(model_id, timeout=TIMEOUT).siblings or ()]
         pickled = () if {SINGLE, INDEX} & set(files) else PICKLED
-        return Path(snapshot_download(model_id, allow_patterns=[*PATTERNS, *pickled]))
+        return Path(snapshot_download(model_id, allow_patterns=list(only or (*PATTERNS, *pickled))))
     except GatedRepoError:
         reason = f"{model_id} is gated: accept its licence on its page on the hub, then log in with `hf auth login`."
     except RepositoryNotFoundError:
@@ -103,11 +102,21 @@ def fetch_from_hub(model_id: str) -> Path:
     except HfHubHTTPError as error:
         reason = f"The hub refused {model_id}: {str(error).splitlines()[0]}"
     except Exception as error:  # the client's network errors share no base class
-        try:
-            return Path(snapshot_download(model_id, allow_patterns=[*PATTERNS, *PICKLED], local_files_only=True))
-        except LocalEntryNotFoundError:
-            reason = f"The model hub cannot be reached ({type(error).__name__}) and {model_id} is not cached here."
+        if (cached := cached_snapshot(model_id)) is not None:
+            return cached
+        reason = f"The model hub cannot be reached ({type(error).__name__}) and {model_id} is not cached here."
     raise SpikeconvError(reason)
+
+
+def cached_snapshot(model_id: str) -> Path | None:
+    """What an earlier run fetched of a hub model, if anything."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model_id, allow_patterns=[*PATTERNS, *PICKLED], local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _below_home(source: str) -> Path:
@@ -123,13 +132,20 @@ def _below_home(source: str) -> Path:
 def _fetch_preset(preset: Preset) -> Path:
     if preset.wheel is None or preset.file is None:
         return fetch_from_hub(preset.hub)
-    wheel = WHEELS[preset.wheel]
-    if wheel.is_cached():  # what was used before is used again, so that runs can be compared
-        return wheel.folder() / preset.file
+    if (cached := cached_wheel(preset)) is not None:  # what was used before is used again, so that runs can be compared
+        return cached
     try:
         return fetch_from_hub(preset.hub)
     except SpikeconvError:
-        return wheel.folder() / preset.file
+        return WHEELS[preset.wheel].folder() / preset.file
+
+
+def cached_wheel(preset: Preset) -> Path | None:
+    """The file of a preset in a wheel that an earlier run fetched, if it did."""
+    if preset.wheel is None or preset.file is None:
+        return None
+    wheel = WHEELS[preset.wheel]
+    return wheel.folder() / preset.file if wheel.is_cached() else None
 
 
 def _is_model(path: Path) -> bool:

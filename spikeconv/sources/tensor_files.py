@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,9 @@ class TensorFile(Protocol):
     def load(self, name: str) -> Tensor:
         """Read one tensor."""
 
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        """Read a matrix, so many rows at a time; each block is only good until the next one is asked for."""
+
 
 def open_tensor_file(path: Path) -> TensorFile:
     """Open a file by its suffix: `.safetensors`, or else what `torch.save` wrote.
@@ -55,6 +59,9 @@ class _Pickled:
 
     def load(self, name: str) -> Tensor:
         return self._values[name].clone(memory_format=torch.contiguous_format)
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        yield from self._values[name].split(rows)
 
 
 class _Safetensors:
@@ -80,11 +87,25 @@ class _Safetensors:
         shape, dtype = self.tensors[name]
         assert isinstance(dtype, torch.dtype), "only floats are converted"
         tensor = torch.empty(shape, dtype=dtype)
+        self._read(name, tensor, 0)
+        return tensor
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        shape, dtype = self.tensors[name]
+        assert isinstance(dtype, torch.dtype), "only floats are converted"
+        buffer, at = torch.empty((min(rows, shape[0]), *shape[1:]), dtype=dtype), 0
+        for first in range(0, shape[0], rows):
+            block = buffer[: shape[0] - first]
+            self._read(name, block, at)
+            at += block.nbytes
+            yield block
+
+    def _read(self, name: str, tensor: Tensor, at: int) -> None:
+        """Fill a tensor from a byte of another on."""
         try:
-            read_into(self._file.fileno(), bytes_of(tensor), self._spans[name][0])
+            read_into(self._file.fileno(), bytes_of(tensor), self._spans[name][0] + at)
         except OSError as error:
             raise UnreadableError(f"{self._path}: {name} cannot be read: {error}") from None
-        return tensor
 
 
 def tensor_spans(path: Path) -> dict[str, tuple[int, int]]:

@@ -1,5 +1,13 @@
 from spikeconv.weights.calibrated import CalibratedWeight, quantize_calibrated
 from spikeconv.weights.hessian import Statistics
-from spikeconv.weights.rtn import QuantizedWeight, dequantize, quantize_rtn
+from spikeconv.weights.rtn import QuantizedWeight, dequantize, quantize_blocks, quantize_rtn
 
-__all__ = ["CalibratedWeight", "QuantizedWeight", "Statistics", "dequantize", "quantize_calibrated", "quantize_rtn"]
+__all__ = [
+    "CalibratedWeight",
+    "QuantizedWeight",
+    "Statistics",
+    "dequantize",
+    "quantize_blocks",
+    "quantize_calibrated",
+    "quantize_rtn",
+]

@@ -16,7 +16,7 @@ from spikeconv.checkpoint import scratch
 from spikeconv.checkpoint.journal import JOURNAL
 from spikeconv.checkpoint.scratch import Scratch
 from spikeconv.checkpoint.writer import RECORD
-from spikeconv.conversion.pipeline import Writing
+from spikeconv.conversion.writing import Writing
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.hf import HfSource
 

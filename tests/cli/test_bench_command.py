@@ -7,7 +7,7 @@ import pytest
 
 from spikeconv.bench.kernels import Shape
 
-SMALL = Shape("tiny", "q|k|v", 64, (32, 32))
+SMALL = Shape("tiny", "q|k|v", 512, (256, 256))  # a smaller one takes long: copies of it must fill the caches
 
 
 def test_command(spikeconv: Any, monkeypatch: pytest.MonkeyPatch) -> None:

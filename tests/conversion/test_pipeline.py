@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.layers import LayerResult
 from spikeconv.conversion.memory import converted_tensors
-from spikeconv.conversion.pipeline import Writing, convert
+from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
+from spikeconv.conversion.writing import Writing
 from spikeconv.families.norm import RMS_PLUS_ONE
 from spikeconv.rotation import Rotation
 from spikeconv.sources.hf import HfSource

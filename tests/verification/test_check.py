@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from spikeconv.conversion.pipeline import Writing
+from spikeconv.conversion.writing import Writing
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.hf import HfSource
 from spikeconv.verification.check import check_files
