@@ -1,4 +1,4 @@
-"""Children that end without a word at one of their file-system operations."""
+"""Conversions that come to an end: children that are killed at a file-system operation, sources that fail."""
 
 import os
 import signal
@@ -6,9 +6,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from spikeconv.checkpoint import scratch
+import pytest
 
-__all__ = ["KILLED", "operations", "run_killed"]
+from spikeconv.checkpoint import scratch
+from spikeconv.sources.hf import HfSource
+
+__all__ = ["KILLED", "fail_at_read", "operations", "run_killed"]
 
 KILLED = -signal.SIGKILL
 CALLS = ("pwrite", "ftruncate", "replace", "rename", "unlink", "mkdir", "rmdir", "fsync", "open", "close")
@@ -68,3 +71,21 @@ def _in_child(run: Callable[[], object]) -> int:
             code = 0
         os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fail_at_read(monkeypatch: pytest.MonkeyPatch, number: int, error: type[BaseException]) -> list[str]:
+    """Let the source fail at a tensor; returns the names of those read before."""
+    calls: list[str] = []
+
+    def failing(read: Any) -> Any:
+        def patched(self: HfSource, name: str, *rows: int) -> Any:
+            if len(calls) == number:
+                raise error
+            calls.append(name)
+            return read(self, name, *rows)
+
+        return patched
+
+    for way in ("load", "blocks"):
+        monkeypatch.setattr(HfSource, way, failing(getattr(HfSource, way)))
+    return calls

@@ -3,8 +3,9 @@
     python scripts/bench/convert.py --size 1b                  # 0.1b, 1b, 7b; the checkpoint is made once, in --folder
     python scripts/bench/convert.py --size 7b --clip mse
 
-Prints weights a minute, the share of the bare rate (same threads, same run), and the peak of resident memory, with
-pages of files and without. The checkpoint has LLaMA's shapes and random bfloat16 weights, sharded as on the hub.
+Prints weights a minute, the share of the bare rate (same threads, same run), the peak of resident memory, with pages of
+files and without, and what `spikeconv plan` had foreseen of all that. The checkpoint has LLaMA's shapes and random
+bfloat16 weights, sharded as on the hub.
 """
 
 import argparse
@@ -17,11 +18,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from spikeconv.bench import measure_limits
 from spikeconv.checkpoint.layout import Layout, TensorSpec
+from spikeconv.conversion.linear import BLOCK
 from spikeconv.conversion.writing import default_jobs
 from spikeconv.rotation import Rotation
 from spikeconv.sources.model_config import build_empty, hf_config
@@ -64,10 +67,10 @@ def make_source(folder: Path, size: str) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def watched(command: list[str]) -> tuple[float, int, int]:
-    """Seconds of a command, and its peaks in bytes: all resident pages, and those that belong to no file."""
+def watched(command: list[str]) -> tuple[dict[str, Any], float, int, int]:
+    """What a command prints as JSON, its seconds, and its peaks in bytes: all resident pages, and those of no file."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peaks = {"VmHWM": 0, "RssAnon": 0}
 
     def watch() -> None:
@@ -83,15 +86,23 @@ def watched(command: list[str]) -> tuple[float, int, int]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    _, errors = process.communicate()
+    printed, errors = process.communicate()
     watcher.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {errors}")
-    return time.perf_counter() - start, peaks["VmHWM"], peaks["RssAnon"]
+    return json.loads(printed), time.perf_counter() - start, peaks["VmHWM"], peaks["RssAnon"]
 
 
-def bare_rate(size: str, search: bool, jobs: int, seconds: float = 4) -> float:
-    """Weights a second of rotate, round and pack alone, on the matrices of a layer in float32."""
+def bare_rate(size: str, search: bool, jobs: int, block: int | None = None, seconds: float = 4) -> float:
+    """Weights a second of rotate, round and pack alone, on the float32 matrices of a layer in memory.
+
+    Args:
+        size: which model's.
+        search: clip search.
+        jobs: matrices at a time.
+        block: weights at a time, in the cache, on one thread of torch's; None: whole matrices, on all of them.
+        seconds: to measure for.
+    """
     shape = SIZES[size]
     hidden, ffn = shape["hidden_size"], shape["intermediate_size"]
     kv = hidden // shape["num_attention_heads"] * shape.get("num_key_value_heads", shape["num_attention_heads"])
@@ -100,15 +111,20 @@ def bare_rate(size: str, search: bool, jobs: int, seconds: float = 4) -> float:
     rotations = {matrix.shape[1]: Rotation(matrix.shape[1], 2) for matrix in matrices}
 
     def work(matrix: torch.Tensor) -> int:
-        quantize_rtn(rotations[matrix.shape[1]](matrix), 4, search)
+        rotation = rotations[matrix.shape[1]]
+        for part in matrix.split(len(matrix) if block is None else max(1, block // matrix.shape[1])):
+            quantize_rtn(rotation(part), 4, search)
         return matrix.numel()
 
-    with ThreadPoolExecutor(jobs) as pool:
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(jobs, "bare", torch.set_num_threads, (threads if block is None else 1,)) as pool:
         list(pool.map(work, matrices))
         done, start = 0, time.perf_counter()
         while time.perf_counter() - start < seconds:
             done += sum(pool.map(work, matrices))
-        return done / (time.perf_counter() - start)
+        rate = done / (time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return rate
 
 
 def main() -> None:
@@ -124,36 +140,31 @@ def main() -> None:
         with file.open("rb") as opened:
             while opened.read(1 << 24):
                 pass
-    bare = bare_rate(arguments.size, arguments.clip == "mse", arguments.jobs)
-    command = [sys.executable, "-m", "spikeconv", "convert", str(source), "-o", str(output), "--quiet"]
-    command += ["--jobs", str(arguments.jobs), "--weight-clip", arguments.clip, "--json"]
+    search = arguments.clip == "mse"
+    bare, blocks = (bare_rate(arguments.size, search, arguments.jobs, block) for block in (None, BLOCK))
+    options = [str(source), "-o", str(output), "--jobs", str(arguments.jobs), "--weight-clip", arguments.clip]
+    spikeconv = [sys.executable, "-m", "spikeconv"]
+    plan, *_ = watched([*spikeconv, "plan", *options, "--json", "--quiet"])
     try:
-        seconds, resident, anonymous = watched(command)
-        record = json.loads((output / "spikeconv.json").read_text())
+        summary, seconds, resident, anonymous = watched([*spikeconv, "convert", *options, "--json", "--quiet"])
+        written = sum(file.stat().st_size for file in output.glob("*.safetensors"))
     finally:
         shutil.rmtree(output, ignore_errors=True)
-    layers = list(record["layers"])
-    sizes = {name: tuple(shape) for name, shape in _shapes(source).items()}
-    weights = sum(sizes[f"{name}.weight"][0] * sizes[f"{name}.weight"][1] for name in layers)
-    help_ = [sys.executable, "-m", "spikeconv", "convert", str(source), "--dry-run", "--quiet"]
-    started, *_ = watched(help_)
+    weights, converting, foreseen = plan["weights"], summary["seconds"], plan["estimate"]
     kernels = measure_limits(0.03, "cpu").kernels
     print(
         f"{arguments.size}, clip {arguments.clip}, {arguments.jobs} threads, {kernels}: {weights / 1e9:.2f} G weights"
     )
-    print(f"  whole command {seconds:.1f} s, of which planning alone takes {started:.1f} s")
-    print(f"  {60 * weights / seconds / 1e9:.2f} G weights a minute, {weights / seconds / bare:.2f} of the bare rate")
-    converting = max(seconds - started, 1e-9)
-    print(
-        f"  without planning {60 * weights / converting / 1e9:.2f} G a minute, {weights / converting / bare:.2f} of the"
-        f" bare {60 * bare / 1e9:.2f} G"
-    )
+    print(f"  whole command {seconds:.1f} s, {60 * weights / seconds / 1e9:.2f} G weights a minute")
+    print(f"  without starting and planning {converting:.1f} s, {60 * weights / converting / 1e9:.2f} G a minute:")
+    for name, rate in (("whole matrices", bare), ("blocks in the cache", blocks)):
+        share = weights / converting / rate
+        print(f"    {share:.2f} of rotating, rounding and packing {name} ({60 * rate / 1e9:.2f} G)")
     print(f"  peak of resident memory {resident / 2**30:.2f} GiB, without pages of files {anonymous / 2**30:.2f} GiB")
-
-
-def _shapes(source: Path) -> dict[str, tuple[int, ...]]:
-    config = json.loads((source / "config.json").read_text())
-    return {name: tuple(tensor.shape) for name, tensor in build_empty(hf_config(config)).state_dict().items()}
+    print(
+        f"  foreseen / found: seconds {foreseen['seconds'] / converting:.2f}, memory "
+        f"{foreseen['peak_bytes'] / resident:.2f}, bytes written {foreseen['output_bytes'] / written:.4f}"
+    )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def _of_weight(source: Source, job: Job, balanced: bool) -> int:
     if weights.is_float or weights.is_calibrated or balanced:
         whole = job.weights * (itemsize(source.dtype(f"{job.linear.name}.weight")) + 4 * WHOLE_COPIES)
         return whole + block + (8 * SOLVER_COPIES * job.in_features**2 if weights.is_calibrated else 0)
-    return block + job.packed_bytes  # the blocks of the result, before they are one
+    return block
 
 
 def peak_of(working: Mapping[str, int], jobs: int) -> int:

@@ -28,7 +28,6 @@ from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.writing import Writing
 from spikeconv.nn import Encoder
-from spikeconv.report.operations import SPIKE_CELLS
 from spikeconv.rotation import Rotation
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
@@ -118,12 +117,13 @@ def estimate(
         folder: where the output would lie; how fast its disk is shows in a file without a name.
         searches: whether encoders will be searched on a text.
     """
+    base = resident_bytes()  # before anything is tried
     units = output_specs(source, plan, dtype)
     layout = Layout.of((spec for specs in units.values() for spec in specs), writing.shard_bytes)
     working = working_bytes(source, plan, units)
     known = not plan.calibrates and not searches and not plan.clips
     seconds = None if plan.calibrates else _seconds(source, plan, layout, writing.jobs, folder)
-    peak = resident_bytes() + max(peak_of(working, writing.jobs), statistics_bytes(source, plan))
+    peak = base + max(peak_of(working, writing.jobs), statistics_bytes(source, plan))
     return Estimate(
         source_bytes=source.size(),
         output_bytes=sum(layout.sizes.values()),
@@ -143,7 +143,7 @@ def _seconds(source: Source, plan: Plan, layout: Layout, jobs: int, folder: Path
     for job in plan.jobs:
         kinds[job.in_features, job.scheme] += job.weights
     budget = SECONDS / (len(kinds) + 2)
-    converting = sum(count / _rate(partial(_try_weight, *kind), jobs, budget) for kind, count in kinds.items())
+    converting = sum(count / _rate(_trial(*kind), jobs, budget) for kind, count in kinds.items())
     written = sum(layout.sizes.values())
     noise = bytes_of(torch.randn(SAMPLE))
     hashing = (source.size() + written) / _rate(partial(_try_bytes, noise), jobs, budget)
@@ -152,12 +152,16 @@ def _seconds(source: Source, plan: Plan, layout: Layout, jobs: int, folder: Path
     return converting + hashing + again + written / _disk_rate(noise, folder, budget / 2)
 
 
-def _try_weight(width: int, scheme: LinearScheme) -> int:
-    """Convert some rows; returns how many weights."""
+def _trial(width: int, scheme: LinearScheme) -> Callable[[], int]:
+    """Converts some rows, and returns how many weights."""
     weight = torch.empty(max(1, SAMPLE // width), width, dtype=torch.bfloat16).uniform_(-1, 1)
     d = torch.ones(width) if scheme.balance != "none" else None
-    convert_linear(weight, scheme, balance=d)
-    return weight.numel()
+
+    def convert() -> int:
+        convert_linear(weight, scheme, balance=d)
+        return weight.numel()
+
+    return convert
 
 
 def _try_bytes(data: memoryview) -> int:
@@ -191,7 +195,7 @@ def _disk_rate(data: memoryview, folder: Path, seconds: float) -> float:
     written, start = 0, time.perf_counter()
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
-            while time.perf_counter() - start < seconds:
+            while not written or time.perf_counter() - start < seconds:
                 written += os.write(file.fileno(), data)
             os.fsync(file.fileno())
     except OSError:  # nothing can be written there, and the plan will say so
@@ -213,7 +217,7 @@ def _statistics_seconds(source: Source, plan: Plan) -> float:
 
     product()
     start, done = time.perf_counter(), 0
-    while time.perf_counter() - start < SECONDS / 4:
+    while not done or time.perf_counter() - start < SECONDS / 4:
         done += product()
     macs = done / (time.perf_counter() - start)
     return STATISTICS_TOKENS * weights / macs
@@ -256,7 +260,7 @@ class _Sent(NamedTuple):
 
 def _gaussian(width: int, scheme: LinearScheme) -> _Sent:
     """What an encoder sends of Gaussian inputs."""
-    if isinstance(scheme.inputs, FloatInputs) or scheme.inputs.spikes not in SPIKE_CELLS:
+    if isinstance(scheme.inputs, FloatInputs) or scheme.inputs.spikes == "integer":
         return _Sent(None, 1)
     whole = scheme.inputs.model_copy(update={"clip": None}) if isinstance(scheme.inputs, CountInputs) else scheme.inputs
     encoder = Encoder(width, scheme.model_copy(update={"inputs": whole}))

@@ -62,8 +62,8 @@ def convert_linear(
     """
     settings = scheme.weights
     if not settings.is_float and not settings.is_calibrated:
-        rows = weight.split(max(1, BLOCK // weight.shape[1]))
-        return convert_blocks(rows, scheme, gamma, center, threshold, balance)
+        blocks = weight.split(max(1, BLOCK // weight.shape[1]))
+        return convert_blocks(blocks, len(weight), scheme, gamma, center, threshold, balance)
     others = _others(None if center is None else [_times(weight, center)], threshold, scheme, balance)
     rotated = rotated_weight(weight, scheme, gamma, balance)
     if settings.is_float:
@@ -75,13 +75,14 @@ def convert_linear(
 
 def convert_blocks(
     blocks: Iterable[Tensor],
+    rows: int,
     scheme: LinearScheme,
     gamma: Tensor | None = None,
     center: Tensor | None = None,
     threshold: float | None = None,
     balance: Tensor | None = None,
 ) -> ConvertedLinear:
-    """The same for a weight that comes block by block, [rows, in], and is rounded to the nearest.
+    """The same for a weight [rows, in] that comes block by block and is rounded to the nearest.
 
     A row is rotated and rounded by itself, so that a block of `BLOCK` weights never leaves the cache and no matrix of
     floats has to be in memory as a whole.
@@ -94,7 +95,7 @@ def convert_blocks(
                 constant.append(_times(block, center))
             yield rotated_weight(block, scheme, gamma, balance)
 
-    quantized = quantize_blocks(rotated(), scheme.weights.bits, scheme.weights.clip == "mse")
+    quantized = quantize_blocks(rotated(), rows, scheme.weights.bits, scheme.weights.clip == "mse")
     return ConvertedLinear(
         _tensors(quantized, scheme, _others(constant, threshold, scheme, balance)), quantized.relative_error
     )

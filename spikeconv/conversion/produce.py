@@ -4,7 +4,7 @@ are rounded for the inputs that the converted network gives them.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import torch
@@ -79,20 +79,27 @@ def produce(
 def _in_any_order(
     make: Callable[[str], None], units: list[str], jobs: int, track: Track, beside: Sequence[Callable[[], None]]
 ) -> None:
-    tasks: list[Callable[[], None]] = [partial(make, unit) for unit in units]
-    for index, task in reversed(list(enumerate(beside))):  # spread, so that each finds its file in the cache
-        tasks.insert(index * len(units) // len(beside), task)
     if jobs == 1:
-        for task in track(tasks, "converting", len(tasks)):
+        for unit in track(units, "converting", len(units)):
+            make(unit)
+        for task in beside:
             task()
         return
     threads = torch.get_num_threads()
     # One thread of torch's for each of ours: more would only wait for each other.
     pool = ThreadPoolExecutor(jobs, "convert", torch.set_num_threads, (1,))
     try:
-        futures = [pool.submit(task) for task in tasks]
-        for future in track(futures, "converting", len(tasks)):
+        futures: list[Future[None]] = []
+        others: list[Future[None]] = []
+        for index, unit in enumerate(units):
+            while index * len(beside) >= len(others) * len(units) and len(others) < len(beside):
+                others.append(pool.submit(beside[len(others)]))  # spread, so that each finds its file in the cache
+            futures.append(pool.submit(make, unit))
+        others += [pool.submit(task) for task in beside[len(others) :]]
+        for future in track(futures, "converting", len(units)):
             future.result()
+        for other in others:
+            other.result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -85,7 +85,7 @@ class Work:
         if not weights.is_float and not weights.is_calibrated:
             blocks = self._source.blocks(name, max(1, BLOCK // job.in_features))
             checked = (self._rotatable(job, block, gamma) for block in blocks)
-            converted = convert_blocks(checked, job.scheme, gamma, center, job.threshold, balance)
+            converted = convert_blocks(checked, job.out_features, job.scheme, gamma, center, job.threshold, balance)
         else:
             weight, bias = self._rotatable(job, self._source.load(name), gamma), f"{module}.bias"
             given = _read(self._source, bias) if weights.has_bias and bias in self._tensors else None

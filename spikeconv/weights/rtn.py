@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from spikeconv import ops
@@ -35,26 +34,38 @@ def quantize_rtn(weight: Tensor, bits: int, search_clip: bool) -> QuantizedWeigh
     Raises:
         SpikeconvError: a weight, or what would stand for one, is not a finite float32.
     """
-    return quantize_blocks([weight], bits, search_clip)
+    return quantize_blocks([weight], len(weight), bits, search_clip)
 
 
-def quantize_blocks(blocks: Iterable[Tensor], bits: int, search_clip: bool) -> QuantizedWeight:
-    """Quantize a matrix that comes in blocks of rows [rows, in]: each row is rounded by itself.
+def quantize_blocks(blocks: Iterable[Tensor], rows: int, bits: int, search_clip: bool) -> QuantizedWeight:
+    """Quantize a matrix that comes in blocks of rows: each row is rounded by itself.
+
+    Args:
+        blocks: [some, in] each.
+        rows: of all of them.
+        bits: 2 to 8.
+        search_clip: search the range of each row.
 
     Raises:
         SpikeconvError: as `quantize_rtn`.
     """
-    parts: list[tuple[Tensor, ...]] = []
-    row, squares, power = 0, 0.0, 0.0
+    whole: list[Tensor] = []
+    first, squares, power = 0, 0.0, 0.0
     for block in blocks:
-        packed, scale, row_sum, error = ops.quantize_rtn(block, bits, search_clip)
-        _check_finite(block, scale * float(1 << bits - 1) + error, row)
+        *parts, error = ops.quantize_rtn(block, bits, search_clip)
+        _check_finite(block, parts[1] * float(1 << bits - 1) + error, first)
         norm = float(block.float().norm())
         if not 0 < norm < math.inf:  # of weights whose squares no float32 holds
             norm = float(block.double().norm())
-        row, squares, power = row + len(block), squares + float(error.sum()), power + norm**2
-        parts.append((packed, scale, row_sum))
-    packed, scale, row_sum = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        squares, power = squares + float(error.sum()), power + norm**2
+        if len(block) == rows:
+            whole = parts
+        else:
+            whole = whole or [part.new_empty((rows, *part.shape[1:])) for part in parts]
+            for place, part in zip(whole, parts, strict=True):
+                place[first : first + len(block)] = part
+        first += len(block)
+    packed, scale, row_sum = whole
     return QuantizedWeight(packed, scale, row_sum, (squares / power) ** 0.5 if power > 0 else 0.0)
 
 

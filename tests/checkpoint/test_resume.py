@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from killing import KILLED, operations, run_killed
+from killing import KILLED, fail_at_read, operations, run_killed
 
 from spikeconv.checkpoint import scratch
 from spikeconv.checkpoint.journal import JOURNAL
@@ -42,20 +42,6 @@ def whole(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path_factory: pyte
     return contents(output)
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, number: int, error: type[BaseException]) -> list[str]:
-    """Let the source fail at a load; returns the names loaded before."""
-    load, calls = HfSource.load, []
-
-    def failing(self: HfSource, name: str) -> torch.Tensor:
-        if len(calls) == number:
-            raise error
-        calls.append(name)
-        return load(self, name)
-
-    monkeypatch.setattr(HfSource, "load", failing)
-    return calls
-
-
 def test_stopped_at_every_tensor(
     whole: dict[str, bytes],
     tiny_checkpoint: Fixture,
@@ -68,11 +54,11 @@ def test_stopped_at_every_tensor(
     for number in range(0, total, 3):
         for error in (KeyboardInterrupt, MemoryError):
             with monkeypatch.context() as patch, pytest.raises(error):
-                stop_at(patch, number, error)
+                fail_at_read(patch, number, error)
                 run_convert(source, output, writing=Writing(**SHARDS))
             assert [path.name for path in tmp_path.iterdir()] == ([".out.incomplete"] if number else [])
             with monkeypatch.context() as patch:
-                made = stop_at(patch, total, RuntimeError)
+                made = fail_at_read(patch, total, RuntimeError)
                 run_convert(source, output, writing=Writing(**SHARDS))
             assert len(made) == total - number  # nothing was made twice
             assert contents(output) == whole and [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -128,7 +114,7 @@ def test_what_is_written_is_compared_with_the_journal(
     generator = torch.Generator().manual_seed(1)
     for damage in ("bytes", "cut", "short", "stranger", "no journal"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            stop_at(patch, 20, KeyboardInterrupt)
+            fail_at_read(patch, 20, KeyboardInterrupt)
             run_convert(source, output, writing=Writing(**SHARDS))
         shards = sorted(folder.glob("*.safetensors"))
         journal = folder / JOURNAL
@@ -158,7 +144,7 @@ def test_another_conversion_is_refused(
 ) -> None:
     source, output, folder = tiny_checkpoint("qwen2"), tmp_path / "out", tmp_path / ".out.incomplete"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, 9, KeyboardInterrupt)
+        fail_at_read(patch, 9, KeyboardInterrupt)
         run_convert(source, output)
     before = contents(folder)
     for settings, words in (
@@ -196,7 +182,7 @@ def test_a_read_that_fails_costs_no_work(
         patch.setattr(os, "preadv", failing)
         run_convert(tiny_checkpoint("qwen2"), tmp_path / "out", writing=Writing(**SHARDS))
     with monkeypatch.context() as patch:
-        made = stop_at(patch, 1000, RuntimeError)
+        made = fail_at_read(patch, 1000, RuntimeError)
         run_convert(tiny_checkpoint("qwen2"), tmp_path / "out", writing=Writing(**SHARDS))
     assert len(made) == len(HfSource(tiny_checkpoint("qwen2")).names()) - 11
     assert contents(tmp_path / "out") == whole

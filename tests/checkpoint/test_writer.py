@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from killing import fail_at_read
 
 from spikeconv.checkpoint.writer import RECORD
 from spikeconv.errors import SpikeconvError
 from spikeconv.plain import write_json
-from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]
 
@@ -27,15 +26,7 @@ def interrupted(
 ) -> type[BaseException]:
     """The source fails in the middle, as it would again."""
     converted()  # tests share this one; it must not be the one that fails
-    load, calls = HfSource.load, []
-
-    def failing(self: HfSource, name: str) -> torch.Tensor:
-        calls.append(name)
-        if len(calls) == 9:
-            raise request.param
-        return load(self, name)
-
-    monkeypatch.setattr(HfSource, "load", failing)
+    fail_at_read(monkeypatch, 8, request.param)
     return request.param  # type: ignore[no-any-return]
 
 

@@ -123,14 +123,14 @@ def test_a_conversion_that_was_stopped_goes_on(
         "import os, signal, sys, spikeconv.conversion.work as p\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # and nohup this
-        "real, calls = p.convert_linear, []\n"
+        "real, calls = p.convert_blocks, []\n"
         "def slow(*a, **k):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 5:\n"
         f"        os.kill(os.getpid(), {int(number)})\n"
         "    return real(*a, **k)\n"
         "if 'go on' not in os.environ.get('DO', ''):\n"
-        "    p.convert_linear = slow\n"
+        "    p.convert_blocks = slow\n"
         "from spikeconv.cli.app import main\n"
         "main()\n"
     )

@@ -101,6 +101,7 @@ def test_quarot_folds_the_norms_in_front_of_jobs(plan: Callable[..., Plan]) -> N
 
 
 def test_nothing_is_read_for_a_plan(plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HfSource, "load", lambda self, name: pytest.fail(f"{name} was read"))
+    for way in ("load", "blocks"):
+        monkeypatch.setattr(HfSource, way, lambda self, name, *rows: pytest.fail(f"{name} was read"))
     assert plan().weights == sum(job.weights for job in plan().jobs) > 0
     assert torch.get_default_device() == torch.device("cpu")
