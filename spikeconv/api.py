@@ -196,7 +196,7 @@ def verify(
     *,
     text: str | None = None,
     tokens: int = 32,
-    source: bool = True,
+    source: "bool | PathLike" = True,
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> "VerifyResult":
@@ -206,7 +206,8 @@ def verify(
         checkpoint: a converted checkpoint, or a model that was loaded from one or converted in memory.
         text: what to run; None: a bundled public-domain sample.
         tokens: tokens of it.
-        source: compare with the float source too, if it is still there.
+        source: compare with the float source too, where the checkpoint was converted here; or what it was converted
+            from, as for `convert`.
         device: for a checkpoint on disk.
         trust_remote_code: allow the checkpoint's own Python code.
 

@@ -8,7 +8,7 @@ import os
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")  # before anything of Hugging Face is imported
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from spikeconv.checkpoint import folder
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.linear import convert_linear
 from spikeconv.conversion.pipeline import ConvertSummary, convert
@@ -159,6 +160,15 @@ def converted(
         return made[key]
 
     return checkpoint
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where this process notes what it converted: one place, for tests with caches of their own share checkpoints."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("made-here")
+        patch.setattr(folder, "notes_dir", lambda: place)
+        yield place
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from spikeconv.bench.timing import median_seconds
-from spikeconv.checkpoint.folder import read_record
+from spikeconv.checkpoint.folder import source_path
 from spikeconv.evaluate.models import load_checkpoint, load_source
 from spikeconv.integrations.memory import memory_keyword, memory_of
 
@@ -38,6 +38,7 @@ class ModelRow:
 
 def bench_model(
     checkpoint: Path,
+    source: Path | None = None,
     *,
     prompt: int = 2048,
     new_tokens: int = 48,
@@ -48,7 +49,8 @@ def bench_model(
     """Measure prefill and decode of a checkpoint and of its peers, in turns.
 
     Args:
-        checkpoint: a converted checkpoint whose source is still there.
+        checkpoint: a converted checkpoint.
+        source: what it was converted from; None: as recorded, if it was converted here.
         prompt: tokens of the prefill.
         new_tokens: tokens decoded one by one after a prompt of 32.
         seconds: about how long each prefill is measured.
@@ -56,16 +58,20 @@ def bench_model(
         on_load: told of the spiking model before anything is measured.
     """
     models: dict[str, Any] = {
-        "HF fp32": load_source(checkpoint, device=device, dtype="float32").model,
-        "HF bf16": load_source(checkpoint, device=device, dtype="bfloat16").model,
+        "HF fp32": load_source(checkpoint, source, device=device, dtype="float32").model,
+        "HF bf16": load_source(checkpoint, source, device=device, dtype="bfloat16").model,
         "spiking": load_checkpoint(checkpoint, device=device).model,
     }
     on_load(models["spiking"])
     ids = torch.randint(models["spiking"].config.get_text_config().vocab_size, (1, prompt), device=device)
     prefill = {name: _prefill(model, ids) for name, model in models.items()}
     decode = {name: _decode(model) for name, model in models.items()}
-    source = Path(read_record(checkpoint)["source"]["path"])
-    if device == "cpu" and (llama := _llama(source, prompt + len(PROMPT) + 2 * new_tokens)) is not None:
+    source = source_path(checkpoint, source)
+    if (
+        device == "cpu"
+        and source is not None
+        and (llama := _llama(source, prompt + len(PROMPT) + 2 * new_tokens)) is not None
+    ):
         prefill["llama.cpp"], decode["llama.cpp"] = _llama_calls(llama, prompt)
     with torch.inference_mode():
         bearable = {name: call for name, call in prefill.items() if _is_bearable(call)}

@@ -1,5 +1,6 @@
 """The model card of a converted checkpoint."""
 
+import re
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
@@ -20,7 +21,7 @@ tags: [spikeconv, spiking-neural-network, neuromorphic]
 A spike-driven language model, converted from {_origin(record["source"]["path"])} without training by
 spikeconv {record["versions"]["spikeconv"]}:
 
-    {record["command"]}
+    {_command(record["command"], record["source"]["path"])}
 
 {len(record["layers"])} linears accumulate signed integer weight columns by spike counts
 ({record["bits_per_weight"]:.2f} bits per converted weight, scales included). Not converted:
@@ -50,9 +51,27 @@ def _origin(path: str | None) -> str:
     """The source's hub id or last name: cards are published, and where it lay on a disk is nobody's business."""
     if path is None:
         return "a model in memory"
-    parts = PurePath(path).parts or (path,)
-    hub = next((part for part in parts if part.startswith("models--")), None)  # of the hub's cache folder
-    return f"`{hub.removeprefix('models--').replace('--', '/') if hub else parts[-1]}`"
+    return f"`{_hub_id(path) or PurePath(path).name or path}`"
+
+
+def _hub_id(path: str) -> str | None:
+    """The id of a model in the hub's cache folder, or None."""
+    hub = next((part for part in PurePath(path).parts if part.startswith("models--")), None)
+    return hub and hub.removeprefix("models--").replace("--", "/")
+
+
+WORDS = re.compile(r"""'[^']*'|"[^"]*"|[^\s'"=,()]+""")
+
+
+def _command(command: str, path: str | None) -> str:
+    """A command line, or a call, with last names instead of paths; the source's hub id stays."""
+    hub = path and _hub_id(path)
+
+    def named(match: re.Match[str]) -> str:
+        word = match[0].strip("'\"")
+        return match[0] if "/" not in word or word == hub else match[0].replace(word, PurePath(word).name)
+
+    return WORDS.sub(named, command)
 
 
 def _rows(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -4,13 +4,24 @@ import os
 from pathlib import Path
 from typing import Any
 
-from spikeconv.cache import cache_dir
+from spikeconv.cache import cache_dir, make_private
 from spikeconv.checkpoint.writer import RECORD
 from spikeconv.errors import SpikeconvError
+from spikeconv.hashing import sha256_of
 from spikeconv.plain import write_json
 from spikeconv.sources.json_file import read_json
 
-__all__ = ["has_record", "read_record", "remember", "resolve_checkpoint", "save_zero_shares", "saw_text", "source_path"]
+__all__ = [
+    "has_record",
+    "notes_dir",
+    "read_record",
+    "remember",
+    "remember_own",
+    "resolve_checkpoint",
+    "save_zero_shares",
+    "saw_text",
+    "source_path",
+]
 
 
 def remember(checkpoint: Path) -> None:
@@ -19,7 +30,7 @@ def remember(checkpoint: Path) -> None:
     Raises:
         OSError: the cache folder cannot be written.
     """
-    cache_dir().mkdir(parents=True, exist_ok=True)
+    make_private(cache_dir())
     (cache_dir() / "last").write_bytes(os.fsencode(checkpoint.absolute()))
 
 
@@ -75,10 +86,52 @@ def saw_text(path: Path, digest: str) -> bool:
     return isinstance(calibration, dict) and calibration.get("text_sha256") == digest
 
 
-def source_path(record: dict[str, Any]) -> Path | None:
-    """Where the source of a checkpoint was when it was converted; None for a model in memory."""
-    path = record["source"]["path"]
-    return None if path is None else Path(path)
+def remember_own(checkpoint: Path) -> None:
+    """Note that a checkpoint was made here, so that what its record says of this machine can be believed.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
+    note = _own(checkpoint)
+    make_private(note.parent)
+    note.write_bytes(b"")
+
+
+def source_path(checkpoint: Path, named: Path | None = None) -> Path | None:
+    """What a checkpoint was converted from; None for a model in memory.
+
+    A record is somebody else's file, unless the conversion was done here: then the path in it is not followed, and the
+    source has to be named.
+
+    Args:
+        checkpoint: its folder.
+        named: what the user says it is.
+
+    Raises:
+        SpikeconvError: it is not known, or not there.
+    """
+    path = read_record(checkpoint)["source"]["path"]
+    if path is None and named is None:
+        return None
+    if named is None and not _own(checkpoint).is_file():
+        raise SpikeconvError(
+            f"{checkpoint} was not converted here, so the path in its record, {path!r}, is not followed: name the "
+            "source with --source."
+        )
+    found = named or Path(path)
+    if not found.exists():
+        raise SpikeconvError(f"The source of {checkpoint}, {found}, is not there; name it with --source.")
+    return found
+
+
+def _own(checkpoint: Path) -> Path:
+    """The note that a checkpoint with this record was made here."""
+    return notes_dir() / sha256_of(checkpoint / RECORD)
+
+
+def notes_dir() -> Path:
+    """Where it is noted which checkpoints were made here."""
+    return cache_dir() / "made-here"
 
 
 def save_zero_shares(path: Path, shares: dict[str, float]) -> None:

@@ -100,8 +100,8 @@ class Sink(Scratch):
         """Whether the scratch folder was left for the same conversion to go on."""
         return not self._published and (self.scratch / JOURNAL).exists()
 
-    def write(self, unit: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
-        """Write the tensors of a unit, from any thread.
+    def write(self, unit: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> dict[str, str]:
+        """Write the tensors of a unit, from any thread; returns the SHA-256 of each.
 
         Args:
             unit: its name.
@@ -124,6 +124,7 @@ class Sink(Scratch):
             assert self._journal is not None, "only inside the context is there something to write to"
             self._written[unit] = entry
             self._journal.add(unit, entry)
+        return digests
 
     def read(self, name: str) -> Tensor:
         """A tensor that was written."""

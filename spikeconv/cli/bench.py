@@ -7,7 +7,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet
+from spikeconv.cli.options import AsJson, Checkpoint, Device, MadeFrom, Quiet
 from spikeconv.errors import SpikeconvError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def bench(
     cached: Annotated[str, typer.Option(help="Tokens in a cache of keys and values, comma-separated.")] = "512,2048",
     kernels: Annotated[bool, typer.Option(help="Measure the kernels.")] = True,
     model: Annotated[bool, typer.Option(help="Measure the checkpoint against its float source.")] = False,
+    made_from: MadeFrom = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="How long each candidate is measured.")] = 0.3,
     device: Device = "cpu",
     as_json: AsJson = False,
@@ -38,6 +39,7 @@ def bench(
     from spikeconv.bench import CACHES, SHAPES, bench_attention, bench_kernels, bench_model, measure_limits
     from spikeconv.checkpoint.folder import resolve_checkpoint
     from spikeconv.loading import find_device
+    from spikeconv.sources.resolve import resolve_source
 
     unknown = [name for name in shapes.split(",") if name not in SHAPES]
     if unknown:
@@ -60,8 +62,9 @@ def bench(
     models: list[ModelRow] = []
     if path is not None:
         silence_fallbacks()
+        source = None if made_from is None else resolve_source(made_from)
         models = bench_model(
-            path, seconds=seconds, device=where, on_load=lambda model: lost.extend(show_fallbacks(model))
+            path, source, seconds=seconds, device=where, on_load=lambda model: lost.extend(show_fallbacks(model))
         )
     if as_json:
         print_json(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
-from spikeconv.cli.options import AsJson, Checkpoint, Quiet, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, MadeFrom, Quiet, TrustRemoteCode
 
 if TYPE_CHECKING:
     from spikeconv.verification.check import CheckResult
@@ -16,10 +16,7 @@ __all__ = ["check"]
 def check(
     checkpoint: Checkpoint = None,
     repair: Annotated[bool, typer.Option("--repair", help="Make damaged weight files again, from the source.")] = False,
-    source: Annotated[
-        str | None,
-        typer.Option(help="What it was converted from, as for `convert`.", show_default="the path in its record"),
-    ] = None,
+    made_from: MadeFrom = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -30,7 +27,7 @@ def check(
 
     Example: [cyan]spikeconv check llama2-7b-4-1.58 --repair[/]
     """
-    from spikeconv.checkpoint.folder import read_record, resolve_checkpoint, source_path
+    from spikeconv.checkpoint.folder import resolve_checkpoint, source_path
     from spikeconv.errors import SpikeconvError
     from spikeconv.sources.resolve import open_source, resolve_source
     from spikeconv.verification.check import check_files
@@ -41,12 +38,12 @@ def check(
         err.print("[note]checkpoint {path}[/]", path=path)
     result = check_files(path, tracker(quiet))
     if repair and not result.clean:
-        named = source or source_path(read_record(path))
-        if named is None:
+        source = source_path(path, None if made_from is None else resolve_source(made_from))
+        if source is None:
             raise SpikeconvError(f"{path} was made of a model in memory; name what to repair it from with --source.")
         if not quiet:
-            err.print("[note]repairing from {source}[/]", source=named)
-        opened = open_source(resolve_source(str(named)), trust_remote_code=trust_remote_code)
+            err.print("[note]repairing from {source}[/]", source=source)
+        opened = open_source(source, trust_remote_code=trust_remote_code)
         repaired = make_again(path, opened, result)
         result = check_files(path, tracker(quiet))
         result.repaired = repaired

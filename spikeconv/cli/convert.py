@@ -38,6 +38,7 @@ from spikeconv.cli.convert_options import (
     KvSlots,
     KvSteps,
     Layers,
+    LogFile,
     MaxMemory,
     MaxShardSize,
     Output,
@@ -60,7 +61,7 @@ from spikeconv.cli.convert_options import (
 from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, number
-from spikeconv.cli.show_conversion import show_foreseen, show_layer, show_plan, show_summary
+from spikeconv.cli.show_conversion import show_foreseen, show_plan, show_summary
 from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 from spikeconv.sources.presets import DEFAULT_MODEL
 
@@ -117,6 +118,7 @@ def convert(
     dry_run: DryRun = False,
     force: Force = False,
     restart: Restart = False,
+    log_file: LogFile = None,
     jobs: Jobs = None,
     max_memory: MaxMemory = None,
     max_shard_size: MaxShardSize = DEFAULT_SHARD_SIZE,
@@ -169,6 +171,7 @@ def convert(
     from spikeconv.checkpoint.scratch import check_target
     from spikeconv.checkpoint.writer import RECORD
     from spikeconv.conversion.foresee import foresee
+    from spikeconv.conversion.log import ConversionLog
     from spikeconv.conversion.pipeline import convert as run
     from spikeconv.conversion.recipe import Clipping, plan_conversion
     from spikeconv.conversion.search import Search
@@ -235,17 +238,18 @@ def convert(
     if not quiet:
         show_plan(plan, str(opened.path), err)
     try:
-        summary = run(
-            opened,
-            plan,
-            target,
-            command=shlex.join(["spikeconv", *sys.argv[1:]]),
-            dtype=float_dtype,
-            writing=writing,
-            track=tracker(quiet),
-            note=note,
-            on_layer=lambda result: None if quiet else show_layer(result),
-        )
+        with ConversionLog(log_file, target) as log:
+            summary = run(
+                opened,
+                plan,
+                target,
+                command=shlex.join(["spikeconv", *sys.argv[1:]]),
+                dtype=float_dtype,
+                writing=writing,
+                track=tracker(quiet),
+                log=log,
+                note=note,
+            )
     except KeyboardInterrupt as stop:
         raise type(stop)(f"{target} is not complete; the same command goes on with it") from None
     with convenience("this checkpoint will not be the default of other commands"):

@@ -40,6 +40,7 @@ __all__ = [
     "KvSlots",
     "KvSteps",
     "Layers",
+    "LogFile",
     "MaxMemory",
     "MaxShardSize",
     "Output",
@@ -297,6 +298,12 @@ SpikePrice = Annotated[
 Jobs = Annotated[
     int | None,
     typer.Option(help="Threads that convert.", rich_help_panel=WRITING, show_default="all cores", min=1, max=64),
+]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File to append a line of JSON to for every tensor.", rich_help_panel=WRITING, show_default="none"
+    ),
 ]
 MaxMemory = Annotated[
     str | None,

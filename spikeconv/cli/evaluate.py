@@ -8,7 +8,7 @@ from rich.table import Table
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience, show_lost_baseline
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, MadeFrom, Quiet, TrustRemoteCode
 from spikeconv.evaluate.compare import Comparison, compare
 from spikeconv.evaluate.results import EvaluationResult, TaskResult, result_path, save_results
 from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
@@ -36,6 +36,7 @@ def evaluate(
     tasks: Tasks = None,
     suite: Suite = None,
     baseline: Baseline = False,
+    made_from: MadeFrom = None,
     limit: Limit = None,
     batch_size: BatchSize = "auto",
     num_fewshot: NumFewshot = None,
@@ -67,6 +68,7 @@ def evaluate(
         lambda loaded: evaluate_tasks(loaded, names, data=source, track=tracker(quiet), **settings),
         path,
         baseline=baseline,
+        source=made_from,
         device=device,
         dtype=dtype,
         execution=execution,

@@ -16,6 +16,7 @@ __all__ = [
     "Device",
     "Dtype",
     "Execution",
+    "MadeFrom",
     "Quiet",
     "Source",
     "TrustRemoteCode",
@@ -48,6 +49,14 @@ Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16
 Execution = Annotated[
     str | None,
     typer.Option("--exec", help="auto, dense, events or unfold; same bits. (Or SPIKECONV_EXEC.)", show_default=False),
+]
+MadeFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        help="What it was converted from, as for `convert`.",
+        show_default="as recorded, if it was converted here",
+    ),
 ]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow Python code that comes with a checkpoint to run.")

@@ -8,7 +8,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import show_lost_baseline
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, MadeFrom, Quiet, TrustRemoteCode
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvWarning
 from spikeconv.evaluate import perplexity as measurement
@@ -33,6 +33,7 @@ def perplexity(
     window: Window = 2048,
     max_tokens: MaxTokens = None,
     baseline: Baseline = False,
+    made_from: MadeFrom = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     device: Device = "auto",
@@ -61,6 +62,7 @@ def perplexity(
         ),
         path,
         baseline=baseline,
+        source=made_from,
         device=device,
         dtype=dtype,
         execution=execution,

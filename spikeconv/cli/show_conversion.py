@@ -1,4 +1,4 @@
-"""What `convert` and `plan` print: the plan, what it will take, a line for each layer, the summary."""
+"""What `convert` and `plan` print: the plan, what it will take, the summary."""
 
 from typing import TYPE_CHECKING
 
@@ -6,10 +6,10 @@ from spikeconv.cli.console import Printer, err, out, table
 
 if TYPE_CHECKING:
     from spikeconv.conversion.foresee import Foreseen
-    from spikeconv.conversion.pipeline import ConvertSummary, LayerResult
+    from spikeconv.conversion.pipeline import ConvertSummary
     from spikeconv.conversion.plan import Plan
 
-__all__ = ["show_foreseen", "show_layer", "show_plan", "show_summary"]
+__all__ = ["show_foreseen", "show_plan", "show_summary"]
 
 
 def show_plan(plan: "Plan", path: str, to: Printer) -> None:
@@ -95,25 +95,8 @@ def _several(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count > 1 else ''}"
 
 
-def show_layer(result: "LayerResult") -> None:
-    """One finished decoder layer: relative error by role, of its weights and of the outputs of calibrated ones."""
-    outputs = f"  output error: {_by_role(result.output_error)}" if result.output_error else ""
-    raised = f"  damping raised: {_by_role(result.raised)}" if result.raised else ""
-    err.print(
-        "[note]layer {result.layer:3d}[/]  relative weight error: {errors}{outputs}{raised}",
-        result=result,
-        errors=_by_role(result.relative_error),
-        outputs=outputs,
-        raised=raised,
-    )
-
-
-def _by_role(values: dict[str, float]) -> str:
-    return "  ".join(f"{role} {value:.4f}" for role, value in values.items())
-
-
 def show_summary(summary: "ConvertSummary") -> None:
-    """The few numbers that sum a conversion up."""
+    """The few numbers that sum a conversion up; dampings that had to be raised are told."""
     out.print(
         "[good]Converted[/] {summary.converted} linears to {summary.bits} ({summary.sending}) in "
         "[number]{summary.seconds:.1f} s[/]: [number]{summary.bits_per_weight:.2f}[/] bits per converted weight, "
@@ -123,3 +106,5 @@ def show_summary(summary: "ConvertSummary") -> None:
         before=summary.bytes_before / 1e6,
         after=summary.bytes_after / 1e6,
     )
+    if raised := [layer.layer for layer in summary.layers if layer.raised]:
+        err.print("[note]damping was raised in layers {layers}[/]", layers=", ".join(map(str, raised)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, Device, MadeFrom, Quiet, TrustRemoteCode
 
 if TYPE_CHECKING:
     from spikeconv.verification.result import VerifyResult
@@ -20,7 +20,8 @@ def verify(
         Path | None, typer.Option(help="UTF-8 text to run.", show_default="a bundled public-domain sample")
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to run.")] = 32,
-    source: Annotated[bool, typer.Option(help="Compare the rotation with the float source.")] = True,
+    made_from: MadeFrom = None,
+    no_source: Annotated[bool, typer.Option("--no-source", help="Compare nothing with the source.")] = False,
     device: Device = "auto",
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
@@ -38,6 +39,7 @@ def verify(
     from spikeconv.data.sample import sample_text
     from spikeconv.data.texts import read_text
     from spikeconv.evaluate.models import load_checkpoint
+    from spikeconv.sources.resolve import resolve_source
     from spikeconv.verification.run import verify as run
 
     path = resolve_checkpoint(checkpoint)
@@ -45,6 +47,7 @@ def verify(
         err.print("[note]checkpoint {path}[/]", path=path)
     content = sample_text() if text is None else read_text(text)[0]
     loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
+    source: bool | Path = not no_source if made_from is None else resolve_source(made_from)
     result = run(loaded, content, tokens=tokens, source=source, track=tracker(quiet))
     print_json(result.to_dict()) if as_json else show_result(result)
     if not result.clean:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from spikeconv.wheels import sha256_of
+from spikeconv.hashing import sha256_of
 
 __all__ = ["FileHashes"]
 

@@ -1,7 +1,5 @@
 """Results of linears, gathered by decoder layer."""
 
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from spikeconv.conversion.plan import Plan
@@ -28,23 +26,18 @@ class Layers:
 
     Args:
         plan: says which linears a layer has, and in which order.
-        on_layer: called once for every finished layer.
     """
 
-    def __init__(self, plan: Plan, on_layer: Callable[[LayerResult], None]) -> None:
+    def __init__(self, plan: Plan) -> None:
         self._roles = {
             layer: [j.linear.role for j in plan.jobs if j.linear.layer == layer]
             for layer in {j.linear.layer for j in plan.jobs}
         }
         self._found: dict[tuple[int, str], LinearResult] = {}
-        self._on_layer, self._lock = on_layer, threading.Lock()
 
     def add(self, result: LinearResult) -> None:
         """Take one."""
-        with self._lock:
-            self._found[result.layer, result.role] = result
-            if self._is_finished(result.layer):
-                self._on_layer(self._layer(result.layer))
+        self._found[result.layer, result.role] = result
 
     def results(self) -> list[LayerResult]:
         """All finished layers, in order."""

@@ -1,18 +1,15 @@
 """A conversion that writes nothing: the converted tensors are loaded at once, as if from a checkpoint."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from spikeconv.conversion.layers import LayerResult, Layers
 from spikeconv.conversion.pipeline import checkpoint_config
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.produce import produce
-from spikeconv.conversion.work import Unit
 from spikeconv.progress import Track, silent
 from spikeconv.quiet import quiet_transformers
 from spikeconv.sources.base import Source
@@ -28,18 +25,11 @@ def converted_tensors(
     dtype: torch.dtype | None = None,
     *,
     track: Track = silent,
-    on_layer: Callable[[LayerResult], None] = lambda result: None,
 ) -> dict[str, Tensor]:
     """All tensors of the converted checkpoint, by name; the arguments are those of `convert_in_memory`."""
     found: dict[str, Tensor] = {}
-    layers = Layers(plan, on_layer)
-
-    def take(unit: str, made: Unit) -> None:
-        found.update(made.tensors)
-        if made.result is not None:
-            layers.add(made.result)
-
-    produce(plan.balanced(source, dtype), plan, dtype, take, track=track)
+    balanced = plan.balanced(source, dtype)
+    produce(balanced, plan, dtype, lambda unit, made: found.update(made.tensors), track=track)
     return found
 
 
@@ -49,7 +39,6 @@ def convert_in_memory(
     *,
     dtype: torch.dtype | None = None,
     track: Track = silent,
-    on_layer: Callable[[LayerResult], None] = lambda result: None,
 ) -> PreTrainedModel:
     """Convert a source by a plan into a model in evaluation mode, on the device of the source if that is a model.
 
@@ -58,12 +47,11 @@ def convert_in_memory(
         plan: what to convert and how (see `make_plan`).
         dtype: dtype of what stays float; None keeps that of the source.
         track: progress display.
-        on_layer: called once for every finished decoder layer.
 
     Raises:
         SpikeconvError: a weight is not finite.
     """
-    tensors = converted_tensors(source, plan, dtype, track=track, on_layer=on_layer)
+    tensors = converted_tensors(source, plan, dtype, track=track)
     config = hf_config(checkpoint_config(source, plan, dtype))
     model_class: Any = plan.family.auto_model()._model_mapping[type(config)]
     with quiet_transformers():

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from spikeconv.checkpoint.balance import write_balance
 from spikeconv.checkpoint.card import model_card
+from spikeconv.checkpoint.folder import remember_own
 from spikeconv.checkpoint.format import quantization_config
 from spikeconv.checkpoint.layout import Layout
 from spikeconv.checkpoint.writer import RECORD, Sink
@@ -19,6 +21,7 @@ from spikeconv.conversion.demand import check_memory
 from spikeconv.conversion.fingerprint import fingerprint
 from spikeconv.conversion.hashes import FileHashes
 from spikeconv.conversion.layers import LayerResult, Layers
+from spikeconv.conversion.log import ConversionLog
 from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.produce import produce
@@ -66,7 +69,7 @@ def convert(
     dtype: torch.dtype | None = None,
     writing: Writing | None = None,
     track: Track = silent,
-    on_layer: Callable[[LayerResult], None] = lambda result: None,
+    log: ConversionLog | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> ConvertSummary:
     """Convert a source by a plan into the directory `output`.
@@ -81,15 +84,15 @@ def convert(
         dtype: dtype of the tensors that stay float; None keeps each as it is.
         writing: how it is written.
         track: progress display.
-        on_layer: called once for every finished decoder layer.
+        log: told of every tensor.
         note: told, in a sentence, that an earlier conversion goes on.
 
     Raises:
         SpikeconvError: the output is in the way or cannot be written, another conversion to it was begun, or a weight
             is not finite.
     """
-    start, writing = time.perf_counter(), writing or Writing()
-    layers = Layers(plan, on_layer)
+    start, writing, log = time.perf_counter(), writing or Writing(), log or ConversionLog(None, output)
+    layers = Layers(plan)
     balanced = plan.balanced(source, dtype)
     room = None if writing.max_memory is None else check_memory(balanced, plan, dtype, writing.max_memory)
     specs = output_specs(balanced, plan, dtype)
@@ -99,6 +102,7 @@ def convert(
     sink = Sink(output, layout, begun_with, force=writing.force, restart=restart)
     try:
         with sink:
+            log.add("begin", command=command, source=source.origin(), output=str(output), tensors=len(specs))
             source.copy_companions(sink.scratch)  # first: what cannot be read costs no work
             if sink.done:
                 note(f"Going on with {len(sink.done)} of {len(specs)} tensors that are in {sink.scratch}.")
@@ -107,7 +111,9 @@ def convert(
                     layers.add(LinearResult(**entry.note))
 
             def take(unit: str, made: Unit) -> None:
-                sink.write(unit, made.tensors, {} if made.result is None else asdict(made.result))
+                result = {} if made.result is None else asdict(made.result)
+                digests = sink.write(unit, made.tensors, result)
+                log.add("tensor", name=unit, seconds=made.seconds, written=digests, **result)
                 if made.result is not None:
                     layers.add(made.result)
 
@@ -133,6 +139,8 @@ def convert(
             card = model_card(sink.target.name, record)
             (sink.scratch / "README.md").write_text(card, encoding="utf-8", errors="replace")
             size = sink.commit(checkpoint_config(source, plan, dtype))
+        with suppress(OSError):  # then commands ask where its source is
+            remember_own(sink.target)
     except SpikeconvError as error:
         if sink.is_kept:
             raise SpikeconvError(
@@ -142,6 +150,8 @@ def convert(
     except (OSError, SafetensorError) as error:
         kept = f" What was converted is in {sink.scratch}: the same command goes on with it." if sink.is_kept else ""
         raise SpikeconvError(f"Writing {output} failed: {error}.{kept}") from None
+    seconds = time.perf_counter() - start
+    log.add("end", seconds=seconds, bytes=size)
     results = layers.results()
     errors = [value for layer in results for value in layer.relative_error.values()]
     return ConvertSummary(
@@ -155,7 +165,7 @@ def convert(
         bytes_before=source.size(),
         bytes_after=size,
         mean_relative_error=sum(errors) / len(errors),
-        seconds=time.perf_counter() - start,
+        seconds=seconds,
         layers=results,
     )
 

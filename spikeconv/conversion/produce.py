@@ -3,6 +3,7 @@ are rounded for the inputs that the converted network gives them.
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -106,7 +107,9 @@ def _in_any_order(
 
 
 def _make(work: Work, take: Take, unit: str) -> None:
-    take(unit, work.process(unit))
+    start = time.perf_counter()
+    made = work.process(unit)
+    take(unit, made._replace(seconds=time.perf_counter() - start))
 
 
 class _Room:
@@ -143,8 +146,9 @@ def _layer_by_layer(
         if unit in done:
             tensors = recall(unit)
         else:
+            start = time.perf_counter()
             made = work.process(unit, statistics)
-            take(unit, made)
+            take(unit, made._replace(seconds=time.perf_counter() - start))
             tensors = made.tensors
         return {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
 

@@ -44,10 +44,17 @@ class LinearResult:
 
 
 class Unit(NamedTuple):
-    """What takes the place of one tensor of the source; `result` of a linear's weight that was converted."""
+    """What takes the place of one tensor of the source.
+
+    Attributes:
+        tensors: by name.
+        result: of a linear's weight that was converted.
+        seconds: that it took.
+    """
 
     tensors: dict[str, Tensor]
     result: LinearResult | None
+    seconds: float = 0.0
 
 
 class Work:

@@ -27,6 +27,7 @@ def compare(
     checkpoint: Path,
     *,
     baseline: bool = False,
+    source: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
     execution: str | None = None,
@@ -35,13 +36,18 @@ def compare(
 ) -> Comparison[T]:
     """Measure the source first, then the checkpoint; only one of the two models is in memory at a time.
 
+    `source` names the float model, as for a conversion; else the record does, if that can be believed (`source_path`).
     `on_loss` is told of the source's measurement if that of the checkpoint fails.
     """
     from spikeconv.evaluate.models import load_checkpoint, load_source
+    from spikeconv.sources.resolve import resolve_source
 
     reference = None
     if baseline:
-        reference = measure(load_source(checkpoint, device=device, dtype=dtype, trust_remote_code=trust_remote_code))
+        named = None if source is None else resolve_source(source)
+        reference = measure(
+            load_source(checkpoint, named, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        )
         gc.collect()  # modules and their hooks refer to each other, so the float weights would linger
     try:
         spiking = load_checkpoint(

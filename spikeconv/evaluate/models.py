@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
-from spikeconv.checkpoint.folder import read_record, source_path
+from spikeconv.checkpoint.folder import source_path
 from spikeconv.errors import SpikeconvError
 from spikeconv.loading import LoadedModel, load_model, load_tokenizer
 from spikeconv.nn import attention_codes, set_execution, spike_linears
@@ -71,16 +71,19 @@ def load_converted(
 
 
 def load_source(
-    path: Path, *, device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+    path: Path,
+    source: Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load the float model that the checkpoint `path` was converted from.
+    """Load the float model that the checkpoint `path` was converted from; `source` names it.
 
     Raises:
-        SpikeconvError: it is no longer where it was.
+        SpikeconvError: it is not where it was, or not known (see `source_path`).
     """
-    source = source_path(read_record(path))
-    if source is None:
+    found = source_path(path, source)
+    if found is None:
         raise SpikeconvError(f"{path} was converted from a model in memory, which cannot be compared with.")
-    if not source.exists():
-        raise SpikeconvError(f"The source of {path}, {source}, is gone; the float model cannot be compared with.")
-    return load_float(source, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    return load_float(found, device=device, dtype=dtype, trust_remote_code=trust_remote_code)

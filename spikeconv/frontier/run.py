@@ -17,9 +17,9 @@ from spikeconv.frontier.grid import FLOAT, Point
 from spikeconv.frontier.measure import Measurement, Protocol, measure_conversion, measure_float
 from spikeconv.frontier.rows import Frontier, Row
 from spikeconv.frontier.store import Store, source_identity
+from spikeconv.hashing import sha256_of
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
-from spikeconv.wheels import sha256_of
 
 __all__ = ["run_frontier"]
 

@@ -11,9 +11,9 @@ from spikeconv import __version__
 from spikeconv.config.base import Settings
 from spikeconv.errors import SpikeconvError
 from spikeconv.frontier.measure import Measurement
+from spikeconv.hashing import sha256_of
 from spikeconv.plain import write_json
 from spikeconv.sources.base import Source
-from spikeconv.wheels import sha256_of
 
 __all__ = ["RESULTS", "Store", "source_identity"]
 

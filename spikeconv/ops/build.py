@@ -17,7 +17,17 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["BuildError", "build_cpu", "build_cuda", "compiler", "cuda_compiler", "digest", "find_torch", "sources"]
+__all__ = [
+    "BUILDING",
+    "BuildError",
+    "build_cpu",
+    "build_cuda",
+    "compiler",
+    "cuda_compiler",
+    "digest",
+    "find_torch",
+    "sources",
+]
 
 STANDARD = ("-std=c++20", "-fPIC", "-fvisibility=hidden")
 # Sums keep their order and stay unfused, so that all instruction sets give the same bits.
@@ -28,6 +38,8 @@ X86 = {
     "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c"),
 }
 CUDA = ("-std=c++20", "-O3", "-fmad=false", "-DUSE_CUDA", "-Xcompiler", "-fPIC", "-cudart", "static")
+BUILDING = ".build-"
+"""What work folders are called."""
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10, the oldest that we support
 
 
@@ -128,7 +140,7 @@ def _torch_flags() -> tuple[list[str], list[str]]:
 def _replacing(library: Path) -> Iterator[Path]:
     """A path in a folder of its own whose file becomes the library, whole or not at all."""
     library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as scratch:
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=BUILDING) as scratch:
         linked = Path(scratch) / library.name
         yield linked
         os.replace(linked, library)

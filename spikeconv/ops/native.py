@@ -18,11 +18,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spikeconv.cache import cache_dir, writable_dir
+from spikeconv.cache import cache_dir, make_private, remove_leftovers, who_else, writable_dir
 from spikeconv.errors import SpikeconvWarning
+from spikeconv.hashing import sha256_of
 from spikeconv.ops import build
 
-__all__ = ["Backend", "cpu_kernels", "decode_layer", "load", "plan_group", "ready", "run_group", "use_cpu_kernels"]
+__all__ = [
+    "Backend",
+    "cpu_kernels",
+    "decode_layer",
+    "load",
+    "note_hash",
+    "plan_group",
+    "ready",
+    "run_group",
+    "use_cpu_kernels",
+]
 
 SWITCHED_OFF = "SPIKECONV_NATIVE=0"
 
@@ -68,7 +79,7 @@ def _load(device: str) -> Backend:
     try:
         if library is None:
             library = _cached(device, writable_dir())
-        if not library.is_file():
+        if library != _installed(device) and not _is_good(library):
             with suppress(OSError):  # nobody reads it
                 print(f"spikeconv: building the native {device} kernels (once, under a minute)", file=sys.stderr)
             _build(device, library)
@@ -169,12 +180,35 @@ def _cached(device: str, folder: Path | None = None) -> Path:
 
 
 def _find(device: str) -> Path | None:
-    return next((path for path in (_installed(device), _cached(device)) if path.is_file()), None)
+    if _installed(device).is_file():
+        return _installed(device)
+    return path if _is_good(path := _cached(device)) else None
+
+
+def _is_good(library: Path) -> bool:
+    """Whether a library is there as it was built, and by us: loading it runs what is in it."""
+    try:
+        return _noted(library).read_text() == sha256_of(library) and who_else(library) is None
+    except OSError:
+        return False
+
+
+def _noted(library: Path) -> Path:
+    """The file beside a library that has its SHA-256."""
+    return library.with_suffix(".sha256")
 
 
 def _build(device: str, library: Path) -> None:
+    make_private(library.parent)
+    remove_leftovers(library.parent, build.BUILDING)
     if device == "cpu":
         build.build_cpu(library)
     else:
         major, minor = torch.cuda.get_device_capability()
         build.build_cuda(library, [f"{major}{minor}"])
+    note_hash(library)
+
+
+def note_hash(library: Path) -> None:
+    """Say beside a library that was just built which bytes it has; without that it is not loaded."""
+    _noted(library).write_text(sha256_of(library))

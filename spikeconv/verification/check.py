@@ -13,11 +13,11 @@ from spikeconv.checkpoint.folder import read_record
 from spikeconv.checkpoint.format import quantization_config
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
+from spikeconv.hashing import sha256_of
 from spikeconv.progress import Track, silent
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.tensor_files import tensor_spans
 from spikeconv.sources.weight_files import INDEX, SINGLE
-from spikeconv.wheels import sha256_of
 
 __all__ = ["CheckResult", "Damage", "check_files", "shard_of", "tensor_digests"]
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from spikeconv.hashing import sha256_of
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.weight_files import INDEX
-from spikeconv.wheels import sha256_of
 
 __all__ = ["changed_files", "second_weights"]
 

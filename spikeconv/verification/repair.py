@@ -18,10 +18,10 @@ from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.conversion.work import Work
 from spikeconv.errors import SpikeconvError
+from spikeconv.hashing import sha256_of
 from spikeconv.sources.base import Source
 from spikeconv.sources.tensor_files import bytes_of
 from spikeconv.verification.check import CheckResult, shard_of, tensor_digests
-from spikeconv.wheels import sha256_of
 
 __all__ = ["repair"]
 

@@ -1,5 +1,6 @@
 """Proves a checkpoint: same bits in every execution, every module used, files intact, the source's weights in it."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from spikeconv.integrations.attention import float_caches
 from spikeconv.loading import LoadedModel, load_tokenizer
 from spikeconv.nn import attention_codes, spike_linears
 from spikeconv.progress import Track, silent
+from spikeconv.sources.resolve import resolve_source
 from spikeconv.verification.attention import compare_attention
 from spikeconv.verification.executions import compare_executions
 from spikeconv.verification.files import changed_files
@@ -26,7 +28,7 @@ __all__ = ["verify", "verify_any", "verify_model"]
 
 
 def verify(
-    loaded: LoadedModel, text: str, *, tokens: int = 32, source: bool = True, track: Track = silent
+    loaded: LoadedModel, text: str, *, tokens: int = 32, source: bool | Path = True, track: Track = silent
 ) -> VerifyResult:
     """Check a loaded checkpoint on the first tokens of a text.
 
@@ -34,7 +36,7 @@ def verify(
         loaded: the checkpoint.
         text: real text; its activations drive the comparison.
         tokens: how many tokens of it.
-        source: also compare with the float source, if it is still there.
+        source: also compare with the float source, where that is known and there; a path names it.
         track: progress display.
 
     Raises:
@@ -51,7 +53,7 @@ def verify_any(
     text: str | None,
     *,
     tokens: int,
-    source: bool,
+    source: bool | str | os.PathLike[str],
     device: str,
     trust_remote_code: bool,
 ) -> VerifyResult:
@@ -61,10 +63,11 @@ def verify_any(
     """
     if type(tokens) is not int or tokens < 1:
         raise SpikeconvError(f"tokens must be a positive whole number, not {tokens!r}.")
+    wanted = source if isinstance(source, bool) else resolve_source(os.fspath(source))
     if isinstance(checkpoint, str):
         path = resolve_checkpoint(Path(checkpoint))
         loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
-        return verify(loaded, sample_text() if text is None else text, tokens=tokens, source=source)
+        return verify(loaded, sample_text() if text is None else text, tokens=tokens, source=wanted)
     if not spike_linears(checkpoint) and not attention_codes(checkpoint):
         raise SpikeconvError(f"This {type(checkpoint).__name__} is not converted: there is nothing to verify.")
     architecture = family_of(checkpoint).architecture
@@ -76,14 +79,14 @@ def verify_any(
     if has_record(path):
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         loaded = LoadedModel(checkpoint, tokenizer, path, path.name)
-        return verify(loaded, sample_text() if text is None else text, tokens=tokens, source=source)
+        return verify(loaded, sample_text() if text is None else text, tokens=tokens, source=wanted)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, checkpoint.config.get_text_config().vocab_size, (1, tokens), generator=generator)
     return verify_model(checkpoint, ids, None)
 
 
 def verify_model(
-    model: Any, ids: Tensor, path: Path | None, *, source: bool = True, track: Track = silent
+    model: Any, ids: Tensor, path: Path | None, *, source: bool | Path = True, track: Track = silent
 ) -> VerifyResult:
     """Check a converted model.
 
@@ -91,7 +94,7 @@ def verify_model(
         model: the model.
         ids: token ids [1, tokens].
         path: its checkpoint, or None for a model that was converted in memory.
-        source: also compare with the float source, if it is still there.
+        source: also compare with the float source, where that is known and there; a path names it.
         track: progress display.
     """
     result = VerifyResult(tokens=ids.shape[1])
@@ -108,5 +111,5 @@ def verify_model(
     record = read_record(path)
     result.changed_files = changed_files(path, record)
     if source:
-        compare_with_source(model, ids, record, path, result)
+        compare_with_source(model, ids, record, path, result, None if source is True else source)
     return result

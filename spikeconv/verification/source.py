@@ -36,7 +36,7 @@ __all__ = ["compare_with_source", "read_source"]
 
 
 def compare_with_source(
-    model: Any, ids: Tensor, record: dict[str, Any], checkpoint: Path, result: VerifyResult
+    model: Any, ids: Tensor, record: dict[str, Any], checkpoint: Path, result: VerifyResult, named: Path | None = None
 ) -> None:
     """Compare a converted model with the float model that its record names, if that is still there.
 
@@ -46,13 +46,15 @@ def compare_with_source(
         record: the checkpoint's `spikeconv.json`.
         checkpoint: its folder.
         result: where to note what is found.
+        named: what the user says the source is.
     """
-    path = source_path(record)
+    try:
+        path = source_path(checkpoint, named)
+    except SpikeconvError as error:
+        result.notes.append(f"weights and rotation, with the source. {error}")
+        return
     if path is None:
         result.notes.append("the source was a model in memory: weights and rotation not compared with it")
-        return
-    if not path.exists():
-        result.notes.append(f"the source {path} is gone: weights and rotation not compared with it")
         return
     source, result.source_reader = read_source(path)
     if result.source_reader != "transformers":

@@ -21,7 +21,6 @@ from spikeconv.calibrate.sequential import Convert, Sequential
 from spikeconv.calibrate.statistics import input_statistics
 from spikeconv.calibrate.windows import CalibrationText
 from spikeconv.config import SpikeConfig
-from spikeconv.conversion.layers import LayerResult
 from spikeconv.conversion.memory import convert_in_memory
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import Plan, make_plan
@@ -217,11 +216,10 @@ def test_the_sums_are_those_of_the_tokens() -> None:
 def test_record_and_verification(tiny_checkpoint: Fixture, tmp_path: Path) -> None:
     """The record says what was done; `verify` holds every weight to its recorded distance from the source."""
     source = HfSource(tiny_checkpoint("qwen2"))
-    done: list[LayerResult] = []
     settings = {"weights": "gptq", "bits": "4-1", "bias_correction": "mean", "skip": ["k"], "residual": True}
     overrides = [{"pattern": "up", "settings": {"weights.method": "rtn", "bias_correction": "none"}}]
     path = tmp_path / "out"
-    convert(source, planned(source, **settings, overrides=overrides), path, on_layer=done.append)
+    done = convert(source, planned(source, **settings, overrides=overrides), path).layers
     record = json.loads((path / "spikeconv.json").read_text())
     assert record["calibration"] == {"text": "random", "tokens": WINDOWS.numel()}
     for name, layer in record["layers"].items():

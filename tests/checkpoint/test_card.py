@@ -39,3 +39,18 @@ def test_names_the_source_without_its_folder(converted: Fixture) -> None:
     ):
         card = model_card("spiking", {**record, "source": {**record["source"], "path": path}})
         assert f"converted from {name} without" in card and "somebody" not in card
+
+
+def test_the_command_names_no_folder(converted: Fixture) -> None:
+    """Cards are published: paths of the command line, or of a call in Python, are only shown with their last names."""
+    record = json.loads((converted() / RECORD).read_text(encoding="utf-8"))
+    cached = "/home/me/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B/snapshots/c1899d"
+    for path, command, shown in (
+        ("/home/me/llama", "spikeconv convert /home/me/llama -o ../me/out --clip-text=~/me/a.txt", "llama -o out"),
+        ("/home/me/my model", "spikeconv convert '/home/me/my model' -o out", "convert 'my model' -o out"),
+        ("/home/me/llama", "spikeconv convert me/llama", "convert llama"),
+        (cached, "spikeconv convert Qwen/Qwen3-0.6B --set a=b", "convert Qwen/Qwen3-0.6B --set a=b"),
+        (None, 'spikeconv.convert(LlamaForCausalLM, "/home/me/out", bits="4-1.58")', '"out", bits="4-1.58")'),
+    ):
+        card = model_card("spiking", {**record, "source": {**record["source"], "path": path}, "command": command})
+        assert shown in card and "/me" not in card and "me/" not in card

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 import spikeconv
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.memory import convert_in_memory
-from spikeconv.conversion.pipeline import LayerResult, convert
+from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
@@ -75,12 +75,13 @@ def test_saves_and_loads_like_a_converted_checkpoint(
 def test_writes_the_checkpoint_that_its_directory_gives(tiny_checkpoint: Fixture, tmp_path: Path) -> None:
     path = tiny_checkpoint("mistral")
     model = AutoModelForCausalLM.from_pretrained(path)
-    done: list[LayerResult] = []
-    for source, name in ((ModelSource(model), "memory"), (HfSource(path), "disk")):
-        convert(source, make_plan(source, SpikeConfig()), tmp_path / name, on_layer=done.append)
+    done = [
+        convert(source, make_plan(source, SpikeConfig()), tmp_path / name).layers
+        for source, name in ((ModelSource(model), "memory"), (HfSource(path), "disk"))
+    ]
     memory, disk = (tmp_path / name / "model.safetensors" for name in ("memory", "disk"))
     assert memory.read_bytes() == disk.read_bytes()
-    assert [result.layer for result in done] == [0, 1, 0, 1] and done[:2] == done[2:]
+    assert [result.layer for result in done[0]] == [0, 1] and done[0] == done[1]
 
 
 def test_what_cannot_be_converted(tiny_checkpoint: Fixture, converted: Fixture) -> None:

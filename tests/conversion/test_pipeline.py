@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from killing import fail_at_read
 from safetensors.torch import load_file
 
 from spikeconv.config import SpikeConfig
-from spikeconv.conversion.layers import LayerResult
+from spikeconv.conversion.log import ConversionLog
 from spikeconv.conversion.memory import converted_tensors
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.conversion.writing import Writing
+from spikeconv.errors import SpikeconvError
 from spikeconv.families.norm import RMS_PLUS_ONE
 from spikeconv.rotation import Rotation
 from spikeconv.sources.hf import HfSource
@@ -190,10 +192,8 @@ def test_a_second_copy_of_the_weights_is_not_converted(source: Path, run_convert
     assert HfSource(source).weight_files() == [source / "model.safetensors"]
 
 
-def test_layers_are_reported_as_they_finish_and_tensors_tracked(source: Path, tmp_path: Path) -> None:
-    opened, config = HfSource(source), SpikeConfig()
-    done: list[LayerResult] = []
-    tracked: list[str] = []
+def test_tensors_are_tracked_and_logged(source: Path, tmp_path: Path) -> None:
+    opened, tracked = HfSource(source), []
 
     def track(items: Any, description: str, total: int | None = None) -> Any:
         assert total == len(opened.names())
@@ -201,10 +201,33 @@ def test_layers_are_reported_as_they_finish_and_tensors_tracked(source: Path, tm
             tracked.append(item)
             yield item
 
-    convert(opened, make_plan(opened, config), tmp_path / "out", track=track, on_layer=done.append)
+    plan, output = make_plan(opened, SpikeConfig()), tmp_path / "out"
+    with ConversionLog(tmp_path / "log.jsonl", output) as log:
+        layers = convert(opened, plan, output, track=track, log=log).layers
     assert tracked == opened.names()
-    assert [result.layer for result in done] == [0, 1]
-    assert all(set(result.relative_error) == {"q", "k", "v", "o", "gate", "up", "down"} for result in done)
+    assert [result.layer for result in layers] == [0, 1]
+    assert all(set(result.relative_error) == {"q", "k", "v", "o", "gate", "up", "down"} for result in layers)
+    begin, *tensors, end = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert (begin["event"], begin["source"], end["event"]) == ("begin", str(source), "end")
+    assert [line["name"] for line in tensors] == opened.names()
+    written = {name: digest for line in tensors for name, digest in line["written"].items()}
+    assert written == json.loads((output / "spikeconv.json").read_text())["tensors"]
+    for line in tensors:
+        if "role" in line:
+            assert line["relative_error"] == layers[line["layer"]].relative_error[line["role"]]
+    assert [line["time"] for line in tensors] == sorted(line["time"] for line in tensors)
+
+
+def test_the_log_of_a_conversion_that_fails(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_at_read(monkeypatch, 3, MemoryError)
+    opened, output = HfSource(source), tmp_path / "out"
+    with pytest.raises(MemoryError), ConversionLog(tmp_path / "log.jsonl", output) as log:
+        convert(opened, make_plan(opened, SpikeConfig()), output, log=log)
+    lines = [json.loads(line)["event"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == ["begin", "tensor", "tensor", "tensor", "stopped"]
+    for path, word in ((output / "log.jsonl", "lies in"), (tmp_path, "cannot be written")):
+        with pytest.raises(SpikeconvError, match=word):
+            ConversionLog(path, output)
 
 
 def test_an_output_inside_the_source_does_not_hold_itself(source: Path, run_convert: Fixture) -> None:

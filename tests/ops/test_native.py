@@ -176,6 +176,7 @@ def test_kernels_are_clean_under_the_sanitizers(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path))
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1"]
     build.build_cpu(native._cached("cpu"), flags)
+    native.note_hash(native._cached("cpu"))
     compiler = build.compiler()
     assert compiler is not None
     preloaded = [

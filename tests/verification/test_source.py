@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spikeconv.evaluate.models import load_checkpoint
+from spikeconv.checkpoint.folder import source_path
+from spikeconv.checkpoint.writer import RECORD
+from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.models import load_checkpoint, load_source
 from spikeconv.verification.result import VerifyResult
 from spikeconv.verification.run import verify
 
@@ -118,4 +121,24 @@ def test_a_source_that_is_gone_is_said(
     run_convert(source, tmp_path / "out")
     shutil.rmtree(source)
     result = checked(tmp_path / "out")
-    assert result.clean and result.source_reader is None and f"{source} is gone" in result.notes[0]
+    assert result.clean and result.source_reader is None and f"{source}, is not there" in result.notes[0]
+
+
+def test_the_record_of_somebody_else_is_not_followed(
+    tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path, made_here: Path
+) -> None:
+    """A checkpoint that came from elsewhere names a path of this machine: it is shown, and asked for."""
+    source, out = tiny_checkpoint("llama"), tmp_path / "out"
+    run_convert(source, out)
+    assert checked(out).source_reader == "transformers"
+    record = json.loads((out / RECORD).read_text())
+    (out / RECORD).write_text(json.dumps({**record, "command": "another"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spikeconv.verification.source.read_source", lambda path: pytest.fail(f"{path} was read"))
+        result = checked(out)
+        for command in (lambda: load_source(out), lambda: source_path(out)):
+            with pytest.raises(SpikeconvError, match=r"was not converted here.*--source"):
+                command()
+    assert result.source_reader is None and str(source) in result.notes[0] and "--source" in result.notes[0]
+    named = checked(out, source=source)
+    assert named.source_reader == "transformers" and named.float_tensors and not named.different_tensors
