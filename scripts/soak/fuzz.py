@@ -32,7 +32,7 @@ from typing import Any
 import torch
 import yaml
 from gguf_files import write_gguf
-from mutations import mutate_bytes, mutate_json, mutate_json_file, mutate_tensors
+from mutations import mutate_bytes, mutate_json, mutate_json_file, mutate_tensors, mutate_values
 from rwkv_files import make_model, write_pth
 from tiny_models import save_model
 from transformers import AutoModelForCausalLM
@@ -48,6 +48,8 @@ from spikeconv.conversion.writing import Writing
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_converted
 from spikeconv.finetune.folder import RunFolder
+from spikeconv.nn import EXECUTIONS, set_execution
+from spikeconv.ops.native import cpu_kernels, use_cpu_kernels
 from spikeconv.sources.hf import HfSource
 from spikeconv.sources.outline import open_or_outline
 from spikeconv.sources.resolve import open_source
@@ -176,6 +178,20 @@ class Kinds:
         else:
             read_record(path)
         check_files(path)
+
+    def hostile(self, chance: random.Random, folder: Path) -> None:
+        """A checkpoint that loads, with other weights, scales and thresholds than any conversion writes."""
+        path = self._copied(chance.choice(("converted", "ramp")), folder)
+        mutate_values(chance, path / "model.safetensors")
+        model: Any = load_converted(path, device="cpu")
+        tokens = torch.tensor([[chance.randrange(64) for _ in range(chance.choice((1, 2, 9)))]])
+        for kernels in cpu_kernels():
+            use_cpu_kernels(kernels)
+            for execution in EXECUTIONS:
+                set_execution(model, execution)
+                with torch.inference_mode():
+                    model(tokens)
+        use_cpu_kernels("auto")
 
     def settings(self, chance: random.Random, folder: Path) -> None:
         written = [f"{chance.choice(PATHS)}{chance.choice(('=', '', '=='))}{chance.choice(VALUES)}" for _ in range(2)]

@@ -1,11 +1,13 @@
 """Changes to files such as an attacker, a bad disk or a careless hand makes; each follows from its source of chance."""
 
+import copy
 import json
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
-__all__ = ["dump_json", "mutate_bytes", "mutate_json", "mutate_json_file", "mutate_tensors"]
+__all__ = ["dump_json", "mutate_bytes", "mutate_json", "mutate_json_file", "mutate_tensors", "mutate_values"]
 
 NASTY: list[Any] = [
     *(None, True, False, -1, 0, 1, 2, 3, 7, 2**31, 2**63, -(2**63), 10**30, 1e308, -0.0, 1e-320, 0.5),
@@ -16,23 +18,26 @@ NASTY: list[Any] = [
 ]
 
 
+FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e38, -3e38, float("inf"), float("-inf"), float("nan"))
+
+
 def mutate_json(chance: random.Random, value: Any) -> Any:
     """One or a few changes somewhere in it."""
     value = json.loads(json.dumps(value))
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
         place, key = _somewhere(chance, value)
         if place is None:
-            return chance.choice(NASTY)
+            return copy.deepcopy(chance.choice(NASTY))
         what = chance.random()
         if what < 0.65:
-            place[key] = chance.choice(NASTY)
+            place[key] = copy.deepcopy(chance.choice(NASTY))
         elif what < 0.8:
             del place[key]
         elif what < 0.9 and isinstance(place, dict):
             place[f"{key}{chance.choice(('', '_', 's', ' '))}"] = place.pop(key)
         else:
             other, name = _somewhere(chance, value)
-            place[key] = other[name] if other is not None else None
+            place[key] = copy.deepcopy(other[name]) if other is not None else None
     return value
 
 
@@ -99,3 +104,20 @@ def mutate_tensors(chance: random.Random, path: Path) -> None:
 
 def mutate_json_file(chance: random.Random, path: Path) -> None:
     path.write_bytes(dump_json(chance, mutate_json(chance, json.loads(path.read_text()))))
+
+
+def mutate_values(chance: random.Random, path: Path) -> None:
+    """Other values in some tensors of a safetensors file, whose header stays."""
+    data = bytearray(path.read_bytes())
+    length = int.from_bytes(data[:8], "little")
+    header = {name: entry for name, entry in json.loads(data[8 : 8 + length]).items() if name != "__metadata__"}
+    for name in chance.sample(sorted(header), chance.randrange(1, 8)):
+        begin, end = (8 + length + offset for offset in header[name]["data_offsets"])
+        if header[name]["dtype"] == "F32" and chance.random() < 0.7:
+            values = [chance.choice(FLOATS) for _ in range((end - begin) // 4)]
+            data[begin:end] = struct.pack(f"<{len(values)}f", *values)
+        else:
+            data[begin:end] = chance.choice(
+                (chance.randbytes(end - begin), bytes(end - begin), b"\xff" * (end - begin))
+            )
+    path.write_bytes(data)

@@ -1,12 +1,14 @@
 """What a conversion has written so far, so that it can go on after anything that stopped it.
 
-Lines of JSON in the scratch folder: first what the conversion was begun with, then every unit that was written, with
-the SHA-256 of its tensors. Plain lines and no database: they are only ever appended, a line that was cut off is none,
-and no write has to wait for the disk, for what a line says is not believed but compared with the bytes.
+Lines of JSON in the scratch folder, each behind its checksum: first what the conversion was begun with, then every unit
+that was written, with the SHA-256 of its tensors. Plain lines and no database: they are only ever appended, a line that
+was cut off or changed is none, and no write has to wait for the disk, for what a line says of bytes is compared with
+them.
 """
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,14 +39,14 @@ class Journal:
     def __init__(self, folder: Path, begun_with: Mapping[str, Any], entries: Mapping[str, Entry]) -> None:
         scratch = folder / f"{JOURNAL}.new"
         with scratch.open("w", encoding="utf-8") as file:
-            file.write(json.dumps({"begun_with": begun_with}) + "\n")
-            file.writelines(_line(unit, entry) for unit, entry in entries.items())
+            file.write(_line({"begun_with": begun_with}))
+            file.writelines(_line(_values(unit, entry)) for unit, entry in entries.items())
         os.replace(scratch, folder / JOURNAL)
         self._file = (folder / JOURNAL).open("a", encoding="utf-8")
 
     def add(self, unit: str, entry: Entry) -> None:
         """Append a unit; it reaches the operating system at once."""
-        self._file.write(_line(unit, entry))
+        self._file.write(_line(_values(unit, entry)))
         self._file.flush()
 
     def close(self) -> None:
@@ -56,7 +58,7 @@ class Journal:
         """What a conversion was begun with and has written, or None: there is no journal that could be read."""
         try:
             first, *lines = (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
-            begun_with = json.loads(first)["begun_with"]
+            begun_with = _read(first)["begun_with"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if not isinstance(begun_with, dict):
@@ -64,8 +66,8 @@ class Journal:
         entries: dict[str, Entry] = {}
         for line in lines:
             try:
-                unit, digests, note = (json.loads(line)[key] for key in ("unit", "sha256", "note"))
-            except (ValueError, KeyError, TypeError):  # cut off
+                unit, digests, note = (_read(line)[key] for key in ("unit", "sha256", "note"))
+            except (ValueError, KeyError, TypeError):  # cut off, or changed
                 continue
             if isinstance(unit, str) and isinstance(digests, dict) and isinstance(note, dict):
                 entries[unit] = Entry(digests, note)
@@ -94,8 +96,25 @@ def same_or_raise(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any
         )
 
 
-def _line(unit: str, entry: Entry) -> str:
-    return json.dumps({"unit": unit, "sha256": entry.digests, "note": entry.note}) + "\n"
+def _values(unit: str, entry: Entry) -> dict[str, Any]:
+    return {"unit": unit, "sha256": entry.digests, "note": entry.note}
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values)
+    return f"{zlib.crc32(text.encode()):08x} {text}\n"
+
+
+def _read(line: str) -> Any:
+    """The values of a line.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    checksum, _, text = line.partition(" ")
+    if checksum != f"{zlib.crc32(text.encode(errors='surrogateescape')):08x}":
+        raise ValueError("another checksum")
+    return json.loads(text)
 
 
 def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
