@@ -6,8 +6,12 @@ __all__ = ["SpikeconvError", "SpikeconvWarning", "UnreadableError", "reason_of"]
 class SpikeconvError(Exception):
     """Bad input: one sentence that names the file or module, what was found, what was expected, what to do.
 
-    The command line prints the sentence and exits with code 2; nothing else of ours is shown without a traceback.
+    The command line prints the sentence and exits with code 2; nothing else of ours is shown without a traceback. What
+    it quotes of somebody's file stays on one line, and moves no cursor of a terminal.
     """
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__("".join(each if each.isprintable() else repr(each)[1:-1] for each in sentence))
 
 
 class UnreadableError(SpikeconvError, OSError):

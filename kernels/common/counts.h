@@ -16,12 +16,14 @@ struct CountRange {
   bool symmetric;     // no zero point
   float clip_ratio;   // share of the token's range that is kept
   Clip clip;
-  // Signed counts only, in units of the token's RMS: the step (0: it follows from the largest potential), and what is
-  // too small to be sent. A potential that is beyond the largest count of one spike by less is sent as that count.
+  // Signed counts only, in units of the token's RMS, or of its mean magnitude: the step (0: it follows from the largest
+  // potential), and what is too small to be sent. A potential that is beyond the largest count of one spike by less is
+  // sent as that count.
   float step = 0, dead_zone = 0, one_spike = 0;
+  bool by_mean = false;
 };
 
-SPIKECONV_HD bool needs_rms(const CountRange& range) { return range.step > 0.0f || range.dead_zone > 0.0f; }
+SPIKECONV_HD bool needs_unit(const CountRange& range) { return range.step > 0.0f || range.dead_zone > 0.0f; }
 
 // Counts beyond int8 are multiplied as two planes of bytes, k = 128 · high + low.
 constexpr int kPlane = 128;
@@ -59,18 +61,18 @@ struct TokenScale {
   float dead = 0, near = 0;  // |u| below: no spike; below: no more than one
 };
 
-// `rms` is needed where the range says so. A token with potentials that the step would not reach, such as attention's
+// `unit` is the token's RMS or mean magnitude, needed where the range says so. A token with potentials that the step would not reach, such as attention's
 // sink, gets one that does, and no dead zone.
-SPIKECONV_HD TokenScale token_scale(float low, float high, const CountRange& range, float rms = 0.0f) {
+SPIKECONV_HD TokenScale token_scale(float low, float high, const CountRange& range, float unit = 0.0f) {
   TokenScale result{0.0f, 0.0f};
   if (range.symmetric) {
     const float peak = high > -low ? high : -low;
     result.scale = range.clip_ratio * peak / range.max;
-    if (needs_rms(range)) {
-      const float fine = range.step * rms;
+    if (needs_unit(range)) {
+      const float fine = range.step * unit;
       const bool reaching = range.step > 0.0f && result.scale > fine;
       if (range.step > 0.0f && !reaching) result.scale = fine;
-      result.dead = reaching ? 0.0f : range.dead_zone * rms;
+      result.dead = reaching ? 0.0f : range.dead_zone * unit;
     }
   } else {
     low = range.clip_ratio * low;

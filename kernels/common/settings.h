@@ -40,8 +40,8 @@ struct EncodeSettings {
   int64_t bins() const { return int64_t(range.max - range.min) + 1; }         // of a histogram of counts
 
   static EncodeSettings from_table(Table t) {
-    check_table(t, 9,
-                "count_min, count_max, symmetric, clip_ratio, clip, norm_epsilon, step, dead_zone, one_spike");
+    check_table(t, 10,
+                "count_min, count_max, symmetric, clip_ratio, clip, norm_epsilon, step, dead_zone, one_spike, by_mean");
     const bool symmetric = t[2] != 0;
     STD_TORCH_CHECK(is_whole(t[0]) && is_whole(t[1]) && t[0] >= INT16_MIN && t[0] <= 0 && t[1] > 0 &&
                         t[1] <= INT16_MAX && (symmetric || t[0] == 0),
@@ -56,7 +56,7 @@ struct EncodeSettings {
     STD_TORCH_CHECK(symmetric || (t[6] == 0 && t[7] == 0 && t[8] == 0),
                     "spikeconv: a step or a dead zone beside a zero point, which only signed counts take");
     return {{float(t[0]), float(t[1]), symmetric, float(t[3]), chosen<Clip>(t[4], 4, "clip"), float(t[6]), float(t[7]),
-             float(t[8])},
+             float(t[8]), t[9] != 0},
             float(t[5])};
   }
 };

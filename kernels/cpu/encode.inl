@@ -18,14 +18,23 @@ void load_row(const void* x, Dtype dtype, int64_t begin, int64_t n, float* out) 
   }
 }
 
-// Sum of squares as a tree: the upper half of the next power of two is added onto the lower, until one is left.
-float square_sum(const float* x, int64_t n, float* tree) {
+// Sum of parts as a tree: the upper half of the next power of two is added onto the lower, until one is left.
+template <class F>
+float tree_sum(const float* x, int64_t n, float* tree, F part) {
   int64_t half = 1;
   while (half < n) half *= 2;
-  for (int64_t i = 0; i < n; ++i) tree[i] = x[i] * x[i];
+  for (int64_t i = 0; i < n; ++i) tree[i] = part(x[i]);
   for (int64_t filled = n; (half /= 2) > 0; filled = least(filled, half))
     for (int64_t i = 0; i < filled - half; ++i) tree[i] += tree[i + half];
   return tree[0];
+}
+
+float square_sum(const float* x, int64_t n, float* tree) {
+  return tree_sum(x, n, tree, [](float v) { return v * v; });
+}
+
+float magnitude_sum(const float* x, int64_t n, float* tree) {
+  return tree_sum(x, n, tree, [](float v) { return v < 0.0f ? -v : v; });
 }
 
 void normalize(float* x, int64_t n, const float* gamma, float epsilon, float* scratch) {
@@ -265,12 +274,13 @@ void encode(const EncodeJob& job, int64_t token_begin, int64_t token_end, float*
       continue;
     }
     const Extremes extremes = finish_potential(u, n, job.transform.factor, job.range.clip, threshold);
-    float rms = 0;
-    if (needs_rms(job.range)) {
+    float unit = 0;
+    if (needs_unit(job.range)) {
       float* spare = u == scratch ? scratch + n : scratch;
-      rms = __builtin_sqrtf(square_sum(u, n, spare) / float(n));
+      unit = job.range.by_mean ? magnitude_sum(u, n, spare) / float(n)
+                               : __builtin_sqrtf(square_sum(u, n, spare) / float(n));
     }
-    const TokenScale s = token_scale(extremes.low, extremes.high, job.range, rms);
+    const TokenScale s = token_scale(extremes.low, extremes.high, job.range, unit);
     job.scale[token] = s.scale;
     job.zero[token] = whole_zero(s);
     if (job.wide) {

@@ -20,9 +20,12 @@ SPIKECONV_DEVICE TokenScale finish_potential(const EncodeJob& job, float* u, flo
   }
   low = reduce_block(low, [](float a, float b) { return least(a, b); }, shared);
   high = reduce_block(high, [](float a, float b) { return most(a, b); }, shared);
-  float rms = 0;
-  if (needs_rms(range)) rms = square_root(square_sum(u, job.size, shared) / float(job.size));
-  return token_scale(low, high, range, rms);
+  float unit = 0;
+  if (needs_unit(range)) {
+    const float sum = range.by_mean ? magnitude_sum(u, job.size, shared) : square_sum(u, job.size, shared);
+    unit = range.by_mean ? sum / float(job.size) : square_root(sum / float(job.size));
+  }
+  return token_scale(low, high, range, unit);
 }
 
 // A block's own bins lie in shared memory where they fit.

@@ -30,20 +30,19 @@ SPIKECONV_DEVICE T reduce_block(T x, F combine, T* shared) {
   return x;
 }
 
-// Sums of squares are taken in the order of cpu/encode.inl: a tree that adds the upper half of the next power of two
+// Sums of squares and magnitudes are taken in the order of cpu/encode.inl: a tree that adds the upper half of the next power of two
 // onto the lower, until one is left.
 
-// Thread t's part of Σ x(i)², i < n: it owns the elements t, t + threads, …; the order within them is the same halving,
+// Thread t's part of Σ x(i), i < n, none below 0: it owns the elements t, t + threads, …; the order within them is the same halving,
 // walked leaf by leaf in bit-reversed order with the open partial sums on a stack. n ≤ threads · 2^levels.
 template <int kLevels, class F>
-SPIKECONV_DEVICE float own_square_sum(F x, int n, int threads, int t) {
+SPIKECONV_DEVICE float own_tree_sum(F x, int n, int threads, int t) {
   int levels = 0;
   while ((int64_t(threads) << levels) < n) ++levels;
   float stack[kLevels] = {}, sum = 0.0f;
   for (int leaf = 0; leaf < 1 << levels; ++leaf) {
     const int64_t own = levels ? reversed_bits(uint32_t(leaf)) >> (32 - levels) : 0, i = t + own * threads;
-    const float element = i < n ? x(i) : 0.0f;  // adding +0 to a sum of squares changes nothing
-    sum = element * element;
+    sum = i < n ? x(i) : 0.0f;  // adding +0 to a sum of such changes nothing
     bool open = false;
 #pragma unroll
     for (int level = 0; level < kLevels; ++level) {
@@ -64,9 +63,10 @@ SPIKECONV_DEVICE float sum_warp(float sum) {
 }
 
 // By a block; `shared` has an entry per thread.
-SPIKECONV_DEVICE float square_sum(const float* x, int n, float* shared) {
+template <class F>
+SPIKECONV_DEVICE float tree_sum(F x, int n, float* shared) {
   const int threads = int(blockDim.x), t = int(threadIdx.x);
-  float sum = own_square_sum<16>([&](int64_t i) { return x[i]; }, n, threads, t);
+  float sum = own_tree_sum<16>(x, n, threads, t);
   shared[t] = sum;
   __syncthreads();
   for (int half = threads / 2; half >= kWarp; half /= 2) {
@@ -76,6 +76,14 @@ SPIKECONV_DEVICE float square_sum(const float* x, int n, float* shared) {
   sum = sum_warp(shared[t % kWarp]);
   __syncthreads();  // the entries may be used again
   return sum;
+}
+
+SPIKECONV_DEVICE float square_sum(const float* x, int n, float* shared) {
+  return tree_sum([&](int64_t i) { return x[i] * x[i]; }, n, shared);
+}
+
+SPIKECONV_DEVICE float magnitude_sum(const float* x, int n, float* shared) {
+  return tree_sum([&](int64_t i) { return x[i] < 0.0f ? -x[i] : x[i]; }, n, shared);
 }
 
 }  // namespace spikeconv::cuda

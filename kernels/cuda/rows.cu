@@ -21,11 +21,12 @@ SPIKECONV_DEVICE CountRange range_of(const RowShape& shape, float clip_ratio) {
 // Σ (s (k - z) - u)² of a group, by a warp.
 SPIKECONV_DEVICE float square_error(const float* u, int group, TokenScale s, const CountRange& range) {
   const float zero = float(whole_zero(s));
-  const auto difference = [&](int64_t i) {
+  const auto square = [&](int64_t i) {
     const float count = bucket(u[i], s.scale, s.zero, range.min, range.max);
-    return s.scale * (count - zero) - u[i];
+    const float difference = s.scale * (count - zero) - u[i];
+    return difference * difference;
   };
-  return sum_warp(own_square_sum<kOwnLevels>(difference, group, kWarp, int(threadIdx.x) % kWarp));
+  return sum_warp(own_tree_sum<kOwnLevels>(square, group, kWarp, int(threadIdx.x) % kWarp));
 }
 
 // The scale and zero point of a group, by a warp.

@@ -61,7 +61,7 @@ def commands(base: Path, disk: Path) -> dict[str, Command]:
     return {
         "convert": ([*spikeconv, "convert", str(source), "-o", str(disk / "out"), "-q"], {}),
         "finetune": ([*spikeconv, "finetune", str(source), "-o", str(disk / "out"), *quick], {}),
-        "eval": ([*spikeconv, "eval", str(base / "converted"), "-o", str(disk / "results.json"), *tasks], {}),
+        "eval": ([*spikeconv, "eval", str(base / "converted"), "--output", str(disk / "results.json"), *tasks], {}),
         "kernels": ([sys.executable, "-c", NATIVE], cache),
         "download": ([sys.executable, "-c", FETCH], cache),
     }

@@ -82,7 +82,9 @@ CountRange = Annotated[
 ]
 Step = Annotated[
     float | None,
-    typer.Option(help="rms: δ, in units of the token's RMS.", rich_help_panel=SETTINGS, show_default="0.085"),
+    typer.Option(
+        help="δ, in units of the token's RMS or mean |x|.", rich_help_panel=SETTINGS, show_default="0.085; mean 1/3"
+    ),
 ]
 DeadZone = Annotated[
     float | None,
@@ -274,9 +276,9 @@ ClipRatio = Annotated[
     ),
 ]
 CountScale = Annotated[
-    Literal["max", "rms", "auto"] | None,
+    Literal["max", "rms", "mean", "auto"] | None,
     typer.Option(
-        help="A count of one: a share of the token's largest value, or --step times its RMS; auto: as --clip-ratio.",
+        help="A count of one: a share of a token's largest value, --step times its RMS or mean |x|, or auto.",
         rich_help_panel=SETTINGS,
         show_default="max",
     ),

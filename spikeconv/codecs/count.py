@@ -30,6 +30,7 @@ class CountCodec:
     step: float = 0.0
     dead_zone: float = 0.0
     one_spike: int = 0
+    by_mean: bool = False
 
     @classmethod
     def of(cls, inputs: CountInputs) -> "CountCodec":
@@ -37,7 +38,7 @@ class CountCodec:
         mode = "none" if inputs.clip is None else inputs.clip.mode
         limits = inputs.count_min, inputs.count_max, inputs.symmetric
         zone = inputs.step or 0.0, inputs.dead_zone, inputs.one_spike or 0
-        return cls(*limits, inputs.clip_ratio, inputs.virtual_steps, mode, *zone)
+        return cls(*limits, inputs.clip_ratio, inputs.virtual_steps, mode, *zone, inputs.scale == "mean")
 
     @property
     def largest_count(self) -> int:
@@ -64,7 +65,7 @@ class CountCodec:
         epsilon = 0.0 if norm is None else norm.epsilon
         limits = self.count_min, self.count_max, self.symmetric
         zone = self.step, self.dead_zone, self.one_spike
-        return ops.EncodeSettings(*limits, self.clip_ratio, self.clip_mode, epsilon, *zone)
+        return ops.EncodeSettings(*limits, self.clip_ratio, self.clip_mode, epsilon, *zone, by_mean=self.by_mean)
 
     def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
         """The spike train int8 [slots, ..., n] of a temporal code.

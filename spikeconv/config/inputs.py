@@ -42,13 +42,15 @@ class CountInputs(Settings):
     range: Literal["standard", "full"] = Field(
         "standard", description="standard: [-2^(b-1), 2^(b-1)-1]; full: all of -T'..T'"
     )
-    scale: Literal["max", "rms"] = Field(
+    scale: Literal["max", "rms", "mean"] = Field(
         "max",
-        description="max: a token's largest value lands on the largest count; rms: a count of one is `step` times its"
-        " RMS, or more where its largest value would not be reached",
+        description="max: a token's largest value lands on the largest count; rms, mean: a count of one is `step` times"
+        " its RMS, or its mean magnitude, or more where its largest value would not be reached",
     )
-    step: Number | None = Field(None, gt=0, le=4, description="δ of scale=rms; none elsewhere")
-    dead_zone: Number = Field(0, ge=0, le=4, description="θ: what is below θ times the token's RMS is not sent")
+    step: Number | None = Field(None, gt=0, le=4, description="δ of scale=rms or mean; none elsewhere")
+    dead_zone: Number = Field(
+        0, ge=0, le=4, description="θ: what is below θ times the token's RMS (with scale=mean its mean) is not sent"
+    )
     clip_ratio: Number = Field(0.9, gt=0, le=1, description="share of a token's largest value that is kept")
     clip: ClipSettings | None = Field(None, description="membrane clipping, or none")
     reach: Whole | None = Field(
@@ -59,20 +61,23 @@ class CountInputs(Settings):
     @model_validator(mode="before")
     @classmethod
     def _follows(cls, values: Any) -> Any:
-        """What goes with scale=rms unless it is said otherwise: δ, and no clipping but at what the slots reach."""
-        if isinstance(values, dict) and values.get("scale") == "rms":
+        """What goes with rms and mean unless it is said otherwise: δ, and no clipping but at what the slots reach."""
+        if isinstance(values, dict) and values.get("scale") in [*STEPS]:
             step = values.get("step")
-            return {**values, "step": STEP if step is None else step, "clip_ratio": values.get("clip_ratio", 1)}
+            step = STEPS[values["scale"]] if step is None else step
+            return {**values, "step": step, "clip_ratio": values.get("clip_ratio", 1)}
         return values
 
     @model_validator(mode="after")
     def _consistent(self) -> "CountInputs":
         if self.spikes == "binary" and self.range == "full":
             raise ValueError("range=full needs signed counts; binary spikes already use all of 0..T'")
-        if self.step is not None and self.scale != "rms":
-            raise ValueError("step is a setting of scale=rms; with scale=max it follows from the token's largest value")
-        if self.spikes == "binary" and (self.scale == "rms" or self.dead_zone):
-            raise ValueError("scale=rms and dead_zone need signed counts, not binary spikes")
+        if self.step is not None and self.scale == "max":
+            raise ValueError(
+                "step is a setting of scale=rms and mean; with scale=max it follows from the token's largest value"
+            )
+        if self.spikes == "binary" and (self.scale != "max" or self.dead_zone):
+            raise ValueError("scale=rms, scale=mean and dead_zone need signed counts, not binary spikes")
         return self
 
     @property
@@ -83,15 +88,15 @@ class CountInputs(Settings):
     @property
     def count_min(self) -> int:
         """Smallest spike count."""
-        if self.scale == "rms":
+        if self.scale != "max":
             return -self.count_max
         low = -(1 << self.bits - 1) if self.symmetric else 0
         return low if self.reach is None else max(low, -self.reach)
 
     @property
     def count_max(self) -> int:
-        """Largest spike count: of the width, or with scale=rms all that the slots reach, as far as they do."""
-        if self.scale == "rms":
+        """Largest spike count: of the width, or with rms and mean all that the slots reach, as far as they do."""
+        if self.scale != "max":
             return self.reach or 1 << self.bits - 1
         high = (1 << self.bits - 1) - (self.range == "standard") if self.symmetric else (1 << self.bits) - 1
         return high if self.reach is None else min(high, self.reach)
@@ -250,8 +255,9 @@ class FloatInputs(Settings):
         return str(FLOAT_BITS)
 
 
-STEP = 0.085
-"""δ unless it is said: about one spike per input of a rotated model on a ramp of 24 slots (docs/temporal-codes.md)."""
+STEPS = {"rms": 0.085, "mean": 1 / 3}
+"""δ unless it is said: about one spike per input of a rotated model on a ramp of 24 slots (docs/temporal-codes.md);
+SpikingBrain's (its released code: a threshold of mean |x| / 3)."""
 
 SpikingInputs = CountInputs | MultiheadInputs | RepetitionInputs
 InputSettings = Annotated[CountInputs | MultiheadInputs | RepetitionInputs | FloatInputs, Field(discriminator="codec")]

@@ -72,7 +72,7 @@ class LinearScheme(Settings):
         """Counts within the reach of the code's slots, where the settings allow it."""
         code = self.code
         inputs = inputs.model_copy(
-            update={"reach": code.reach if inputs.scale == "rms" or code.overflow == "clip" else None}
+            update={"reach": code.reach if inputs.scale != "max" or code.overflow == "clip" else None}
         )
         # Where one spike sends the largest count too, there is nothing beyond it to round down to it.
         snaps = inputs.dead_zone and code.slots is not None and code.slots < inputs.largest_count

@@ -28,6 +28,7 @@ from spikeconv.conversion.produce import produce
 from spikeconv.conversion.record import make_record
 from spikeconv.conversion.work import LinearResult, Unit
 from spikeconv.conversion.writing import Writing
+from spikeconv.disk import plain_errors
 from spikeconv.errors import SpikeconvError
 from spikeconv.plain import write_json
 from spikeconv.progress import Track, silent
@@ -103,7 +104,8 @@ def convert(
     try:
         with sink:
             log.add("begin", command=command, source=source.origin(), output=str(output), tensors=len(specs))
-            source.copy_companions(sink.scratch)  # first: what cannot be read costs no work
+            with plain_errors(sink.scratch):
+                source.copy_companions(sink.scratch)  # first: what cannot be read costs no work
             if sink.done:
                 note(f"Going on with {len(sink.done)} of {len(specs)} tensors that are in {sink.scratch}.")
             for entry in sink.done.values():

@@ -166,10 +166,15 @@ def _candidates(scheme: LinearScheme, wanted: Search) -> list[Candidate]:
 def _for_budget(scheme: LinearScheme) -> list[Tree]:
     inputs = scheme.inputs
     assert isinstance(inputs, CountInputs)
-    if inputs.scale == "rms":
-        trees: list[Tree] = [{"inputs": {"step": s, "dead_zone": d}} for s, d in product(STEPS, DEAD_ZONES)]
+    if inputs.scale != "max":
+        trees: list[Tree] = [
+            {"inputs": {"scale": "rms", "step": s, "dead_zone": d}} for s, d in product(STEPS, DEAD_ZONES)
+        ]
         if scheme.rotation.kind == "gamma-sqp":
-            raw = ({"inputs": {"step": 0.09, "dead_zone": d}, "rotation": {"kind": "none"}} for d in DEAD_ZONES[1:])
+            raw = (
+                {"inputs": {"scale": "rms", "step": 0.09, "dead_zone": d}, "rotation": {"kind": "none"}}
+                for d in DEAD_ZONES[1:]
+            )
             trees.extend(raw)
         return trees
     widths = [bits for bits in WIDTHS if scheme.code.overflow == "clip" or _reaches(scheme, bits)]

@@ -11,6 +11,9 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.loading import LoadedModel, load_model, load_tokenizer
 from spikeconv.nn import attention_codes, set_execution, spike_linears
 from spikeconv.sources.float_model import load_float
+from spikeconv.sources.json_file import read_json
+from spikeconv.sources.model_config import hf_config
+from spikeconv.sources.tensor_files import tensor_spans
 
 __all__ = [
     "LoadedModel",
@@ -40,6 +43,7 @@ def load_checkpoint(
     Raises:
         SpikeconvError: it cannot be loaded.
     """
+    _check_described(path)
     model = partial(AutoModelForCausalLM.from_pretrained, path, trust_remote_code=trust_remote_code)
     tokenizer = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, tokenizer)
@@ -61,6 +65,7 @@ def load_converted(
     Raises:
         SpikeconvError: it cannot be loaded, or is not converted.
     """
+    _check_described(path)
     model = partial(AutoModelForCausalLM.from_pretrained, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, lambda: None).model
     if not spike_linears(loaded) and not attention_codes(loaded):
@@ -68,6 +73,19 @@ def load_converted(
     if execution is not None:
         set_execution(loaded, execution)
     return loaded
+
+
+def _check_described(path: Path) -> None:
+    """Refuse a configuration with values that cannot be, or with more layers than there are tensors: both are built.
+
+    What cannot be read is left to the loading, which says so.
+    """
+    try:
+        tensors = sum(len(tensor_spans(file)) for file in path.glob("*.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return
+    if tensors:
+        hf_config(read_json(path / "config.json"), most_layers=tensors)
 
 
 def load_source(

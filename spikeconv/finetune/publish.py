@@ -8,6 +8,7 @@ from spikeconv.calibrate.record import RECORD, ClipRecord
 from spikeconv.calibrate.thresholds import thresholds_of
 from spikeconv.checkpoint.scratch import Scratch
 from spikeconv.config import SpikeConfig
+from spikeconv.disk import plain_errors
 from spikeconv.finetune.session import Session
 from spikeconv.quiet import quiet_transformers
 
@@ -36,7 +37,8 @@ def publish(session: Session, output: Path, tokenizer: Any, config: SpikeConfig)
         training={**settings.model_dump(mode="json"), **asdict(session.result)},
     )
     with Scratch(output, RECORD, force=True) as target, quiet_transformers():
-        session.accelerator.unwrap_model(session.model).save_pretrained(target.scratch, state_dict=weights)
-        tokenizer.save_pretrained(target.scratch)
+        with plain_errors(target.scratch):
+            session.accelerator.unwrap_model(session.model).save_pretrained(target.scratch, state_dict=weights)
+            tokenizer.save_pretrained(target.scratch)
         (target.scratch / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         target.publish()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spikeconv.calibrate.thresholds import clip_inputs, thresholds_of
 from spikeconv.config import SpikeConfig
+from spikeconv.disk import plain_errors
 from spikeconv.errors import SpikeconvError
 from spikeconv.finetune.batches import Batches
 from spikeconv.finetune.folder import RunFolder
@@ -110,7 +111,8 @@ class Session:
     def save(self) -> None:
         """Replace the state to resume from."""
         self._in_turn(self.folder.clear_scratch)
-        self.accelerator.save_state(str(self.folder.scratch))
+        with plain_errors(self.folder.scratch):
+            self.accelerator.save_state(str(self.folder.scratch))
         self.accelerator.wait_for_everyone()
         self._in_turn(self.folder.keep_state)
 

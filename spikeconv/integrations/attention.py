@@ -66,6 +66,10 @@ def use_spiking_attention(model: Any, scheme: KvSettings, seed: int) -> None:
     for stack in family.stacks:
         for layer in model.get_submodule(own_name(model, stack.layers)) if stack.attention else ():
             attention = layer.get_submodule(stack.attention)
+            if scheme.group and attention.head_dim % scheme.group:
+                raise SpikeconvError(
+                    f"quantization_config: kv.group {scheme.group} does not divide head_dim {attention.head_dim}."
+                )
             attention.kv = KvCode(scheme, attention.head_dim, seed)
             codes.append(attention.kv)
     model.set_attn_implementation(NAME)

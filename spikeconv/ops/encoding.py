@@ -62,6 +62,11 @@ def root_mean_square(x: Tensor, epsilon: float = 0.0) -> Tensor:
     return torch.sqrt((mean + epsilon).double()).float()
 
 
+def mean_magnitude(x: Tensor) -> Tensor:
+    """Mean |x| over the last axis, [..., 1]."""
+    return tree_sum(x.abs()) / torch.full_like(x[..., :1], x.shape[-1])
+
+
 def clip_potential(u: Tensor, clip: str, threshold: float | Tensor) -> Tensor:
     """u [..., n] with what the threshold τ cuts off set to zero; `clip` is one of `settings.CLIPS`. NaN stays."""
     if clip == "none":
@@ -116,11 +121,11 @@ def encode(
         scale = (high - low) / torch.full_like(low, chosen.count_max - chosen.count_min)
     dead = torch.zeros_like(scale)
     if chosen.step or chosen.dead_zone:
-        rms = root_mean_square(u)
-        fine = chosen.step * rms
+        unit = mean_magnitude(u) if chosen.by_mean else root_mean_square(u)
+        fine = chosen.step * unit
         reaching = (scale > fine) & bool(chosen.step)
         scale = torch.where(reaching, scale, fine) if chosen.step else scale
-        dead = torch.where(reaching, dead, chosen.dead_zone * rms)
+        dead = torch.where(reaching, dead, chosen.dead_zone * unit)
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     zero = torch.zeros_like(scale) if chosen.symmetric else (-low / scale).round_()
     counts = (u / scale).round_().add_(zero).clamp_(chosen.count_min, chosen.count_max).nan_to_num_(0)
@@ -147,9 +152,14 @@ def histogram_of(counts: Tensor, lowest: int, bins: int) -> Tensor:
 
 
 def square_sum(x: Tensor) -> Tensor:
-    """Σ x² over the last axis as a tree: the upper half of the next power of two is added onto the lower."""
+    """Σ x² over the last axis, as `tree_sum`."""
+    return tree_sum(x * x)
+
+
+def tree_sum(x: Tensor) -> Tensor:
+    """Σ x over the last axis as a tree: the upper half of the next power of two is added onto the lower."""
     half = 1 << max(x.shape[-1] - 1, 0).bit_length()
-    tree = torch.nn.functional.pad(x * x, (0, half - x.shape[-1]))
+    tree = torch.nn.functional.pad(x, (0, half - x.shape[-1]))
     while half > 1:
         half //= 2
         tree = tree[..., :half] + tree[..., half:]

@@ -47,11 +47,12 @@ class EncodeSettings(NamedTuple):
         clip_ratio: share of the token's range that is kept.
         clip: what the threshold cuts off, one of `CLIPS`.
         norm_epsilon: ε of the RMSNorm in front.
-        step: δ, the step in units of the token's RMS; 0: it follows from the token's largest potential. Where it would
-            not reach that, the token gets the step that does, and no dead zone.
-        dead_zone: θ, in units of the token's RMS: |u| below is not sent.
+        step: δ, the step in units of the token's RMS (or mean |u|); 0: it follows from the token's largest potential.
+            Where it would not reach that, the token gets the step that does, and no dead zone.
+        dead_zone: θ, in the same units: |u| below is not sent.
         one_spike: the largest count that one spike can send, or 0: |u| that is beyond it by less than the dead zone is
             sent as that count.
+        by_mean: step and dead zone are in units of the token's mean |u|, not of its RMS.
     """
 
     count_min: int
@@ -63,6 +64,7 @@ class EncodeSettings(NamedTuple):
     step: float = 0.0
     dead_zone: float = 0.0
     one_spike: int = 0
+    by_mean: bool = False
 
     @property
     def bins(self) -> int:
@@ -82,7 +84,7 @@ class EncodeSettings(NamedTuple):
     @classmethod
     def of(cls, table: Sequence[float]) -> "EncodeSettings":
         """Those of a table; SpikeconvError if no kernel could follow them."""
-        low, high, symmetric, ratio, clip, epsilon, step, dead, one = _numbers(table, cls._fields)
+        low, high, symmetric, ratio, clip, epsilon, step, dead, one, mean = _numbers(table, cls._fields)
         _check(
             -32768 <= low <= 0 < high <= 32767
             and low.is_integer()
@@ -102,7 +104,7 @@ class EncodeSettings(NamedTuple):
             "a step or a dead zone beside a zero point: only signed counts take them",
         )
         clipped = _name(clip, CLIPS, "clip")
-        return cls(int(low), int(high), bool(symmetric), ratio, clipped, epsilon, step, dead, int(one))
+        return cls(int(low), int(high), bool(symmetric), ratio, clipped, epsilon, step, dead, int(one), bool(mean))
 
 
 class RowSettings(NamedTuple):

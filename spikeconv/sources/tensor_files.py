@@ -120,10 +120,15 @@ def tensor_spans(path: Path) -> dict[str, tuple[int, int]]:
         if length > min(MOST_HEADER, size):
             raise ValueError(f"a header of {length} bytes")
         header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError("a header that is no object")
     spans = {}
     for name, entry in header.items():
         if name != "__metadata__":
-            begin, end = (8 + length + int(offset) for offset in entry["data_offsets"])
+            begin, end = entry["data_offsets"]
+            if not isinstance(begin, int) or not isinstance(end, int):
+                raise ValueError(f"{name} has offsets that are no whole numbers")
+            begin, end = 8 + length + begin, 8 + length + end
             if not 8 + length <= begin <= end <= size:
                 raise ValueError(f"{name} lies outside the file")
             spans[name] = begin, end

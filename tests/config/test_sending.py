@@ -4,11 +4,14 @@ import re
 from itertools import product
 
 import pytest
+import torch
 
-from spikeconv.codecs import CountCodec
+from spikeconv.codecs import CountCodec, codec_of
+from spikeconv.codes import code_for
 from spikeconv.config import CountInputs, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.ops import EncodeSettings
+from spikeconv.sources.presets import load_scheme
 
 
 def test_counts_follow_the_code() -> None:
@@ -66,7 +69,8 @@ def test_how_counts_are_sent_is_said() -> None:
 
 def test_steps_and_dead_zones_that_cannot_be() -> None:
     for values, sentence in (
-        ({"step": 0.1}, "step is a setting of scale=rms"),
+        ({"step": 0.1}, "step is a setting of scale=rms and mean"),
+        ({"bits": "4-1", "count_scale": "mean"}, "signed counts, not binary"),
         ({"count_scale": "rms", "step": 0}, "inputs.step: must be greater than 0"),
         ({"dead_zone": -0.1}, "inputs.dead_zone: must be greater than or equal to 0"),
         ({"bits": "4-1", "dead_zone": 0.1}, "signed counts, not binary"),
@@ -76,3 +80,20 @@ def test_steps_and_dead_zones_that_cannot_be() -> None:
     ):
         with pytest.raises(SpikeconvError, match=re.escape(sentence)):
             SpikeConfig.parse(values)
+
+
+def test_spikingbrain_s_rule() -> None:
+    """A third of the mean magnitude is one count, whatever the scheme says of clipping, and every digit can be sent."""
+    scheme = SpikeConfig.parse(load_scheme("spikingbrain-8"))
+    inputs = scheme.inputs
+    assert (inputs.scale, inputs.clip_ratio, inputs.count_min, inputs.count_max) == ("mean", 1, -1024, 1024)
+    assert inputs.step == pytest.approx(1 / 3) and scheme.rotation.is_none and scheme.weights.bits == 8
+    x = torch.randn(5, 64) * torch.tensor([1e-3, 1, 1, 1, 1e3])[:, None]
+    x[2, 7] = 300.0  # not clipped
+    encoded = codec_of(inputs).encode(x)
+    third = x.abs().mean(-1, keepdim=True) / 3
+    torch.testing.assert_close(encoded.scale, third, rtol=1e-6, atol=0)
+    assert torch.equal(encoded.counts.int(), (x / third).round().int())
+    train = codec_of(inputs).unfold(encoded.counts, code_for(scheme.code))
+    weights = torch.tensor([1 << digit for digit in reversed(range(len(train)))])
+    assert torch.equal((train.long() * weights.view(-1, 1, 1)).sum(0), encoded.counts.long())

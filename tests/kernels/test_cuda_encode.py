@@ -58,12 +58,13 @@ ENCODES = [  # settings, τ
     (EncodeSettings(-400, 400, True, 0.9, "none", 1e-5), None),  # more bins than a block holds
     (EncodeSettings(-300, 300, True, 1.0, "none", 1e-5, 0.085, 0.25, 24), None),
     (EncodeSettings(-36, 36, True, 1.0, "two-sided", 1e-5, 0.1, 0.5, 8), 0.2),
+    (EncodeSettings(-1024, 1024, True, 1.0, "none", 1e-5, 1 / 3, 0.0, 0, True), None),
     (EncodeSettings(-8, 7, True, 0.9, "none", 1e-5, 0.0, 0.4, 8 - 1), None),
 ]
 
 
 @pytest.mark.parametrize(
-    ("settings", "clip"), ENCODES, ids=[f"{s.count_max}-{s.clip}-{s.dead_zone:g}" for s, _ in ENCODES]
+    ("settings", "clip"), ENCODES, ids=[f"{s.count_max}-{s.clip}-{s.dead_zone:g}-{s.by_mean:d}" for s, _ in ENCODES]
 )
 @pytest.mark.parametrize("memory", ["shared", "global"])
 def test_encode(

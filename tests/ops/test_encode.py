@@ -161,7 +161,8 @@ def test_steps_and_dead_zones_have_the_same_bits(size: int, kernels: Any) -> Non
     ):
         x = torch.randn(7, size).to(dtypes[number % 3])
         x[1], x[2, size // 2], x[3, size // 3], x[4, 0], x[5] = 0, float("nan"), float("inf"), 3e4, x[5] * 1e-4
-        settings = EncodeSettings(low, high, True, 1.0 if step else 0.9, "none", 1e-5, step, dead, min(one, high))
+        zone = step, dead, min(one, high), number % 5 > 2
+        settings = EncodeSettings(low, high, True, 1.0 if step else 0.9, "none", 1e-5, *zone)
         front = rotation.on(torch.device("cpu")) if rotated else []
         arguments = (x, front, gamma if number % 2 else None, None, settings.table(), True)
         expected = encoding.encode(*arguments)
@@ -173,15 +174,16 @@ def test_steps_and_dead_zones_have_the_same_bits(size: int, kernels: Any) -> Non
 
 
 def test_steps_and_dead_zones_do_what_they_say(kernels: Any) -> None:
-    """Against float64: the step is δ · rms or reaches the largest potential; nothing below θ · rms; no count of two
-    spikes just beyond one; all others are the nearest. Numbers too close to an edge to tell are left out."""
-    for (step, dead_zone, one), high in product(ZONES, (36, 300)):
+    """Against float64: the step is δ · rms (or mean) or reaches the largest potential; nothing below θ · rms; no count
+    of two spikes just beyond one; all others are the nearest. Numbers too close to an edge to tell are left out."""
+    for (step, dead_zone, one), high, by_mean in product(ZONES, (36, 300), (False, True)):
         u = torch.randn(40, 500, device=kernels.device)
         u[7, 3], u[8, 5] = 200.0, -45.0  # tokens whose largest values δ · rms does not reach with 36 counts
-        settings = EncodeSettings(-high, high, True, 1.0, "none", 0.0, step, dead_zone, one)
+        settings = EncodeSettings(-high, high, True, 1.0, "none", 0.0, step, dead_zone, one, by_mean)
         counts, scale, *_ = kernels.encode(u, [], None, None, settings.table(), False)
         wide, k, s = u.double().cpu(), counts.long().cpu(), scale.double().cpu()
         rms, peak = wide.square().mean(-1, keepdim=True).sqrt(), wide.abs().amax(-1, keepdim=True)
+        rms = wide.abs().mean(-1, keepdim=True) if by_mean else rms
         torch.testing.assert_close(
             s, torch.maximum(step * rms, peak / high) if step else peak / high, rtol=1e-5, atol=0
         )

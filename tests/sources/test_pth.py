@@ -284,10 +284,11 @@ def test_world_vocabulary_is_that_of_the_wheel(tmp_path: Path, monkeypatch: pyte
     path = small(tmp_path / "model.pth", 65536)
     monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path / "cache"))
     with monkeypatch.context() as patch, pytest.raises(SpikeconvError, match="Could not fetch rwkv"):
-        patch.setattr(pth_tokenizer, "RWKV", NoFetch("rwkv", "0.8.32", ""))
+        patch.setattr(pth_tokenizer, "RWKV", NoFetch("rwkv", "0.8.32", "", ""))
         PthSource(path)
     folder = tmp_path / "cache" / "rwkv-0.8.32" / "rwkv"
     folder.mkdir(parents=True)
+    monkeypatch.setattr(Wheel, "is_cached", lambda self: self.version == "0.8.32")
     (folder / "rwkv_vocab_v20230424.txt").write_text(VOCABULARY)
     source = PthSource(path)
     shutil.rmtree(folder)
