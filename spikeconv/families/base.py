@@ -158,11 +158,17 @@ class Family:
     def settle(self, config: SpikeConfig) -> SpikeConfig:
         """A conversion's settings with the family's own in front of the user's overrides.
 
-        They hold for spike counts that are sent as spikes; other codecs and counts sent whole treat all roles alike.
+        They hold for spike counts that are sent as spikes; other codecs and counts sent whole treat all roles alike. A
+        step from the token's RMS or mean needs signed counts, of which an input that is never below 0 uses one sign.
         """
-        if config.inputs.codec != "count" or config.inputs.spikes == "integer":
+        inputs = config.inputs
+        if inputs.codec != "count" or inputs.spikes == "integer":
             return config
-        ours = (Override(pattern=role, settings=dict(fields)) for role, fields in self.role_settings.items())
+        signed = {"inputs.spikes"} if inputs.scale != "max" or inputs.dead_zone else set()
+        ours = (
+            Override(pattern=role, settings={name: value for name, value in fields.items() if name not in signed})
+            for role, fields in self.role_settings.items()
+        )
         return config.model_copy(update={"overrides": (*ours, *config.overrides)})
 
     def layout(self, config: Any) -> list[ModuleLinear]:

@@ -13,6 +13,7 @@ from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, Family, LinearSpec, Stack, find_family
 from spikeconv.families.norm import LAYER, RMS, RMS_PLUS_ONE
+from spikeconv.sources.presets import load_scheme
 
 LAYERS = SimpleNamespace(num_hidden_layers=2, head_dim=8)
 
@@ -86,6 +87,11 @@ def test_role_settings_yield_to_the_user() -> None:
     assert scheme(steps=16).inputs.virtual_steps == 31
     user = {"pattern": "ffn.value", "settings": {"inputs.spikes": "ternary", "rotation": "gamma-sqp"}}
     assert scheme(overrides=[user]) == LinearScheme()
+    for name in ("ramp-5", "ramp-6", "ramp-5-sparse", "spikingbrain-8"):  # whose steps need signed counts
+        fine = scheme(**load_scheme(name))
+        assert (
+            fine.inputs.symmetric and fine.rotation.is_none and fine.code == SpikeConfig.parse(load_scheme(name)).code
+        )
     for others in ({"codec": "multihead"}, {"bits": "4-4"}, {"bits": "16-16"}):
         assert scheme(**others) == LinearScheme.model_validate(others)
 
