@@ -2,10 +2,13 @@
 
     python scripts/bench/convert.py --size 1b                  # 0.1b, 1b, 7b; the checkpoint is made once, in --folder
     python scripts/bench/convert.py --size 7b --clip mse
+    python scripts/bench/convert.py --size 7b --reload         # load what was written, generate 16 tokens, verify
+    pip install --no-deps --target peer auto-round py-cpuinfo; PYTHONPATH=peer python scripts/bench/convert.py
 
 Prints weights a minute, the share of the bare rate (same threads, same run), the peak of resident memory, with pages of
 files and without, and what `spikeconv plan` had foreseen of all that. The checkpoint has LLaMA's shapes and random
-bfloat16 weights, sharded as on the hub.
+bfloat16 weights, sharded as on the hub. Where auto-round can be imported its conversion without a model is timed too
+(rounding to nearest, 4 bits in groups of 128, neither rotated nor hashed).
 """
 
 import argparse
@@ -17,6 +20,8 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +44,18 @@ SIZES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
 }
 SHARD = 10 * 10**9
+RELOAD = """
+import sys, torch
+from pathlib import Path
+from spikeconv.evaluate.models import load_converted
+from spikeconv.verification.run import verify_model
+path = Path(sys.argv[1])
+model = load_converted(path, device="cpu")
+tokens = model.generate(torch.arange(1, 9)[None], max_new_tokens=16, min_new_tokens=16, do_sample=False)
+found = verify_model(model, tokens[:, :4], path, source=False)
+print(f"{found.accumulators} accumulators of {found.linears} linears, {'clean' if found.clean else 'NOT CLEAN'}")
+"""
+"""What reads a converted checkpoint back; without the source, whose float32 would not fit."""
 NOISE = 1 << 26
 
 
@@ -67,8 +84,8 @@ def make_source(folder: Path, size: str) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def watched(command: list[str]) -> tuple[dict[str, Any], float, int, int]:
-    """What a command prints as JSON, its seconds, and its peaks in bytes: all resident pages, and those of no file."""
+def watched(command: list[str]) -> tuple[str, float, int, int]:
+    """What a command prints, its seconds, and its peaks in bytes: all resident pages, and those of no file."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peaks = {"VmHWM": 0, "RssAnon": 0}
@@ -90,7 +107,7 @@ def watched(command: list[str]) -> tuple[dict[str, Any], float, int, int]:
     watcher.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed: {errors}")
-    return json.loads(printed), time.perf_counter() - start, peaks["VmHWM"], peaks["RssAnon"]
+    return printed, time.perf_counter() - start, peaks["VmHWM"], peaks["RssAnon"]
 
 
 def bare_rate(size: str, search: bool, jobs: int, block: int | None = None, seconds: float = 4) -> float:
@@ -131,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="1b")
     parser.add_argument("--clip", choices=("none", "mse"), default="none", help="min-max, or clip search")
+    parser.add_argument("--reload", action="store_true", help="also load, run and verify the result")
     parser.add_argument("--jobs", type=int, default=default_jobs())
     parser.add_argument("--folder", type=Path, default=Path.home() / ".cache" / "spikeconv" / "bench")
     arguments = parser.parse_args()
@@ -144,13 +162,14 @@ def main() -> None:
     bare, blocks = (bare_rate(arguments.size, search, arguments.jobs, block) for block in (None, BLOCK))
     options = [str(source), "-o", str(output), "--jobs", str(arguments.jobs), "--weight-clip", arguments.clip]
     spikeconv = [sys.executable, "-m", "spikeconv"]
-    plan, *_ = watched([*spikeconv, "plan", *options, "--json", "--quiet"])
+    plan: dict[str, Any] = json.loads(watched([*spikeconv, "plan", *options, "--json", "--quiet"])[0])
     try:
-        summary, seconds, resident, anonymous = watched([*spikeconv, "convert", *options, "--json", "--quiet"])
+        printed, seconds, resident, anonymous = watched([*spikeconv, "convert", *options, "--json", "--quiet"])
         written = sum(file.stat().st_size for file in output.glob("*.safetensors"))
+        reloaded = watched([sys.executable, "-c", RELOAD, str(output)]) if arguments.reload else None
     finally:
         shutil.rmtree(output, ignore_errors=True)
-    weights, converting, foreseen = plan["weights"], summary["seconds"], plan["estimate"]
+    weights, converting, foreseen = plan["weights"], json.loads(printed)["seconds"], plan["estimate"]
     kernels = measure_limits(0.03, "cpu").kernels
     print(
         f"{arguments.size}, clip {arguments.clip}, {arguments.jobs} threads, {kernels}: {weights / 1e9:.2f} G weights"
@@ -160,11 +179,26 @@ def main() -> None:
     for name, rate in (("whole matrices", bare), ("blocks in the cache", blocks)):
         share = weights / converting / rate
         print(f"    {share:.2f} of rotating, rounding and packing {name} ({60 * rate / 1e9:.2f} G)")
-    print(f"  peak of resident memory {resident / 2**30:.2f} GiB, without pages of files {anonymous / 2**30:.2f} GiB")
+    print(f"  {_peaks(resident, anonymous)}")
     print(
         f"  foreseen / found: seconds {foreseen['seconds'] / converting:.2f}, memory "
         f"{foreseen['peak_bytes'] / resident:.2f}, bytes written {foreseen['output_bytes'] / written:.4f}"
     )
+    if reloaded is not None:
+        found, took, *peaks = reloaded
+        print(f"  loaded, 16 tokens generated and verified in {took:.1f} s: {found.strip()}; {_peaks(*peaks)}")
+    if find_spec("auto_round"):
+        peer = [sys.executable, "-m", "auto_round", "--model", str(source), "--model_free", "--scheme", "W4A16"]
+        try:
+            _, theirs, *peaks = watched([*peer, "--output_dir", str(output)])
+        finally:
+            shutil.rmtree(output, ignore_errors=True)
+        name = f"auto-round {version('auto-round')}, model-free W4A16"
+        print(f"  {name}: {theirs:.1f} s, {theirs / seconds:.2f} times ours; {_peaks(*peaks)}")
+
+
+def _peaks(resident: int, anonymous: int) -> str:
+    return f"peak {resident / 2**30:.2f} GiB, without pages of files {anonymous / 2**30:.2f} GiB"
 
 
 if __name__ == "__main__":
