@@ -11,7 +11,14 @@ class SpikeconvError(Exception):
     """
 
     def __init__(self, sentence: str = "") -> None:
-        super().__init__("".join(each if each.isprintable() else repr(each)[1:-1] for each in sentence))
+        super().__init__(
+            "".join(each if each.isprintable() or _is_byte(each) else repr(each)[1:-1] for each in sentence)
+        )
+
+
+def _is_byte(character: str) -> bool:
+    """Whether it stands for a byte of a file name that is no text."""
+    return "\udc80" <= character <= "\udcff"
 
 
 class UnreadableError(SpikeconvError, OSError):

@@ -147,7 +147,7 @@ def test_loading_makes_no_float_copy(spiking: LoadedModel, checkpoint: Path) -> 
 
 
 def test_verify_is_clean_on_all_linears(spiking: LoadedModel) -> None:
-    result = verify(spiking, sample_text(), tokens=16)
+    result = verify(spiking, sample_text(), tokens=16, source=resolve_source("smollm2-135m"))
     assert result.clean, result
     assert result.linears == 210 and result.rotation_error is not None
 

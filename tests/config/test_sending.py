@@ -84,7 +84,7 @@ def test_steps_and_dead_zones_that_cannot_be() -> None:
 
 def test_spikingbrain_s_rule() -> None:
     """A third of the mean magnitude is one count, whatever the scheme says of clipping, and every digit can be sent."""
-    scheme = SpikeConfig.parse(load_scheme("spikingbrain-8"))
+    scheme = SpikeConfig.parse(load_scheme("spikingbrain-8-1.58"))
     inputs = scheme.inputs
     assert (inputs.scale, inputs.clip_ratio, inputs.count_min, inputs.count_max) == ("mean", 1, -1024, 1024)
     assert inputs.step == pytest.approx(1 / 3) and scheme.rotation.is_none and scheme.weights.bits == 8

@@ -87,7 +87,7 @@ def test_role_settings_yield_to_the_user() -> None:
     assert scheme(steps=16).inputs.virtual_steps == 31
     user = {"pattern": "ffn.value", "settings": {"inputs.spikes": "ternary", "rotation": "gamma-sqp"}}
     assert scheme(overrides=[user]) == LinearScheme()
-    for name in ("ramp-5", "ramp-6", "ramp-5-sparse", "spikingbrain-8"):  # whose steps need signed counts
+    for name in ("ramp-5", "ramp-6", "ramp-5-sparse", "spikingbrain-8-1.58"):  # whose steps need signed counts
         fine = scheme(**load_scheme(name))
         assert (
             fine.inputs.symmetric and fine.rotation.is_none and fine.code == SpikeConfig.parse(load_scheme(name)).code

@@ -44,8 +44,24 @@ def test_broken_library(fresh: Any) -> None:
     library = native._cached("cpu")
     library.parent.mkdir(parents=True)
     library.write_bytes(b"not a library")
+    native.note_hash(library)  # as a compiler left it
     backend = fresh("cpu")
     assert not backend.is_native and library.name in backend.why
+
+
+def test_a_changed_library_is_built_again(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, built = native._cached("cpu"), []
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"built")
+    native.note_hash(library)
+    library.write_bytes(b"changed")
+
+    def build_it(device: str, place: Path) -> None:
+        built.append(place)
+        raise OSError("enough")
+
+    monkeypatch.setattr(native, "_build", build_it)
+    assert fresh("cpu").why == "enough" and built == [library]
 
 
 def test_other_devices_have_the_reference() -> None:
