@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from real_model import TOKENS, WINDOW, python_docs
 from tiny_models import FAMILIES, save_model
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -24,8 +25,11 @@ from spikeconv.conversion.linear import convert_linear
 from spikeconv.conversion.pipeline import ConvertSummary, convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.conversion.writing import Writing
+from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.nn import SpikeGroup, SpikeLinear
+from spikeconv.sources.float_model import load_float
 from spikeconv.sources.hf import HfSource
+from spikeconv.sources.resolve import resolve_source
 
 TRANSFORMERS = [name for name in FAMILIES if not name.startswith("rwkv")]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -140,6 +144,18 @@ def logits_of(tokens: torch.Tensor) -> Callable[..., torch.Tensor]:
         return result
 
     return logits
+
+
+@pytest.fixture(scope="session")
+def real_source() -> Path:
+    """The embedded real model."""
+    return resolve_source("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def float_perplexity(real_source: Path) -> float:
+    """Of the real model, on Python's documentation."""
+    return perplexity(load_float(real_source), python_docs(), window=WINDOW, max_tokens=TOKENS).perplexity
 
 
 MakeLinear = Callable[..., tuple[SpikeLinear, nn.Linear]]

@@ -4,64 +4,46 @@ carries."""
 
 import math
 import os
-import pydoc_data.topics
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from real_model import TOKENS, WINDOW, python_docs, report
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from spikeconv.cache import cache_dir
-from spikeconv.config import FLOAT_BITS, SpikeConfig
+from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan
-from spikeconv.conversion.writing import Writing
 from spikeconv.data.offline import boolq_passages
 from spikeconv.data.sample import sample_text
 from spikeconv.evaluate.models import LoadedModel, load_checkpoint
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
 from spikeconv.nn import spike_linears
-from spikeconv.record.text import record_text
-from spikeconv.report.firing_rate import firing_report
 from spikeconv.sources.float_model import load_float
-from spikeconv.sources.resolve import open_source, resolve_source
+from spikeconv.sources.resolve import open_source
 from spikeconv.verification.run import verify
 
 pytestmark = pytest.mark.slow
 
 GIB = 1 << 30
-TOKENS, WINDOW = 4096, 1024
 
 
 @pytest.fixture(scope="module")
-def english() -> str:
-    topics = pydoc_data.topics.topics
-    return "\n\n".join(topics[name] for name in sorted(topics))
-
-
-@pytest.fixture(scope="module")
-def source() -> Path:
-    return resolve_source("smollm2-135m")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(real_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4-1.58."""
-    return made(source, tmp_path_factory.mktemp("real") / "spiking")
+    return made(real_source, tmp_path_factory.mktemp("real") / "spiking")
 
 
 @pytest.fixture(scope="module")
-def balanced(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def balanced(real_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """4-1.58, balanced; a fourth of the default's text moves the perplexity little."""
     out = tmp_path_factory.mktemp("balanced") / "spiking"
-    return made(source, out, "--balance", "sqrt", "--calibration-tokens", "4096")
+    return made(real_source, out, "--balance", "sqrt", "--calibration-tokens", "4096")
 
 
 def made(source: Path, out: Path, *options: str) -> Path:
@@ -91,47 +73,16 @@ def spiking(checkpoint: Path) -> LoadedModel:
     return load_checkpoint(checkpoint)
 
 
-@pytest.fixture(scope="module")
-def float_perplexity(source: Path, english: str) -> float:
-    return perplexity(load_float(source), english, window=WINDOW, max_tokens=TOKENS).perplexity
-
-
-@pytest.fixture(scope="module")
-def measure(
-    source: Path, english: str, tmp_path_factory: pytest.TempPathFactory, float_perplexity: float
-) -> Iterator[Callable[..., tuple[float, Any]]]:
-    """`measure(**settings)`: perplexity relative to the float model's, and the firing report."""
-    work = tmp_path_factory.mktemp("settings")
-
-    def run(**settings: Any) -> tuple[float, Any]:
-        config = SpikeConfig.parse(settings)
-        opened = open_source(source)
-        out = work / "model"
-        convert(opened, make_plan(opened, config), out, writing=Writing(force=True))
-        loaded = load_checkpoint(out)
-        found = perplexity(loaded, english, window=WINDOW, max_tokens=TOKENS).perplexity
-        return found / float_perplexity, None if config.inputs.bits == FLOAT_BITS else report(loaded, 256)
-
-    yield run
-    shutil.rmtree(work)
-
-
-def report(loaded: LoadedModel, tokens: int) -> Any:
-    return firing_report(record_text(loaded.model, loaded.tokenizer, sample_text(), tokens=tokens))
-
-
 def test_converting_stays_below_two_gib(checkpoint: Path) -> None:
     assert int((checkpoint.parent / "peak").read_text()) * 1024 < 2 * GIB
 
 
-def test_balance_keeps_more_for_the_same_memory(
-    balanced: Path, english: str, float_perplexity: float, spiking: LoadedModel
-) -> None:
+def test_balance_keeps_more_for_the_same_memory(balanced: Path, float_perplexity: float, spiking: LoadedModel) -> None:
     """Calibrated on another text; docs/calibration.md has the numbers."""
     assert int((balanced.parent / "peak").read_text()) * 1024 < 2 * GIB
     loaded = load_checkpoint(balanced)
     ratios = [
-        perplexity(each, english, window=WINDOW, max_tokens=TOKENS).perplexity / float_perplexity
+        perplexity(each, python_docs(), window=WINDOW, max_tokens=TOKENS).perplexity / float_perplexity
         for each in (loaded, spiking)
     ]
     assert 1 < ratios[0] <= 1.6 and ratios[0] < 0.75 * ratios[1]
@@ -146,58 +97,21 @@ def test_loading_makes_no_float_copy(spiking: LoadedModel, checkpoint: Path) -> 
         assert all(tensor.numel() <= linear.out_features for tensor in linear.buffers() if tensor.is_floating_point())
 
 
-def test_verify_is_clean_on_all_linears(spiking: LoadedModel) -> None:
-    result = verify(spiking, sample_text(), tokens=16, source=resolve_source("smollm2-135m"))
+def test_verify_is_clean_on_all_linears(spiking: LoadedModel, real_source: Path) -> None:
+    result = verify(spiking, sample_text(), tokens=16, source=real_source)
     assert result.clean, result
     assert result.linears == 210 and result.rotation_error is not None
 
 
-def test_gamma_sqp(spiking: LoadedModel, english: str, float_perplexity: float) -> None:
-    found = perplexity(spiking, english, window=WINDOW, max_tokens=TOKENS).perplexity
+def test_gamma_sqp(spiking: LoadedModel, float_perplexity: float) -> None:
+    found = perplexity(spiking, python_docs(), window=WINDOW, max_tokens=TOKENS).perplexity
     assert 1 < found / float_perplexity <= 2.6
     for role, means in report(spiking, 1024).by_role().items():
         assert 0.20 <= means["firing_rate"] <= 0.31, role
 
 
-def test_quarot_loses_more(
-    measure: Callable[..., tuple[float, Any]], spiking: LoadedModel, english: str, float_perplexity: float
-) -> None:
-    quarot, _ = measure(rotation="quarot")
-    gamma_sqp = perplexity(spiking, english, window=WINDOW, max_tokens=TOKENS).perplexity / float_perplexity
-    assert 4 <= quarot <= 6
-    assert gamma_sqp <= 0.6 * quarot
-
-
-def test_without_rotation_nothing_is_left(measure: Callable[..., tuple[float, Any]]) -> None:
-    ratio, _ = measure(rotation="none")
-    assert ratio >= 50
-
-
-def test_twice_the_steps(measure: Callable[..., tuple[float, Any]]) -> None:
-    ratio, _ = measure(steps=16)
-    assert ratio <= 1.9
-
-
-def test_six_bits(measure: Callable[..., tuple[float, Any]]) -> None:
-    ratio, _ = measure(bits="6-1.58")
-    assert ratio <= 1.10
-
-
-def test_binary_spikes(measure: Callable[..., tuple[float, Any]]) -> None:
-    ratio, firing = measure(bits="4-1")
-    assert ratio <= 2.6
-    assert firing.total.firing_rate == pytest.approx(0.5, abs=0.02)
-
-
-def test_keys_and_values_as_counts(measure: Callable[..., tuple[float, Any]]) -> None:
-    """METHOD, section 1: 1.076 and 1.010 of the float perplexity, everything else in float."""
-    exact = {"bits": "16-16", "rotation": "none"}
-    assert measure(**exact, kv_bits=4)[0] <= 1.08
-    assert measure(**exact, kv_bits=6)[0] <= 1.012
-
-
 def test_refitting_repairs_most_of_what_clipping_breaks(
-    source: Path, english: str, tmp_path: Path, float_perplexity: float
+    real_source: Path, tmp_path: Path, float_perplexity: float
 ) -> None:
     """Half of the potentials in front of attention cut off, no training: of the loss, in nats, most comes back."""
     text = tmp_path / "text.txt"
@@ -207,12 +121,12 @@ def test_refitting_repairs_most_of_what_clipping_breaks(
         out, converted = tmp_path / refit_tokens, tmp_path / f"{refit_tokens}-converted"
         options = ["--steps", "0", "--refit-tokens", refit_tokens, "--window", "256", "--batch-size", "1", "-q"]
         command = [sys.executable, "-m", "spikeconv"]
-        subprocess.run([*command, "finetune", source, "--text", text, "-o", out, *options], check=True)
+        subprocess.run([*command, "finetune", real_source, "--text", text, "-o", out, *options], check=True)
         subprocess.run(
             [*command, "convert", "--clip-from", out, "--bits", "16-1.58", "-o", converted, "-q"], check=True
         )
         loaded = load_checkpoint(converted)
-        losses.append(math.log(perplexity(loaded, english, window=512, max_tokens=1024).perplexity))
+        losses.append(math.log(perplexity(loaded, python_docs(), window=512, max_tokens=1024).perplexity))
     rates = {role: means["firing_rate"] for role, means in report(loaded, 256).by_role().items()}
     assert rates["q"] < 0.18 < rates["o"]  # of q, 0.29 without clipping
     lost = losses[0] - math.log(float_perplexity)
@@ -225,9 +139,9 @@ def test_piqa_beats_chance_on_real_questions(spiking: LoadedModel) -> None:
     assert 0.5 <= result.tasks[0].value <= 1
 
 
-def test_the_same_weights_as_qwen2(source: Path, checkpoint: Path, spiking: LoadedModel, tmp_path: Path) -> None:
+def test_the_same_weights_as_qwen2(real_source: Path, checkpoint: Path, spiking: LoadedModel, tmp_path: Path) -> None:
     """Zero biases change nothing: packed weights bit for bit, logits within 1e-5 of their range."""
-    loaded = load_float(source)
+    loaded = load_float(real_source)
     loaded.model.config.model_type, loaded.model.config.architectures = "qwen2", ["Qwen2ForCausalLM"]
     state = {name: t for name, t in loaded.model.state_dict().items() if name != "lm_head.weight"}
     for layer in range(loaded.model.config.num_hidden_layers):
