@@ -61,8 +61,8 @@ struct TokenScale {
   float dead = 0, near = 0;  // |u| below: no spike; below: no more than one
 };
 
-// `unit` is the token's RMS or mean magnitude, needed where the range says so. A token with potentials that the step would not reach, such as attention's
-// sink, gets one that does, and no dead zone.
+// `unit` is the token's RMS or mean magnitude, needed where the range says so. A token with potentials that the step
+// would not reach, such as attention's sink, gets one that does, and no dead zone.
 SPIKECONV_HD TokenScale token_scale(float low, float high, const CountRange& range, float unit = 0.0f) {
   TokenScale result{0.0f, 0.0f};
   if (range.symmetric) {

@@ -30,11 +30,11 @@ SPIKECONV_DEVICE T reduce_block(T x, F combine, T* shared) {
   return x;
 }
 
-// Sums of squares and magnitudes are taken in the order of cpu/encode.inl: a tree that adds the upper half of the next power of two
-// onto the lower, until one is left.
+// Sums of squares and magnitudes are taken in the order of cpu/encode.inl: a tree that adds the upper half of the next
+// power of two onto the lower, until one is left.
 
-// Thread t's part of Σ x(i), i < n, none below 0: it owns the elements t, t + threads, …; the order within them is the same halving,
-// walked leaf by leaf in bit-reversed order with the open partial sums on a stack. n ≤ threads · 2^levels.
+// Thread t's part of Σ x(i), i < n, none below 0: it owns the elements t, t + threads, …; the order within them is the
+// same halving, walked leaf by leaf in bit-reversed order with the open partial sums on a stack. n ≤ threads · 2^levels.
 template <int kLevels, class F>
 SPIKECONV_DEVICE float own_tree_sum(F x, int n, int threads, int t) {
   int levels = 0;

@@ -66,7 +66,8 @@ class Journal:
         entries: dict[str, Entry] = {}
         for line in lines:
             try:
-                unit, digests, note = (_read(line)[key] for key in ("unit", "sha256", "note"))
+                values = _read(line)
+                unit, digests, note = (values[key] for key in ("unit", "sha256", "note"))
             except (ValueError, KeyError, TypeError):  # cut off, or changed
                 continue
             if isinstance(unit, str) and isinstance(digests, dict) and isinstance(note, dict):

@@ -3,10 +3,8 @@ are rounded for the inputs that the converted network gives them.
 """
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -66,15 +64,17 @@ def produce(
             raise SpikeconvError(f"The input of {job.linear.name} is clipped, but its threshold was not calibrated.")
     specs = output_specs(source, plan, dtype)
     work, units = Work(source, plan, dtype), list(specs)
-    make: Callable[[str], None] = partial(_make, work, take)
-    if room is not None:
-        make = _Room(room, working_bytes(source, plan, specs)).within(make)
+
+    def make(unit: str) -> None:
+        take(unit, work.process(unit))
+
+    limited = make if room is None else _Room(room, working_bytes(source, plan, specs)).within(make)
     if plan.calibrates:
         later = {f"{job.linear.name}.weight" for job in plan.jobs}
-        _in_any_order(make, [unit for unit in units if unit not in later | done], jobs, silent, beside)
+        _in_any_order(limited, [unit for unit in units if unit not in later | done], jobs, silent, beside)
         _layer_by_layer(source, plan, work, take, recall, done, track)
     else:
-        _in_any_order(make, [unit for unit in units if unit not in done], jobs, track, beside)
+        _in_any_order(limited, [unit for unit in units if unit not in done], jobs, track, beside)
 
 
 def _in_any_order(
@@ -104,12 +104,6 @@ def _in_any_order(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-def _make(work: Work, take: Take, unit: str) -> None:
-    start = time.perf_counter()
-    made = work.process(unit)
-    take(unit, made._replace(seconds=time.perf_counter() - start))
 
 
 class _Room:
@@ -146,9 +140,8 @@ def _layer_by_layer(
         if unit in done:
             tensors = recall(unit)
         else:
-            start = time.perf_counter()
             made = work.process(unit, statistics)
-            take(unit, made._replace(seconds=time.perf_counter() - start))
+            take(unit, made)
             tensors = made.tensors
         return {name.removeprefix(f"{module}."): tensor for name, tensor in tensors.items()}
 

@@ -4,6 +4,7 @@ Nothing here remembers anything from one tensor to the next, so that several thr
 """
 
 import math
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -74,6 +75,11 @@ class Work:
 
     def process(self, name: str, statistics: Statistics | None = None) -> Unit:
         """What takes the place of one source tensor; of its inputs, where it is a weight that asks for them."""
+        start = time.perf_counter()
+        made = self._made(name, statistics)
+        return made._replace(seconds=time.perf_counter() - start)
+
+    def _made(self, name: str, statistics: Statistics | None) -> Unit:
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and module in self._jobs:
             return self._convert(module, statistics)
