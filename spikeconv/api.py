@@ -47,6 +47,7 @@ def convert(
     force: bool = False,
     restart: bool = False,
     jobs: int | None = None,
+    device: str = "cpu",
     max_memory: str | None = None,
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     trust_remote_code: bool = False,
@@ -64,6 +65,7 @@ def convert(
     force: bool = False,
     restart: bool = False,
     jobs: int | None = None,
+    device: str = "cpu",
     max_memory: str | None = None,
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     trust_remote_code: bool = False,
@@ -80,6 +82,7 @@ def convert(
         force: replace an existing converted checkpoint.
         restart: begin anew where a conversion to the same output was stopped; else it goes on.
         jobs: threads that convert; None: one for each core.
+        device: that rotates and rounds where there is an `output`: cpu, cuda, …
         max_memory: the most memory of the whole process, as in 4GB; None: no limit.
         max_shard_size: largest weight file.
         trust_remote_code: allow the source's own Python code.
@@ -98,7 +101,7 @@ def convert(
     from spikeconv.conversion.pipeline import convert as write
     from spikeconv.conversion.recipe import open_model, plan_conversion, read_settings
     from spikeconv.conversion.writing import Writing, default_jobs
-    from spikeconv.loading import parse_dtype
+    from spikeconv.loading import find_device, parse_dtype
 
     target = None if output is None else Path(output).expanduser()
     float_dtype = parse_dtype(_dtype_name(dtype))
@@ -114,6 +117,7 @@ def convert(
     writing = Writing(
         shard_bytes=parse_size(max_shard_size, "max_shard_size"),
         jobs=default_jobs() if jobs is None else jobs,
+        device=find_device(device),
         max_memory=most,
         force=force,
         restart=restart,

@@ -35,6 +35,20 @@ TRANSFORMERS = [name for name in FAMILIES if not name.startswith("rwkv")]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
+LONGEST = ("test_end_to_end.py", "test_end_to_end_settings.py", "test_rwkv_end_to_end.py", "ops/", "kernels/")
+"""Files and folders that take minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: two workers share files, and none is to run one alone at the end."""
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((index for index, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)

@@ -21,10 +21,17 @@ JOURNAL = ".journal.jsonl"
 
 
 class Entry(NamedTuple):
-    """A unit that was written: SHA-256 by tensor name, and what is to be remembered of it."""
+    """A unit that was written.
+
+    Attributes:
+        digests: SHA-256 of its tensors, by name.
+        note: what is to be remembered of it.
+        read: SHA-256 of tensors of the source that were read by then, by name.
+    """
 
     digests: dict[str, str]
     note: dict[str, Any]
+    read: dict[str, str]
 
 
 class Journal:
@@ -67,11 +74,11 @@ class Journal:
         for line in lines:
             try:
                 values = _read(line)
-                unit, digests, note = (values[key] for key in ("unit", "sha256", "note"))
+                unit, *rest = (values[key] for key in ("unit", "sha256", "note", "read"))
             except (ValueError, KeyError, TypeError):  # cut off, or changed
                 continue
-            if isinstance(unit, str) and isinstance(digests, dict) and isinstance(note, dict):
-                entries[unit] = Entry(digests, note)
+            if isinstance(unit, str) and all(isinstance(each, dict) for each in rest):
+                entries[unit] = Entry(*rest)
         return begun_with, entries
 
 
@@ -98,7 +105,7 @@ def same_or_raise(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any
 
 
 def _values(unit: str, entry: Entry) -> dict[str, Any]:
-    return {"unit": unit, "sha256": entry.digests, "note": entry.note}
+    return {"unit": unit, "sha256": entry.digests, "note": entry.note, "read": entry.read}
 
 
 def _line(values: Mapping[str, Any]) -> str:

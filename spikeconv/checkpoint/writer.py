@@ -21,6 +21,7 @@ from spikeconv.checkpoint.journal import JOURNAL, Entry, Journal, same_or_raise
 from spikeconv.checkpoint.layout import Layout
 from spikeconv.checkpoint.lock import OWNER
 from spikeconv.checkpoint.scratch import Scratch
+from spikeconv.hashing import sha256_within
 from spikeconv.plain import write_json
 from spikeconv.sources.tensor_files import bytes_of, read_into
 from spikeconv.sources.weight_files import INDEX
@@ -100,13 +101,16 @@ class Sink(Scratch):
         """Whether the scratch folder was left for the same conversion to go on."""
         return not self._published and (self.scratch / JOURNAL).exists()
 
-    def write(self, unit: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> dict[str, str]:
+    def write(
+        self, unit: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any], read: Mapping[str, str]
+    ) -> dict[str, str]:
         """Write the tensors of a unit, from any thread; returns the SHA-256 of each.
 
         Args:
             unit: its name.
             tensors: by name, as laid out.
             note: what to remember of it, values of JSON.
+            read: SHA-256 of tensors of the source that have been read, by name, which is remembered too.
 
         Raises:
             OSError: the disk is full, say.
@@ -119,7 +123,7 @@ class Sink(Scratch):
             data = bytes_of(tensor)
             digests[name] = hashlib.sha256(data).hexdigest()
             _write(self._files[place.shard], data, place.begin)
-        entry = Entry(digests, dict(note))
+        entry = Entry(digests, dict(note), dict(read))
         with self._lock:
             assert self._journal is not None, "only inside the context is there something to write to"
             self._written[unit] = entry
@@ -133,20 +137,20 @@ class Sink(Scratch):
         read_into(self._files[place.shard], bytes_of(tensor), place.begin)
         return tensor
 
-    def finish_shards(self) -> list[Path]:
-        """The shards, when every tensor is written; they can be hashed before `commit`.
+    def headers(self) -> dict[str, str]:
+        """SHA-256 of what each shard has in front of its tensors, by its name."""
+        return {name: hashlib.sha256(header).hexdigest() for name, header in self._layout.headers.items()}
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of every tensor written, in the order of the layout.
 
         Raises:
             AssertionError: one is missing.
         """
-        missing = self._layout.places.keys() - self.digests()
-        assert not missing, f"{len(missing)} tensors were laid out and not written, {min(missing)} for one"
-        return [self.scratch / name for name in self._layout.sizes]
-
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of every tensor written, in the order of the layout."""
         found = {name: digest for entry in self._written.values() for name, digest in entry.digests.items()}
-        return {name: found[name] for name in self._layout.places if name in found}
+        missing = self._layout.places.keys() - found
+        assert not missing, f"{len(missing)} tensors were laid out and not written, {min(missing)} for one"
+        return {name: found[name] for name in self._layout.places}
 
     def notes(self) -> dict[str, dict[str, Any]]:
         """What is remembered of every unit."""
@@ -189,7 +193,8 @@ class Sink(Scratch):
 
     def _digest(self, name: str) -> str:
         """SHA-256 of what lies at the place of a tensor."""
-        return hashlib.sha256(bytes_of(self.read(name))).hexdigest()
+        place = self._layout.places[name]
+        return sha256_within(self._files[place.shard], place.begin, place.begin + place.spec.size)
 
 
 def _write(file: int, data: memoryview, at: int) -> None:

@@ -21,10 +21,12 @@ from spikeconv.cli.convert_options import (
     ClipText,
     ClipTokens,
     Codec,
+    ConvertDevice,
     CountRange,
     CountScale,
     Damping,
     DeadZone,
+    DeleteSourceShards,
     DryRun,
     FloatDtype,
     Force,
@@ -120,8 +122,10 @@ def convert(
     restart: Restart = False,
     log_file: LogFile = None,
     jobs: Jobs = None,
+    device: ConvertDevice = "cpu",
     max_memory: MaxMemory = None,
     max_shard_size: MaxShardSize = DEFAULT_SHARD_SIZE,
+    delete_source_shards: DeleteSourceShards = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -176,9 +180,9 @@ def convert(
     from spikeconv.conversion.recipe import Clipping, plan_conversion
     from spikeconv.conversion.search import Search
     from spikeconv.conversion.writing import Writing, default_jobs
-    from spikeconv.loading import parse_dtype
+    from spikeconv.loading import find_device, parse_dtype
     from spikeconv.sources.outline import open_or_outline
-    from spikeconv.sources.resolve import open_source, resolve_source
+    from spikeconv.sources.resolve import open_named
 
     def note(text: str) -> None:
         if not quiet:
@@ -208,12 +212,19 @@ def convert(
     float_dtype = parse_dtype(dtype)
     most = None if max_memory is None else parse_size(max_memory, "--max-memory")
     shard = parse_size(max_shard_size, "--max-shard-size")
-    writing = Writing(shard_bytes=shard, jobs=jobs or default_jobs(), max_memory=most, force=force, restart=restart)
+    writing = Writing(
+        shard_bytes=shard,
+        jobs=jobs or default_jobs(),
+        device=find_device(device),
+        max_memory=most,
+        force=force,
+        restart=restart,
+    )
     if dry_run:
         opened = open_or_outline(name, trust_remote_code=trust_remote_code)
     else:
         check_target(target, force, RECORD)
-        opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
+        opened = open_named(name, trust_remote_code=trust_remote_code, delete_shards=delete_source_shards, note=note)
     plan = plan_conversion(
         opened,
         config,

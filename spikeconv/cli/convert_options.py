@@ -23,10 +23,12 @@ __all__ = [
     "ClipText",
     "ClipTokens",
     "Codec",
+    "ConvertDevice",
     "CountRange",
     "CountScale",
     "Damping",
     "DeadZone",
+    "DeleteSourceShards",
     "DryRun",
     "FloatDtype",
     "Force",
@@ -318,6 +320,18 @@ MaxMemory = Annotated[
 ]
 MaxShardSize = Annotated[
     str, typer.Option(help="Largest weight file, as in 500MB.", rich_help_panel=WRITING, metavar="SIZE")
+]
+DeleteSourceShards = Annotated[
+    bool,
+    typer.Option(
+        "--delete-source-shards",
+        help="Remove each shard that was fetched from the hub once it is converted, for small disks.",
+        rich_help_panel=WRITING,
+    ),
+]
+ConvertDevice = Annotated[
+    str,
+    typer.Option("--device", help="cpu, cuda, cuda:1, …: what rotates and rounds.", rich_help_panel=WRITING),
 ]
 Restart = Annotated[
     bool,

@@ -7,7 +7,7 @@ from spikeconv.cli.convert import convert
 
 __all__ = ["plan"]
 
-LEFT_OUT = ("dry_run", "log_file", "restart")
+LEFT_OUT = ("delete_source_shards", "dry_run", "log_file", "restart")
 """Options of `convert` that a plan has no use for."""
 
 

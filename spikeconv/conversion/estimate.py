@@ -122,7 +122,7 @@ def estimate(
     layout = Layout.of((spec for specs in units.values() for spec in specs), writing.shard_bytes)
     working = working_bytes(source, plan, units)
     known = not plan.calibrates and not searches and not plan.clips
-    seconds = None if plan.calibrates else _seconds(source, plan, layout, writing.jobs, folder)
+    seconds = None if plan.calibrates else _seconds(source, plan, layout, writing, folder)
     peak = base + max(peak_of(working, writing.jobs), statistics_bytes(source, plan))
     return Estimate(
         source_bytes=source.size(),
@@ -137,28 +137,27 @@ def estimate(
     )
 
 
-def _seconds(source: Source, plan: Plan, layout: Layout, jobs: int, folder: Path) -> float:
+def _seconds(source: Source, plan: Plan, layout: Layout, writing: Writing, folder: Path) -> float:
     """Of converting, hashing and writing, by the rates of a few rows."""
     kinds: Counter[tuple[int, LinearScheme]] = Counter()
     for job in plan.jobs:
         kinds[job.in_features, job.scheme] += job.weights
     budget = SECONDS / (len(kinds) + 2)
-    converting = sum(count / _rate(_trial(*kind), jobs, budget) for kind, count in kinds.items())
+    jobs = writing.jobs
+    converting = sum(count / _rate(_trial(*kind, writing.device), jobs, budget) for kind, count in kinds.items())
     written = sum(layout.sizes.values())
     noise = bytes_of(torch.randn(SAMPLE))
     hashing = (source.size() + written) / _rate(partial(_try_bytes, noise), jobs, budget)
-    files = len(layout.sizes)  # hashed once more when they are complete
-    again = written / _rate(partial(_try_bytes, noise), min(jobs, files), budget / 2)
-    return converting + hashing + again + written / _disk_rate(noise, folder, budget / 2)
+    return converting + hashing + written / _disk_rate(noise, folder, budget)
 
 
-def _trial(width: int, scheme: LinearScheme) -> Callable[[], int]:
+def _trial(width: int, scheme: LinearScheme, device: torch.device) -> Callable[[], int]:
     """Converts some rows, and returns how many weights."""
     weight = torch.empty(max(1, SAMPLE // width), width, dtype=torch.bfloat16).uniform_(-1, 1)
     d = torch.ones(width) if scheme.balance != "none" else None
 
     def convert() -> int:
-        convert_linear(weight, scheme, balance=d)
+        convert_linear(weight.to(device), scheme, balance=None if d is None else d.to(device))
         return weight.numel()
 
     return convert

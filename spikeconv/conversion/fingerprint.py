@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from spikeconv.conversion.plan import Plan
+from spikeconv.conversion.writing import Writing
 from spikeconv.sources.base import Source
 from spikeconv.sources.tensor_files import bytes_of
 from spikeconv.versions import versions
@@ -16,22 +17,22 @@ __all__ = ["fingerprint"]
 PACKAGES = ("torch", "transformers")
 
 
-def fingerprint(source: Source, plan: Plan, dtype: torch.dtype | None, shard_bytes: int) -> dict[str, Any]:
+def fingerprint(source: Source, plan: Plan, dtype: torch.dtype | None, writing: Writing) -> dict[str, Any]:
     """Values of JSON that say which bytes will be written: the source's headers, every setting, what was calibrated."""
     headers = [[name, str(source.dtype(name)), list(source.shape(name))] for name in source.names()]
-    states = {path.name: path.stat() for path in source.weight_files()}
     balance = hashlib.sha256()
     for group, d in sorted((plan.diagonals or {}).items()):
         balance.update(group.encode())
         balance.update(bytes_of(d))
     return {
         "source": str(source.path),
-        "files": {name: {"bytes": state.st_size, "changed": state.st_mtime_ns} for name, state in states.items()},
+        "files": source.states(),
         "headers": _digest(headers),
         "source config": _digest(source.config),
         "settings": plan.config.model_dump(mode="json"),
         "dtype": str(dtype),
-        "shard bytes": shard_bytes,
+        "shard bytes": writing.shard_bytes,
+        "device": writing.device.type,
         "calibration": None if plan.calibration is None else plan.calibration.record,
         "thresholds": _digest({job.linear.name: job.threshold for job in plan.jobs}),
         "balance": balance.hexdigest(),

@@ -19,20 +19,22 @@ from spikeconv.checkpoint.layout import Layout
 from spikeconv.checkpoint.writer import RECORD, Sink
 from spikeconv.conversion.demand import check_memory
 from spikeconv.conversion.fingerprint import fingerprint
-from spikeconv.conversion.hashes import FileHashes
 from spikeconv.conversion.layers import LayerResult, Layers
 from spikeconv.conversion.log import ConversionLog
 from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.produce import produce
 from spikeconv.conversion.record import make_record
+from spikeconv.conversion.release import Releases
 from spikeconv.conversion.work import LinearResult, Unit
 from spikeconv.conversion.writing import Writing
 from spikeconv.disk import plain_errors
 from spikeconv.errors import SpikeconvError
+from spikeconv.hashing import sha256_of
 from spikeconv.plain import write_json
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
+from spikeconv.sources.digested import DigestedSource
 from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.weight_files import EXPLICIT_WEIGHTS
 
@@ -94,11 +96,12 @@ def convert(
     """
     start, writing, log = time.perf_counter(), writing or Writing(), log or ConversionLog(None, output)
     layers = Layers(plan)
-    balanced = plan.balanced(source, dtype)
+    digested = DigestedSource(source)
+    balanced = plan.balanced(digested, dtype)
     room = None if writing.max_memory is None else check_memory(balanced, plan, dtype, writing.max_memory)
     specs = output_specs(balanced, plan, dtype)
     layout = Layout.of((spec for unit in specs.values() for spec in unit), writing.shard_bytes)
-    begun_with = fingerprint(source, plan, dtype, writing.shard_bytes)
+    begun_with = fingerprint(source, plan, dtype, writing)
     restart = writing.restart or source.origin() is None  # nothing tells whether a model in memory is the same
     sink = Sink(output, layout, begun_with, force=writing.force, restart=restart)
     try:
@@ -109,12 +112,16 @@ def convert(
             if sink.done:
                 note(f"Going on with {len(sink.done)} of {len(specs)} tensors that are in {sink.scratch}.")
             for entry in sink.done.values():
+                digested.expect(entry.read)
                 if entry.note:
                     layers.add(LinearResult(**entry.note))
 
+            releases = Releases(source, specs.keys() - sink.done.keys())
+
             def take(unit: str, made: Unit) -> None:
                 result = {} if made.result is None else asdict(made.result)
-                digests = sink.write(unit, made.tensors, result)
+                digests = sink.write(unit, made.tensors, result, digested.just_read())
+                releases.finished(unit)
                 log.add("tensor", name=unit, seconds=made.seconds, written=digests, **result)
                 if made.result is not None:
                     layers.add(made.result)
@@ -122,21 +129,19 @@ def convert(
             def recall(unit: str) -> dict[str, Tensor]:
                 return {spec.name: sink.read(spec.name) for spec in specs[unit]}
 
-            hashes = FileHashes(source.weight_files())
             produce(
                 *(balanced, plan, dtype, take),
                 recall=recall,
                 done=frozenset(sink.done),
                 jobs=writing.jobs,
+                device=writing.device,
                 room=room,
-                beside=hashes.tasks(),
                 track=track,
             )
-            files = sink.finish_shards()
-            if plan.diagonals is not None:
-                files.append(write_balance(sink.scratch, plan.diagonals, dtype))
-            written = FileHashes(files).all(writing.jobs)
-            record = make_record(source, plan, hashes.found, written, sink.digests(), command, layers.results())
+            files = [] if plan.diagonals is None else [write_balance(sink.scratch, plan.diagonals, dtype)]
+            others = {file.name: sha256_of(file) for file in files}
+            hashes = digested.digests(), sink.headers(), sink.digests(), others
+            record = make_record(source, plan, *hashes, command, layers.results())
             write_json(sink.scratch / RECORD, record)
             card = model_card(sink.target.name, record)
             (sink.scratch / "README.md").write_text(card, encoding="utf-8", errors="replace")

@@ -3,8 +3,8 @@ are rounded for the inputs that the converted network gives them.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from spikeconv.weights import Statistics
 
 __all__ = ["Recall", "Take", "produce"]
 
+CPU = torch.device("cpu")
 Take = Callable[[str, Unit], None]
 """Called for every unit with its name, from any thread."""
 Recall = Callable[[str], Mapping[str, Tensor]]
@@ -38,8 +39,8 @@ def produce(
     recall: Recall = lambda unit: {},
     done: frozenset[str] = frozenset(),
     jobs: int = 1,
+    device: torch.device = CPU,
     room: int | None = None,
-    beside: Sequence[Callable[[], None]] = (),
     track: Track = silent,
 ) -> None:
     """Make the tensors of a converted checkpoint.
@@ -52,8 +53,8 @@ def produce(
         recall: gives those of the `done` units where the converted network needs them.
         done: units that are not made again.
         jobs: threads.
+        device: that rotates and rounds.
         room: bytes that all units have together that are made at once, each of which has enough; None: no limit.
-        beside: more to do by the way.
         track: progress display.
 
     Raises:
@@ -63,7 +64,7 @@ def produce(
         if job.scheme.clip is not None and job.threshold is None:
             raise SpikeconvError(f"The input of {job.linear.name} is clipped, but its threshold was not calibrated.")
     specs = output_specs(source, plan, dtype)
-    work, units = Work(source, plan, dtype), list(specs)
+    work, units = Work(source, plan, dtype, device), list(specs)
 
     def make(unit: str) -> None:
         take(unit, work.process(unit))
@@ -71,36 +72,24 @@ def produce(
     limited = make if room is None else _Room(room, working_bytes(source, plan, specs)).within(make)
     if plan.calibrates:
         later = {f"{job.linear.name}.weight" for job in plan.jobs}
-        _in_any_order(limited, [unit for unit in units if unit not in later | done], jobs, silent, beside)
+        _in_any_order(limited, [unit for unit in units if unit not in later | done], jobs, silent)
         _layer_by_layer(source, plan, work, take, recall, done, track)
     else:
-        _in_any_order(limited, [unit for unit in units if unit not in done], jobs, track, beside)
+        _in_any_order(limited, [unit for unit in units if unit not in done], jobs, track)
 
 
-def _in_any_order(
-    make: Callable[[str], None], units: list[str], jobs: int, track: Track, beside: Sequence[Callable[[], None]]
-) -> None:
+def _in_any_order(make: Callable[[str], None], units: list[str], jobs: int, track: Track) -> None:
     if jobs == 1:
         for unit in track(units, "converting", len(units)):
             make(unit)
-        for task in beside:
-            task()
         return
     threads = torch.get_num_threads()
     # One thread of torch's for each of ours: more would only wait for each other.
     pool = ThreadPoolExecutor(jobs, "convert", torch.set_num_threads, (1,))
     try:
-        futures: list[Future[None]] = []
-        others: list[Future[None]] = []
-        for index, unit in enumerate(units):
-            while index * len(beside) >= len(others) * len(units) and len(others) < len(beside):
-                others.append(pool.submit(beside[len(others)]))  # spread, so that each finds its file in the cache
-            futures.append(pool.submit(make, unit))
-        others += [pool.submit(task) for task in beside[len(others) :]]
+        futures = [pool.submit(make, unit) for unit in units]
         for future in track(futures, "converting", len(units)):
             future.result()
-        for other in others:
-            other.result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -27,7 +27,7 @@ from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
 from spikeconv.sources.model import ModelSource
 from spikeconv.sources.presets import load_scheme
-from spikeconv.sources.resolve import open_source, resolve_source
+from spikeconv.sources.resolve import open_named
 
 __all__ = ["Clipping", "open_model", "plan_conversion", "read_settings"]
 
@@ -103,7 +103,7 @@ def open_model(model: str | PreTrainedModel, tokenizer: Any = None, *, trust_rem
         SpikeconvError: there is no such model, or it cannot be read.
     """
     if isinstance(model, str):
-        return open_source(resolve_source(model), trust_remote_code=trust_remote_code)
+        return open_named(model, trust_remote_code=trust_remote_code)
     if not isinstance(model, PreTrainedModel):
         raise SpikeconvError(
             f"A {type(model).__name__} cannot be converted; give a preset, path, hub id or a PreTrainedModel (of an "
@@ -156,6 +156,10 @@ def plan_conversion(
     config = clipping.apply(config, source)
     plan = make_plan(source, config)
     groups = plan.balanced_groups
+    if source.deletes and (groups or plan.calibrates or plan.clips or wanted.asked):
+        raise SpikeconvError(
+            "What is found on a text reads the source more than once; leave --delete-source-shards out."
+        )
     if calibrate and max_memory is not None:
         if wanted.asked:
             raise SpikeconvError("--max-memory cannot be kept while encoders are chosen; leave one of the two out.")

@@ -17,8 +17,9 @@ def make_record(
     source: Source,
     plan: Plan,
     read: dict[str, str],
-    written: dict[str, str],
+    headers: dict[str, str],
     tensors: dict[str, str],
+    files: dict[str, str],
     command: str,
     layers: list[LayerResult],
 ) -> dict[str, Any]:
@@ -27,9 +28,10 @@ def make_record(
     Args:
         source: what was converted.
         plan: the settings, also by layer, skipped modules and ignored tensors.
-        read: SHA-256 of the source's weight files, by name.
-        written: that of the checkpoint's.
-        tensors: SHA-256 by name.
+        read: SHA-256 of the source's tensors, by name.
+        headers: SHA-256 of what each shard of the checkpoint has in front of its tensors.
+        tensors: SHA-256 of the checkpoint's tensors, by name: with the headers, of every byte.
+        files: SHA-256 of its other files of weights.
         command: the exact command line.
         layers: errors and dampings, kept of the weights that were calibrated.
     """
@@ -38,7 +40,7 @@ def make_record(
         "command": command,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(PACKAGES),
-        "source": {"path": source.origin(), "files": read},
+        "source": {"path": source.origin(), "tensors": read},
         **({} if plan.calibration is None else {"calibration": plan.calibration.record}),
         **({} if plan.found is None else {"search": plan.found}),
         "config": plan.config.model_dump(mode="json"),
@@ -53,8 +55,9 @@ def make_record(
         },
         "skipped": plan.skipped,
         "ignored": plan.ignored,
-        "files": written,
+        "headers": headers,
         "tensors": tensors,
+        "files": files,
     }
 
 

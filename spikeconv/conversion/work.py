@@ -22,6 +22,9 @@ __all__ = ["LinearResult", "Unit", "Work"]
 TIED = {"model.embed_tokens.weight": "lm_head.weight"}
 """What a source may hold in the place of a tensor that it ties."""
 
+CPU = torch.device("cpu")
+DEVICE_BLOCK = 1 << 25
+"""Weights that a device other than the CPU rotates and rounds at a time."""
 MOST = 2.0**63
 """A row's sum of absolute weights stays below, so that its rotation and the squares of its errors are finite."""
 
@@ -65,12 +68,14 @@ class Work:
         source: in the basis of the conversion (`Plan.balanced`).
         plan: what to convert and how.
         dtype: dtype of the tensors that stay float; None: each as it is.
+        device: that rotates and rounds; every tensor comes from the CPU and goes back there.
     """
 
-    def __init__(self, source: Source, plan: Plan, dtype: torch.dtype | None) -> None:
+    def __init__(self, source: Source, plan: Plan, dtype: torch.dtype | None, device: torch.device = CPU) -> None:
         self._source = source
         self._jobs = {job.linear.name: job for job in plan.jobs}
-        self._dtype, self._balances = dtype, plan.encoder_balances()
+        self._dtype, self._balances, self._device = dtype, plan.encoder_balances(), device
+        self._block = BLOCK if device.type == "cpu" else DEVICE_BLOCK
         self._folded, self._norms, self._tensors = plan.folded_norms(), plan.norm_kinds(), set(plan.tensors)
 
     def process(self, name: str, statistics: Statistics | None = None) -> Unit:
@@ -93,18 +98,21 @@ class Work:
 
     def _convert(self, module: str, statistics: Statistics | None) -> Unit:
         job, name = self._jobs[module], f"{module}.weight"
-        gamma, center, balance = self._gamma(name), self._center(job), self._balances.get(name)
+        vectors = self._gamma(name), self._center(job), self._balances.get(name)
+        gamma, center, balance = (None if each is None else each.to(self._device) for each in vectors)
         weights = job.scheme.weights
         if not weights.is_float and not weights.is_calibrated:
-            blocks = self._source.blocks(name, max(1, BLOCK // job.in_features))
-            checked = (self._rotatable(job, block, gamma) for block in blocks)
+            blocks = self._source.blocks(name, max(1, self._block // job.in_features))
+            checked = (self._rotatable(job, block.to(self._device), gamma) for block in blocks)
             converted = convert_blocks(checked, job.out_features, job.scheme, gamma, center, job.threshold, balance)
         else:
-            weight, bias = self._rotatable(job, self._source.load(name), gamma), f"{module}.bias"
-            given = _read(self._source, bias) if weights.has_bias and bias in self._tensors else None
+            loaded, bias = self._source.load(name).to(self._device), f"{module}.bias"
+            weight = self._rotatable(job, loaded, gamma)
+            given = _read(self._source, bias).to(self._device) if weights.has_bias and bias in self._tensors else None
+            statistics = None if statistics is None else statistics.to(self._device)
             converted = convert_linear(weight, job.scheme, gamma, center, job.threshold, balance, statistics, given)
         tensors = {
-            f"{module}.{key}": self._cast(f"{module}.{key}", value) if key in ("weight", "bias") else value
+            f"{module}.{key}": self._cast(f"{module}.{key}", value.cpu()) if key in ("weight", "bias") else value.cpu()
             for key, value in converted.tensors.items()
         }
         return Unit(tensors, _result(job, converted))

@@ -1,11 +1,15 @@
-"""How a conversion is carried out and written; nothing here changes a byte of the result but `shard_bytes`."""
+"""How a conversion is carried out and written; of the result nothing here changes more than `shard_bytes` cuts."""
 
 import os
 from dataclasses import dataclass
 
+import torch
+
 from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 
 __all__ = ["Writing", "default_jobs"]
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,7 @@ class Writing:
     Attributes:
         shard_bytes: largest shard, in bytes of tensors.
         jobs: threads that convert.
+        device: that rotates and rounds. Where a range is searched, one of another kind may find another in a tie.
         max_memory: bytes that the process may have; None: no limit.
         force: replace an existing converted checkpoint.
         restart: begin anew where a conversion was stopped.
@@ -22,6 +27,7 @@ class Writing:
 
     shard_bytes: int = parse_size(DEFAULT_SHARD_SIZE, "--max-shard-size")
     jobs: int = 1
+    device: torch.device = CPU
     max_memory: int | None = None
     force: bool = False
     restart: bool = False

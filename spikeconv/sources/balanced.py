@@ -6,8 +6,6 @@ neither is possible x and W stay as they are here, and the encoder multiplies by
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +13,12 @@ from torch import Tensor
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear
 from spikeconv.sources.base import Source
+from spikeconv.sources.wrapped import WrappedSource
 
 __all__ = ["BalancedSource", "writer_rows"]
 
 
-class BalancedSource(Source):
+class BalancedSource(WrappedSource):
     """A source with a factor for every input channel of some linears folded in.
 
     γ d is rounded to the dtype that the checkpoint keeps it in, and W is divided by what that γ really scales by: the
@@ -42,8 +41,8 @@ class BalancedSource(Source):
         dtype: torch.dtype | None = None,
         exact: Collection[str] = (),
     ) -> None:
-        self.path, self.config = source.path, source.config
-        self._source, self._diagonals, self._dtype, self._exact = source, diagonals, dtype, set(exact)
+        super().__init__(source)
+        self._diagonals, self._dtype, self._exact = diagonals, dtype, set(exact)
         balanced = [linear for linear in layout if linear.folds and linear.group in diagonals]
         self._columns = {f"{linear.name}.weight": linear for linear in balanced}
         self._rows = {f"{linear.writer}.{kind}": linear for linear in balanced if not linear.norm for kind in PARTS}
@@ -74,7 +73,7 @@ class BalancedSource(Source):
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
         """The rows of a matrix; of one that is balanced, of all of it."""
         touched = name in self._columns or name in self._rows or name in self._norms
-        return super().blocks(name, rows) if touched else self._source.blocks(name, rows)
+        return iter(self.load(name).split(rows)) if touched else super().blocks(name, rows)
 
     def touched(self) -> list[str]:
         """Names of the tensors that are not the source's."""
@@ -112,38 +111,6 @@ class BalancedSource(Source):
         if name in self._columns or name in self._rows or name in self._norms:
             return torch.float32 if name in self._exact else self._dtype or self._source.dtype(name)
         return self._source.dtype(name)
-
-    def names(self) -> list[str]:
-        """Tensor names of the source."""
-        return self._source.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
-        return self._source.shape(name)
-
-    def weight_files(self) -> list[Path]:
-        """The source's files."""
-        return self._source.weight_files()
-
-    def tokenizer(self) -> Any:
-        """The source's tokenizer."""
-        return self._source.tokenizer()
-
-    def copy_companions(self, target: Path) -> None:
-        """Copy those of the source."""
-        self._source.copy_companions(target)
-
-    def origin(self) -> str | None:
-        """Where the source can be found again."""
-        return self._source.origin()
-
-    def unread(self) -> dict[str, str]:
-        """What no model reads of the source."""
-        return self._source.unread()
-
-    def size(self) -> int:
-        """Bytes of the source."""
-        return self._source.size()
 
 
 PARTS = ("weight", "bias")

@@ -17,10 +17,12 @@ class Source(ABC):
     Attributes:
         path: the directory or file it is read from.
         config: the parsed `config.json`, or what the file says in its place.
+        deletes: whether a file that is released is gone, and has to be fetched again if it is read once more.
     """
 
     path: Path
     config: dict[str, Any]
+    deletes: bool = False
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -46,6 +48,17 @@ class Source(ABC):
     def weight_files(self) -> list[Path]:
         """The files that hold weights."""
 
+    def states(self) -> dict[str, dict[str, Any]]:
+        """What tells whether a file of weights is still the same, by its name, as values of JSON; nothing is read."""
+        return {path.name: _state(path) for path in self.weight_files()}
+
+    def file_of(self, name: str) -> str | None:
+        """The file that holds a tensor and that `release` can do without; None where there is none."""
+        return None
+
+    def release(self, file: str) -> None:  # noqa: B027 (most sources keep theirs)
+        """All tensors of a file have been read: it may go."""
+
     @abstractmethod
     def tokenizer(self) -> Any:
         """Its tokenizer.
@@ -69,6 +82,13 @@ class Source(ABC):
     def size(self) -> int:
         """Bytes of the weight files."""
         return sum(path.stat().st_size for path in self.weight_files())
+
+
+def _state(path: Path) -> dict[str, Any]:
+    state, real = path.stat(), path.resolve()
+    if real.parent.name == "blobs":  # in the hub's cache a file is called by its hash
+        return {"bytes": state.st_size, "blob": real.name}
+    return {"bytes": state.st_size, "changed": state.st_mtime_ns}
 
 
 def shorten(name: str, most: int = 100) -> str:

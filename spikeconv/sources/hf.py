@@ -3,7 +3,7 @@
 Headers, index, shapes and dtypes are checked when it is opened, so that a bad file is found before anything is written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,28 @@ class HfSource(Source):
     Args:
         path: the directory.
         trust_remote_code: whether Python code in it may run.
+        coming: opens files of weights that belong there but are not there yet, by name.
 
     Raises:
         SpikeconvError: a file is missing or damaged, or two files hold a tensor of the same name.
     """
 
-    def __init__(self, path: Path, *, trust_remote_code: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        trust_remote_code: bool = False,
+        coming: Mapping[str, Callable[[], TensorFile]] | None = None,
+    ) -> None:
         self.path, self.trust_remote_code = path, trust_remote_code
         self.config = read_json(path / "config.json")
         check_companions(path)
-        self._weights = find_weight_files(path, self.config)
-        self._opened = {name: open_tensor_file(file) for name, file in self._weights.files.items()}
+        coming = coming or {}
+        self._weights = find_weight_files(path, self.config, coming)
+        self._opened = {
+            name: coming[name]() if name in coming else open_tensor_file(file)
+            for name, file in self._weights.files.items()
+        }
         self._file_of = _locate(path, self._weights, self._opened)
 
     def names(self) -> list[str]:

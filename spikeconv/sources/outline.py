@@ -9,10 +9,11 @@ from torch import Tensor
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
 from spikeconv.sources.companions import WEIGHTS
+from spikeconv.sources.hub import cached_snapshot, fetch_from_hub
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.model_config import LAYERS, build_empty, hf_config
 from spikeconv.sources.presets import model_presets
-from spikeconv.sources.resolve import cached_snapshot, cached_wheel, fetch_from_hub, open_source, resolve_source
+from spikeconv.sources.resolve import cached_wheel, open_source, resolve_source
 
 __all__ = ["OutlineSource", "open_or_outline"]
 

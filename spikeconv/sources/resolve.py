@@ -1,26 +1,26 @@
 """What a SOURCE on the command line means: a local directory, GGUF or .pth file, a preset, or a hub id."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import FAMILIES, find_family
 from spikeconv.sources.base import Source
 from spikeconv.sources.hf import HfSource
+from spikeconv.sources.hub import fetch_from_hub, look_up
+from spikeconv.sources.hub_source import HubSource
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.presets import Preset, model_presets
-from spikeconv.sources.weight_files import ADAPTER, INDEX, SINGLE, adapter_base
+from spikeconv.sources.weight_files import ADAPTER, adapter_base
 from spikeconv.wheels import SMOLLM2, Wheel
 
-__all__ = ["cached_snapshot", "cached_wheel", "fetch_from_hub", "open_source", "resolve_source"]
+__all__ = ["cached_wheel", "open_named", "open_source", "resolve_source"]
 
 WHEELS: dict[str, Wheel] = {SMOLLM2.name: SMOLLM2}
 FILE_SUFFIXES = (".gguf", ".pth")
-PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
-PICKLED = ("pytorch_model*.bin",)
-TIMEOUT = 5.0
-"""Seconds for the one request that tells whether a hub model can be had."""
+T = TypeVar("T")
 
 
 def resolve_source(source: str) -> Path:
@@ -29,15 +29,47 @@ def resolve_source(source: str) -> Path:
     Raises:
         SpikeconvError: there is no such source, or it cannot be reached.
     """
+    return _find(source, fetch_from_hub)
+
+
+def open_named(
+    source: str,
+    *,
+    trust_remote_code: bool = False,
+    delete_shards: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> Source:
+    """Open what a source on the command line means; the shards of a hub's model come when they are read.
+
+    Args:
+        source: as for `resolve_source`.
+        trust_remote_code: whether Python code in it may run.
+        delete_shards: remove every shard of the hub's that is fetched from now on when it is released.
+        note: told, in a sentence, of what is fetched.
+
+    Raises:
+        SpikeconvError: as `resolve_source` and `open_source`.
+    """
+    found = _find(source, look_up)
+    if isinstance(found, Path):
+        if delete_shards:
+            raise SpikeconvError(f"{source} was not fetched from the hub; --delete-source-shards deletes nothing else.")
+        return open_source(found, trust_remote_code=trust_remote_code)
+    _check_folder(found.folder, trust_remote_code)
+    return HubSource(found, trust_remote_code=trust_remote_code, delete=delete_shards, note=note)
+
+
+def _find(source: str, fetch: Callable[[str], T]) -> Path | T:
+    """What is here, or what becomes of the id of a model that is not."""
     if Path(source).exists():
         return Path(source)
     if source.startswith("~"):  # quoted, or written as --option=~/…, so that no shell replaced it
         return _below_home(source)
     presets = model_presets()
     if source in presets:
-        return _fetch_preset(presets[source])
+        return _fetch_preset(presets[source], fetch)
     if source.count("/") == 1 and not source.startswith((".", "/")) and not source.lower().endswith(FILE_SUFFIXES):
-        return fetch_from_hub(source)
+        return fetch(source)
     near = difflib.get_close_matches(source, presets, n=1)
     hint = f" Did you mean the preset {near[0]}?" if near else ""
     raise SpikeconvError(
@@ -61,6 +93,12 @@ def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
         return PthSource(path)
     if not path.is_dir():
         raise SpikeconvError(f"{path} is not a directory, a .gguf or a .pth file.")
+    _check_folder(path, trust_remote_code)
+    return HfSource(path, trust_remote_code=trust_remote_code)
+
+
+def _check_folder(path: Path, trust_remote_code: bool) -> None:
+    """Refuse what is no model, or brings code of its own that is not allowed."""
     if (path / ADAPTER).is_file() and not (path / "config.json").is_file():
         raise SpikeconvError(
             f"{path} holds an adapter ({ADAPTER}), no model; merge it into its base, {adapter_base(path)}, first "
@@ -75,48 +113,6 @@ def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
             "--trust-remote-code if it may run here."
         )
     find_family(config)  # an unsupported architecture is the better news, also where files are missing
-    return HfSource(path, trust_remote_code=trust_remote_code)
-
-
-def fetch_from_hub(model_id: str, only: tuple[str, ...] | None = None) -> Path:
-    """The local snapshot of a hub model, or of these files of it; one quick request decides whether it can be had.
-
-    Raises:
-        SpikeconvError: the model is gated or does not exist, or the hub cannot be reached and no copy is cached.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        RepositoryNotFoundError,
-    )
-
-    try:
-        files = [file.rfilename for file in HfApi().model_info(model_id, timeout=TIMEOUT).siblings or ()]
-        pickled = () if {SINGLE, INDEX} & set(files) else PICKLED
-        return Path(snapshot_download(model_id, allow_patterns=list(only or (*PATTERNS, *pickled))))
-    except GatedRepoError:
-        reason = f"{model_id} is gated: accept its licence on its page on the hub, then log in with `hf auth login`."
-    except RepositoryNotFoundError:
-        reason = f"The hub has no model {model_id} (or it is private; log in with `hf auth login`)."
-    except HfHubHTTPError as error:
-        reason = f"The hub refused {model_id}: {str(error).splitlines()[0]}"
-    except Exception as error:  # the client's network errors share no base class
-        if (cached := cached_snapshot(model_id)) is not None:
-            return cached
-        reason = f"The model hub cannot be reached ({type(error).__name__}) and {model_id} is not cached here."
-    raise SpikeconvError(reason)
-
-
-def cached_snapshot(model_id: str) -> Path | None:
-    """What an earlier run fetched of a hub model, if anything."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model_id, allow_patterns=[*PATTERNS, *PICKLED], local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
 
 
 def _below_home(source: str) -> Path:
@@ -129,13 +125,13 @@ def _below_home(source: str) -> Path:
     return path
 
 
-def _fetch_preset(preset: Preset) -> Path:
+def _fetch_preset(preset: Preset, fetch: Callable[[str], T]) -> Path | T:
     if preset.wheel is None or preset.file is None:
-        return fetch_from_hub(preset.hub)
+        return fetch(preset.hub)
     if (cached := cached_wheel(preset)) is not None:  # what was used before is used again, so that runs can be compared
         return cached
     try:
-        return fetch_from_hub(preset.hub)
+        return fetch(preset.hub)
     except SpikeconvError:
         return WHEELS[preset.wheel].folder() / preset.file
 

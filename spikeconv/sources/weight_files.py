@@ -6,6 +6,7 @@ names in `transformers_weights`, `model.safetensors`, its index, `pytorch_model.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,13 @@ class WeightFiles:
     shard_of: dict[str, str] | None = None
 
 
-def find_weight_files(folder: Path, config: dict[str, Any]) -> WeightFiles:
+def find_weight_files(folder: Path, config: dict[str, Any], coming: Collection[str] = ()) -> WeightFiles:
     """The files that transformers would load from a directory with that `config.json`.
+
+    Args:
+        folder: the directory.
+        config: the parsed file.
+        coming: names of files that belong there but are not there yet.
 
     Raises:
         SpikeconvError: there are none, they are a distributed run's, a shard is missing or lies outside, or an
@@ -49,10 +55,10 @@ def find_weight_files(folder: Path, config: dict[str, Any]) -> WeightFiles:
         raise SpikeconvError(f"{folder} holds the shards of a distributed run; save the model with save_pretrained.")
     explicit = config.get(EXPLICIT_WEIGHTS)
     names = (SINGLE, INDEX, PICKLED, PICKLED_INDEX) if explicit is None else (_explicit(folder, explicit),)
-    chosen = next((folder / name for name in names if _is_file(folder / name)), None)
+    chosen = next((folder / name for name in names if name in coming or _is_file(folder / name)), None)
     if chosen is None:
         raise SpikeconvError(_nothing(folder, names))
-    return _shards(folder, chosen) if chosen.name.endswith(".json") else WeightFiles({chosen.name: chosen})
+    return _shards(folder, chosen, coming) if chosen.name.endswith(".json") else WeightFiles({chosen.name: chosen})
 
 
 def adapter_base(folder: Path) -> str:
@@ -75,7 +81,7 @@ def _nothing(folder: Path, names: tuple[str, ...]) -> str:
     return f"{folder} holds no weights: none of {', '.join(names)}, which is where transformers looks{others}."
 
 
-def _shards(folder: Path, index: Path) -> WeightFiles:
+def _shards(folder: Path, index: Path, coming: Collection[str]) -> WeightFiles:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise SpikeconvError(f"{index} has no weight_map; expected tensor names mapped to shards.")
@@ -84,7 +90,7 @@ def _shards(folder: Path, index: Path) -> WeightFiles:
     for shard, path in files.items():
         if not _inside(shard):
             raise SpikeconvError(f"{index} names the shard {shorten(shard)!r}, outside the directory; not read.")
-        if not _is_file(path):
+        if shard not in coming and not _is_file(path):
             raise SpikeconvError(f"{index} names the shard {shorten(shard)}, which is missing.")
     return WeightFiles(files, index, shard_of)
 

@@ -1,24 +1,16 @@
-"""Whether the files of a checkpoint are those that were written, and those of its source leave no choice."""
+"""Whether the files of a source leave no choice."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 
-from spikeconv.hashing import sha256_of
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.weight_files import INDEX
 
-__all__ = ["changed_files", "second_weights"]
+__all__ = ["second_weights"]
 
 SINGLE = "model.safetensors"
-
-
-def changed_files(path: Path, record: dict[str, Any]) -> list[str]:
-    """Files of a checkpoint that are missing, or whose SHA-256 is not that of its record."""
-    files = record["files"].items()
-    return [name for name, digest in files if not (path / name).is_file() or sha256_of(path / name) != digest]
 
 
 def second_weights(source: Path) -> list[str]:

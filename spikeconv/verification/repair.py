@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeconv.checkpoint.balance import BALANCE, read_balance
+from spikeconv.checkpoint.balance import read_balance
 from spikeconv.checkpoint.exchange import flush
 from spikeconv.checkpoint.folder import read_record
 from spikeconv.checkpoint.layout import Layout
@@ -18,10 +18,10 @@ from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.conversion.work import Work
 from spikeconv.errors import SpikeconvError
-from spikeconv.hashing import sha256_of
 from spikeconv.sources.base import Source
+from spikeconv.sources.digested import ChangedSourceError, DigestedSource
 from spikeconv.sources.tensor_files import bytes_of
-from spikeconv.verification.check import CheckResult, shard_of, tensor_digests
+from spikeconv.verification.check import CheckResult, shard_headers, shard_of, tensor_digests
 
 __all__ = ["repair"]
 
@@ -45,18 +45,25 @@ def repair(path: Path, source: Source, found: CheckResult) -> list[str]:
     """
     record = read_record(path)
     names = list(dict.fromkeys(damage.file for damage in found.damages))
-    if others := [name for name in names if name not in record["files"] or name == BALANCE]:
+    if others := [name for name in names if name not in shard_headers(path, record)]:
         raise SpikeconvError(f"{path / others[0]} cannot be repaired, only weights can; convert the model again.")
-    changed = {file.name: sha256_of(file) for file in source.weight_files()} != record["source"]["files"]
-    if changed:
-        raise SpikeconvError(f"{source.path} is not what {path} was converted from: its files have other hashes.")
+    read = record["source"].get("tensors")
+    another = f"{source.path} is not what {path} was converted from: its tensors have other"
+    if not isinstance(read, dict) or not read.keys() <= set(source.names()):
+        raise SpikeconvError(f"{another} names.")
+    digested = DigestedSource(source)
+    digested.expect(read)
     plan = make_plan(source, SpikeConfig.parse(record["config"]))
     if plan.calibrates or plan.clips:
         raise SpikeconvError(f"{path} was calibrated, which is done for all of it at once; convert the model again.")
     if (balance := read_balance(path)) is not None:
         plan = replace(plan, diagonals=balance[0])
     for name in names:
-        if not any(_made(path / name, source, plan, record, dtype) for dtype in DTYPES):
+        try:
+            made = any(_made(path / name, digested, plan, record, dtype) for dtype in DTYPES)
+        except ChangedSourceError:
+            raise SpikeconvError(f"{another} hashes.") from None
+        if not made:
             raise SpikeconvError(f"{path / name} cannot be repaired: this version makes other bytes of the source.")
     return names
 
@@ -70,6 +77,8 @@ def _made(path: Path, source: Source, plan: Plan, record: dict[str, Any], dtype:
     members = [spec for specs in units.values() for spec in specs if places.get(spec.name) == path.name]
     layout = Layout.of(members, max(1, sum(spec.size for spec in members)))
     ((_, header),) = layout.headers.items()
+    if hashlib.sha256(header).hexdigest() != shard_headers(path.parent, record)[path.name]:
+        return False
     work, scratch = Work(balanced, plan, dtype), path.with_name(f".{path.name}.repair")
     try:
         with scratch.open("wb") as file:
@@ -84,8 +93,6 @@ def _made(path: Path, source: Source, plan: Plan, record: dict[str, Any], dtype:
                 if hashlib.sha256(data).hexdigest() != digests.get(name):
                     return False
                 file.write(data)
-        if sha256_of(scratch) != record["files"][path.name]:
-            return False
         flush(scratch)
         os.replace(scratch, path)
         flush(path.parent)

@@ -19,8 +19,8 @@ from spikeconv.nn import attention_codes, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.sources.resolve import resolve_source
 from spikeconv.verification.attention import compare_attention
+from spikeconv.verification.check import check_files
 from spikeconv.verification.executions import compare_executions
-from spikeconv.verification.files import changed_files
 from spikeconv.verification.result import VerifyResult
 from spikeconv.verification.source import compare_with_source
 
@@ -109,7 +109,7 @@ def verify_model(
         result.notes.append("the record of its conversion is not there: neither files nor source were looked at")
         return result
     record = read_record(path)
-    result.changed_files = changed_files(path, record)
+    result.changed_files = sorted({damage.file for damage in check_files(path).damages})
     if source:
         compare_with_source(model, ids, record, path, result, None if source is True else source)
     return result

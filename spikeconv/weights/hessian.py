@@ -6,6 +6,7 @@
 [out] is what the output should have beside W u: what the residual stream already lacks.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,8 +49,15 @@ class Statistics:
 
     def double(self) -> "Statistics":
         """The same in float64."""
-        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.double() for name, value in tensors.items()})
+        return self._each(Tensor.double)
+
+    def to(self, device: torch.device) -> "Statistics":
+        """The same on a device."""
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Statistics":
+        changed: dict[str, Any] = {n: change(value) for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
     def centered(self) -> "Statistics":
         """The same about the means: what is left where a bias takes care of them."""

@@ -30,7 +30,7 @@ def test_a_balanced_conversion(spikeconv: Run, tiny_checkpoint: Run, text: Path,
     first, same, other = (record["calibration"] for record in records)
     assert first == same and first["ids_sha256"] != other["ids_sha256"]
     assert {"text": str(text), "tokens": 128, "window": 64, "seed": 3}.items() <= first.items()
-    assert records[0]["files"] == records[1]["files"] and records[0]["files"] != records[2]["files"]
+    assert records[0]["tensors"] == records[1]["tensors"] and records[0]["tensors"] != records[2]["tensors"]
     assert json.loads((tmp_path / "a/config.json").read_text())["quantization_config"]["balance"] == "sqrt"
     assert spikeconv("verify", tmp_path / "a").code == 0
     measured = ("perplexity", tmp_path / "a", "--window", 32, "--max-tokens", 64, "--quiet", "--text")

@@ -13,7 +13,7 @@ from spikeconv.conversion import linear, produce
 from spikeconv.conversion.demand import check_memory, peak_of, resident_bytes, working_bytes
 from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import make_plan
-from spikeconv.conversion.work import Unit
+from spikeconv.conversion.work import Unit, Work
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.hf import HfSource
 from spikeconv.weights import quantize_blocks, quantize_rtn
@@ -95,16 +95,17 @@ def test_units_wait_for_room(tiny_checkpoint: Fixture) -> None:
     assert len(found) >= len(source.names())
 
 
-def test_work_by_the_way_is_done_once(tiny_checkpoint: Fixture) -> None:
-    source = HfSource(tiny_checkpoint("llama"))
-    plan = make_plan(source, SpikeConfig())
-    for jobs in (1, 2, 5):
-        for done in (frozenset(), frozenset(source.names())):
-            for count in (0, 1, 3, 100):
-                called: list[int] = []
-                beside = [lambda index=index, called=called: called.append(index) for index in range(count)]
-                produce.produce(source, plan, None, lambda *_: None, done=done, jobs=jobs, beside=beside)
-                assert sorted(called) == list(range(count))
+def test_every_device_makes_the_same_bytes(tiny_checkpoint: Fixture, device: torch.device) -> None:
+    source = HfSource(tiny_checkpoint("qwen2"))
+    for settings in ({}, {"rotation": "quarot"}, {"bits": "4-16"}, {"codec": "multihead", "rotation": "none"}):
+        plan = make_plan(source, SpikeConfig.parse(settings))
+        wanted, found = Work(source, plan, None), Work(source, plan, None, device)
+        for name in plan.tensors:
+            pairs = zip(wanted.process(name).tensors.items(), found.process(name).tensors.items(), strict=True)
+            assert all(n == m and t.dtype == u.dtype and torch.equal(t, u) for (n, t), (m, u) in pairs), (
+                settings,
+                name,
+            )
 
 
 def test_memory_is_counted_before_anything_is_read(tiny_checkpoint: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,17 @@ def files(path: Path) -> set[str]:
     return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def headers_of(shards: list[Path]) -> dict[str, str]:
+    """SHA-256 of the bytes in front of the tensors."""
+    ends = {path: 8 + int.from_bytes(path.read_bytes()[:8], "little") for path in shards}
+    return {path.name: hashlib.sha256(path.read_bytes()[:end]).hexdigest() for path, end in ends.items()}
+
+
+def hashes_of(shards: list[Path]) -> dict[str, str]:
+    """SHA-256 of every tensor."""
+    tensors = {name: tensor for path in shards for name, tensor in load_file(path).items()}
+    data = {name: tensor.view(torch.uint8).numpy().tobytes() for name, tensor in tensors.items()}
+    return {name: hashlib.sha256(each).hexdigest() for name, each in data.items()}
 
 
 def test_every_companion_arrives_and_no_foreign_weight(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
@@ -65,9 +74,10 @@ def test_record(source: Path, run_convert: Fixture, tmp_path: Path) -> None:
     output = tmp_path / "out"
     summary = run_convert(source, output, bits="4-1", skip=["o"], seed=5)
     record = json.loads((output / "spikeconv.json").read_text())
-    assert record["files"] == {"model.safetensors": sha256(output / "model.safetensors")}
-    assert record["source"]["files"] == {"model.safetensors": sha256(source / "model.safetensors")}
-    assert record["source"]["path"] == str(source)
+    assert record["files"] == {} and record["source"]["path"] == str(source)
+    assert record["headers"] == headers_of([output / "model.safetensors"])
+    assert record["tensors"] == hashes_of([output / "model.safetensors"])
+    assert record["source"]["tensors"] == hashes_of([source / "model.safetensors"])
     assert record["command"] == "test" and record["family"] == "qwen2"
     assert record["versions"]["torch"] == torch.__version__
     assert len(record["layers"]) == summary.converted == 12
@@ -122,7 +132,7 @@ def test_same_input_same_bytes(source: Path, run_convert: Fixture, tmp_path: Pat
     torch.manual_seed(2)
     run_convert(source, tmp_path / "b")
     run_convert(source, tmp_path / "c", seed=1)
-    a, b, c = (sha256(tmp_path / name / "model.safetensors") for name in "abc")
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b != c
     assert (tmp_path / "a/config.json").read_bytes() == (tmp_path / "b/config.json").read_bytes()
 
@@ -143,12 +153,7 @@ def test_small_shards_hold_the_same_model(
     held = {name: shard.name for shard, part in zip(shards, parts, strict=True) for name in part}
     assert index == {"metadata": {"total_size": summary.bytes_after}, "weight_map": held}
     record = json.loads((tmp_path / "many/spikeconv.json").read_text())
-    assert record["files"] == {shard.name: sha256(shard) for shard in shards}
-    assert record["tensors"] == {
-        name: hashlib.sha256(tensor.view(torch.uint8).numpy().tobytes()).hexdigest()
-        for part in parts
-        for name, tensor in part.items()
-    }
+    assert record["headers"] == headers_of(shards) and record["tensors"] == hashes_of(shards)
     assert torch.equal(logits_of(tmp_path / "many"), logits_of(tmp_path / "one"))
 
 

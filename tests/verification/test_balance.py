@@ -64,8 +64,8 @@ def test_a_balanced_checkpoint_is_its_source(balanced: Fixture, transformer: str
 def test_a_factor_that_is_not_the_one_used_is_seen(balanced: Fixture, tmp_path: Path) -> None:
     path = balanced("llama")
     record = json.loads((path / "spikeconv.json").read_text())
-    assert record["files"].keys() == {"model.safetensors", BALANCE} and record["calibration"]["tokens"] == 128
-    assert record["config"]["balance"] == "sqrt"
+    assert record["files"].keys() == {BALANCE} and record["headers"].keys() == {"model.safetensors"}
+    assert record["config"]["balance"] == "sqrt" and record["calibration"]["tokens"] == 128
     factors = load_file(path / BALANCE)
 
     def change(name: str, group: str, factor: float) -> VerifyResult:
