@@ -10,7 +10,7 @@ from spikeconv.report.firing_rate import firing_report
 
 __all__ = ["TOKENS", "WINDOW", "python_docs", "report"]
 
-TOKENS, WINDOW = 4096, 1024
+TOKENS, WINDOW = 2048, 1024
 
 
 def python_docs() -> str:

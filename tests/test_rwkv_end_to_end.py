@@ -25,7 +25,7 @@ from spikeconv.verification.run import verify
 
 ASSETS = Path(__file__).parent / "assets"
 HELD_OUT = (ASSETS / "brown-held-out.txt").read_text(encoding="ascii")
-TOKENS, WINDOW = 8192, 1024
+TOKENS, WINDOW = 4096, 1024
 
 Measure = Callable[..., tuple[float, FiringReport]]
 
