@@ -155,6 +155,27 @@ void round_row(const float* weight, int64_t padded, float scale, float top, int8
     for (int lane = 0; lane < kLanes; ++lane) *error += errors[v][lane];
 }
 
+// Packed words of a row. The number of bits is known when it is compiled: a copy of so many bytes is then no call.
+template <int kBits>
+void pack_row(const int8_t* q, int64_t words, uint8_t* packed) {
+  for (int64_t w = 0; w < words; ++w) {
+    const uint64_t word = pack_word(load<uint64_t>(q + w * kWordInputs), kBits);
+    __builtin_memcpy(packed + w * kBits, &word, kBits);
+  }
+}
+
+void pack_row(const int8_t* q, int64_t words, int bits, uint8_t* packed) {
+  switch (bits) {
+    case 2: return pack_row<2>(q, words, packed);
+    case 3: return pack_row<3>(q, words, packed);
+    case 4: return pack_row<4>(q, words, packed);
+    case 5: return pack_row<5>(q, words, packed);
+    case 6: return pack_row<6>(q, words, packed);
+    case 7: return pack_row<7>(q, words, packed);
+    default: return pack_row<8>(q, words, packed);
+  }
+}
+
 void rtn(const RtnJob& job, int64_t row_begin, int64_t row_end, float* scratch) {
   const int64_t n = job.columns, padded = ceil_div(n, kSums) * kSums, words = ceil_div(n, kWordInputs);
   const float top = float((1 << (job.bits - 1)) - 1);
@@ -185,9 +206,6 @@ void rtn(const RtnJob& job, int64_t row_begin, int64_t row_end, float* scratch) 
     if (scale == 0) scale = 1;
     round_row(weight, padded, scale, top, q, job.sum + row, job.error + row);
     job.scale[row] = scale;
-    for (int64_t w = 0; w < words; ++w) {
-      const uint64_t word = pack_word(load<uint64_t>(q + w * kWordInputs), job.bits);
-      __builtin_memcpy(job.packed + (row * words + w) * job.bits, &word, size_t(job.bits));
-    }
+    pack_row(q, words, job.bits, job.packed + row * words * job.bits);
   }
 }

@@ -10,6 +10,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.hashing import sha256_of
 from spikeconv.plain import write_json
 from spikeconv.sources.json_file import read_json
+from spikeconv.sources.weight_files import find_weight_files
 
 __all__ = [
     "has_record",
@@ -121,6 +122,15 @@ def source_path(checkpoint: Path, named: Path | None = None) -> Path | None:
     found = named or Path(path)
     if not found.exists():
         raise SpikeconvError(f"The source of {checkpoint}, {found}, is not there; name it with --source.")
+    if named is None and found.is_dir() and (found / "config.json").is_file():
+        try:
+            find_weight_files(found, read_json(found / "config.json"))
+        except SpikeconvError as error:  # --delete-source-shards, for one
+            reason = str(error).rstrip(".")
+            raise SpikeconvError(
+                f"The source of {checkpoint} has lost its weights ({reason}); name it with --source, which fetches a "
+                "model of the hub."
+            ) from None
     return found
 
 

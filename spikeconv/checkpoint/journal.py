@@ -1,7 +1,7 @@
 """What a conversion has written so far, so that it can go on after anything that stopped it.
 
 Lines of JSON in the scratch folder, each behind its checksum: first what the conversion was begun with, then every unit
-that was written, with the SHA-256 of its tensors. Plain lines and no database: they are only ever appended, a line that
+that was written, with the hashes of its tensors. Plain lines and no database: they are only ever appended, a line that
 was cut off or changed is none, and no write has to wait for the disk, for what a line says of bytes is compared with
 them.
 """
@@ -24,9 +24,9 @@ class Entry(NamedTuple):
     """A unit that was written.
 
     Attributes:
-        digests: SHA-256 of its tensors, by name.
+        digests: hashes of its tensors, by name.
         note: what is to be remembered of it.
-        read: SHA-256 of tensors of the source that were read by then, by name.
+        read: hashes of tensors of the source that were read by then, by name.
     """
 
     digests: dict[str, str]
@@ -74,7 +74,7 @@ class Journal:
         for line in lines:
             try:
                 values = _read(line)
-                unit, *rest = (values[key] for key in ("unit", "sha256", "note", "read"))
+                unit, *rest = (values[key] for key in ("unit", "hashes", "note", "read"))
             except (ValueError, KeyError, TypeError):  # cut off, or changed
                 continue
             if isinstance(unit, str) and all(isinstance(each, dict) for each in rest):
@@ -105,7 +105,7 @@ def same_or_raise(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any
 
 
 def _values(unit: str, entry: Entry) -> dict[str, Any]:
-    return {"unit": unit, "sha256": entry.digests, "note": entry.note, "read": entry.read}
+    return {"unit": unit, "hashes": entry.digests, "note": entry.note, "read": entry.read}
 
 
 def _line(values: Mapping[str, Any]) -> str:

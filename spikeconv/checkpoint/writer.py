@@ -6,7 +6,6 @@ the scratch folder when the conversion is stopped, and the same conversion goes 
 """
 
 import errno
-import hashlib
 import os
 import threading
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from spikeconv.checkpoint.journal import JOURNAL, Entry, Journal, same_or_raise
 from spikeconv.checkpoint.layout import Layout
 from spikeconv.checkpoint.lock import OWNER
 from spikeconv.checkpoint.scratch import Scratch
-from spikeconv.hashing import sha256_within
+from spikeconv.hashing import digest_of, digest_within
 from spikeconv.plain import write_json
 from spikeconv.sources.tensor_files import bytes_of, read_into
 from spikeconv.sources.weight_files import INDEX
@@ -104,13 +103,13 @@ class Sink(Scratch):
     def write(
         self, unit: str, tensors: Mapping[str, Tensor], note: Mapping[str, Any], read: Mapping[str, str]
     ) -> dict[str, str]:
-        """Write the tensors of a unit, from any thread; returns the SHA-256 of each.
+        """Write the tensors of a unit, from any thread; returns the hash of each.
 
         Args:
             unit: its name.
             tensors: by name, as laid out.
             note: what to remember of it, values of JSON.
-            read: SHA-256 of tensors of the source that have been read, by name, which is remembered too.
+            read: hashes of tensors of the source that have been read, by name, which is remembered too.
 
         Raises:
             OSError: the disk is full, say.
@@ -121,7 +120,7 @@ class Sink(Scratch):
             if (tensor.dtype, tuple(tensor.shape)) != (place.spec.dtype, place.spec.shape):
                 raise AssertionError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, laid out was {place.spec}")
             data = bytes_of(tensor)
-            digests[name] = hashlib.sha256(data).hexdigest()
+            digests[name] = digest_of(data)
             _write(self._files[place.shard], data, place.begin)
         entry = Entry(digests, dict(note), dict(read))
         with self._lock:
@@ -138,11 +137,11 @@ class Sink(Scratch):
         return tensor
 
     def headers(self) -> dict[str, str]:
-        """SHA-256 of what each shard has in front of its tensors, by its name."""
-        return {name: hashlib.sha256(header).hexdigest() for name, header in self._layout.headers.items()}
+        """The hash of what each shard has in front of its tensors, by its name."""
+        return {name: digest_of(header) for name, header in self._layout.headers.items()}
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of every tensor written, in the order of the layout.
+        """The hash of every tensor written, in the order of the layout.
 
         Raises:
             AssertionError: one is missing.
@@ -192,9 +191,9 @@ class Sink(Scratch):
         )
 
     def _digest(self, name: str) -> str:
-        """SHA-256 of what lies at the place of a tensor."""
+        """The hash of what lies at the place of a tensor."""
         place = self._layout.places[name]
-        return sha256_within(self._files[place.shard], place.begin, place.begin + place.spec.size)
+        return digest_within(self._files[place.shard], place.begin, place.begin + place.spec.size)
 
 
 def _write(file: int, data: memoryview, at: int) -> None:

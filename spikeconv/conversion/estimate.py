@@ -4,7 +4,6 @@ Sizes and operations follow from the plan. Seconds come from trying: a few rows 
 hashed and written, on as many threads as the conversion will have.
 """
 
-import hashlib
 import math
 import os
 import tempfile
@@ -27,6 +26,7 @@ from spikeconv.conversion.linear import convert_linear
 from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.writing import Writing
+from spikeconv.hashing import digest_of
 from spikeconv.nn import Encoder
 from spikeconv.rotation import Rotation
 from spikeconv.sources.base import Source
@@ -165,7 +165,7 @@ def _trial(width: int, scheme: LinearScheme, device: torch.device) -> Callable[[
 
 def _try_bytes(data: memoryview) -> int:
     """Hash some bytes; returns how many."""
-    hashlib.sha256(data)
+    digest_of(data)
     return len(data)
 
 

@@ -149,6 +149,8 @@ def rotated_weight(
     weight: Tensor, scheme: LinearScheme, gamma: Tensor | None = None, balance: Tensor | None = None
 ) -> Tensor:
     """W D Hᵀ [out, in] float32 before it is rounded, first times γ [in] and divided by d [in] if there is either."""
-    rotated = weight.float() if gamma is None else weight.float() * gamma.float()
-    rotated = rotated if balance is None else rotated / balance
-    return rotated if scheme.rotation.is_none else Rotation(weight.shape[1], scheme.rotation.seed)(rotated)
+    if gamma is not None:
+        weight = weight.float() * gamma.float()
+    if balance is not None:
+        weight = weight.float() / balance
+    return weight.float() if scheme.rotation.is_none else Rotation(weight.shape[1], scheme.rotation.seed)(weight)

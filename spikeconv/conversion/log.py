@@ -1,7 +1,7 @@
 """A conversion's log: lines of JSON, one for every tensor, in a file that the user names.
 
 {"time": …, "event": "begin", "command": …, "source": …, "output": …, "tensors": …}
-{"time": …, "event": "tensor", "name": …, "seconds": …, "written": {NAME: SHA-256}, "relative_error": …}
+{"time": …, "event": "tensor", "name": …, "seconds": …, "written": {NAME: BLAKE3}, "relative_error": …}
 {"time": …, "event": "end", "seconds": …}   or   {"time": …, "event": "stopped", "why": …}
 """
 

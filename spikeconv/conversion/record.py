@@ -5,6 +5,7 @@ from typing import Any
 
 from spikeconv.conversion.layers import LayerResult
 from spikeconv.conversion.plan import Job, Plan
+from spikeconv.hashing import HASH
 from spikeconv.sources.base import Source
 from spikeconv.versions import versions
 
@@ -28,9 +29,9 @@ def make_record(
     Args:
         source: what was converted.
         plan: the settings, also by layer, skipped modules and ignored tensors.
-        read: SHA-256 of the source's tensors, by name.
-        headers: SHA-256 of what each shard of the checkpoint has in front of its tensors.
-        tensors: SHA-256 of the checkpoint's tensors, by name: with the headers, of every byte.
+        read: BLAKE3 of the source's tensors, by name.
+        headers: BLAKE3 of what each shard of the checkpoint has in front of its tensors.
+        tensors: BLAKE3 of the checkpoint's tensors, by name: with the headers, of every byte.
         files: SHA-256 of its other files of weights.
         command: the exact command line.
         layers: errors and dampings, kept of the weights that were calibrated.
@@ -55,6 +56,7 @@ def make_record(
         },
         "skipped": plan.skipped,
         "ignored": plan.ignored,
+        "hash": HASH,
         "headers": headers,
         "tensors": tensors,
         "files": files,

@@ -1,12 +1,12 @@
 """A source whose tensors are hashed as they are read: what a conversion was made from, and that it stayed the same."""
 
-import hashlib
 import threading
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.hashing import Digest, digest_of
 from spikeconv.sources.base import Source
 from spikeconv.sources.tensor_files import bytes_of
 from spikeconv.sources.wrapped import WrappedSource
@@ -19,7 +19,7 @@ class ChangedSourceError(SpikeconvError):
 
 
 class DigestedSource(WrappedSource):
-    """A source, with the SHA-256 of every tensor that was read, row by row in the dtype that it was read in.
+    """A source, with the hash of every tensor that was read, row by row in the dtype that it was read in.
 
     Of a safetensors file these are the bytes in the file. They are hashed while they are in the cache: another pass
     over gigabytes would take as long as rounding them.
@@ -32,17 +32,17 @@ class DigestedSource(WrappedSource):
         self._read = threading.local()
 
     def expect(self, digests: Mapping[str, str]) -> None:
-        """From now on reading a tensor of another SHA-256 raises `ChangedSourceError`."""
+        """From now on reading a tensor of another hash raises `ChangedSourceError`."""
         self._digests |= digests
 
     def just_read(self) -> dict[str, str]:
-        """SHA-256 of what this thread has read since it last asked."""
+        """The hashes of what this thread has read since it last asked."""
         read = dict.fromkeys(getattr(self._read, "names", ()))
         self._read.names = []
         return {name: self._digests[name] for name in read}
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of all that was read, in the source's order."""
+        """The hashes of all that was read, in the source's order."""
         return {name: self._digests[name] for name in self.names() if name in self._digests}
 
     def load(self, name: str) -> Tensor:
@@ -52,7 +52,7 @@ class DigestedSource(WrappedSource):
             ChangedSourceError: it is not the one that was read before.
         """
         tensor = self._source.load(name)
-        self._note(name, hashlib.sha256(bytes_of(tensor)).hexdigest())
+        self._note(name, digest_of(bytes_of(tensor)))
         return tensor
 
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
@@ -61,7 +61,7 @@ class DigestedSource(WrappedSource):
         Raises:
             ChangedSourceError: as `load`, after the last.
         """
-        digest = hashlib.sha256()
+        digest = Digest()
         for block in self._source.blocks(name, rows):
             digest.update(bytes_of(block))
             yield block
@@ -72,7 +72,7 @@ class DigestedSource(WrappedSource):
             before = self._digests.setdefault(name, digest)
         if before != digest:
             raise ChangedSourceError(
-                f"{self.path}: {name} is not what it was: SHA-256 {digest[:16]}…, noted was {before[:16]}…; the source "
+                f"{self.path}: {name} is not what it was: BLAKE3 {digest[:16]}…, noted was {before[:16]}…; the source "
                 "changed while it was converted."
             )
         self._read.names = [*getattr(self._read, "names", ()), name]

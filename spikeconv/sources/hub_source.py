@@ -83,6 +83,7 @@ class _Shard:
         self.following: _Shard | None = None
         self._lock = threading.Lock()
         self._path: Path | None = None
+        self._is_over = False
         self._file: TensorFile | None = None
         self._vectors: dict[str, Tensor] = {}
 
@@ -96,6 +97,7 @@ class _Shard:
 
     def release(self) -> None:
         with self._lock:
+            self._is_over = True
             if not self._delete or self._path is None:
                 return
             blob, self._file = self._path.resolve(), None
@@ -105,30 +107,32 @@ class _Shard:
             self._path = None
 
     def _here(self) -> TensorFile:
-        opened = self._fetch()
+        with self._lock:
+            opened = self._fetch()
         if self.following is not None:
             threading.Thread(target=self.following.fetch_ahead, daemon=True).start()
             self.following = None
         return opened
 
     def fetch_ahead(self) -> None:
-        with suppress(Exception):  # who really reads it is told
-            self._fetch()
+        with self._lock, suppress(Exception):  # who really reads it is told
+            if not self._is_over:  # it may begin late, when all is read and deleted
+                self._fetch()
 
     def _fetch(self) -> TensorFile:
-        with self._lock:
-            if self._file is not None:
-                return self._file
-            self._note(f"Fetching {self._name}, {self._model.states[self._name]['bytes'] / 1e9:.2f} GB.")
-            self._path = self._model.fetch(self._name)
-            opened = open_tensor_file(self._path)
-            if opened.tensors != self.tensors:
-                raise SpikeconvError(f"{self._path} holds other tensors than its header on the hub says.")
-            if self._delete:  # what other shards' tensors may ask for again when this one is gone: γ and biases
-                small = (name for name, (shape, dtype) in self.tensors.items() if len(shape) < 2 and _is_float(dtype))
-                self._vectors = {name: opened.load(name) for name in small}
-            self._file = opened
-            return opened
+        """The file, fetched if it is not here; the lock is held."""
+        if self._file is not None:
+            return self._file
+        self._note(f"Fetching {self._name}, {self._model.states[self._name]['bytes'] / 1e9:.2f} GB.")
+        self._path = self._model.fetch(self._name)
+        opened = open_tensor_file(self._path)
+        if opened.tensors != self.tensors:
+            raise SpikeconvError(f"{self._path} holds other tensors than its header on the hub says.")
+        if self._delete:  # what other shards' tensors may ask for again when this one is gone: γ and biases
+            small = (name for name, (shape, dtype) in self.tensors.items() if len(shape) < 2 and _is_float(dtype))
+            self._vectors = {name: opened.load(name) for name in small}
+        self._file = opened
+        return opened
 
 
 def _is_float(dtype: Any) -> bool:

@@ -13,7 +13,7 @@ from spikeconv.checkpoint.folder import read_record
 from spikeconv.checkpoint.format import quantization_config
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.hashing import sha256_of, sha256_within
+from spikeconv.hashing import digest_within, sha256_of
 from spikeconv.progress import Track, silent
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.tensor_files import tensor_spans
@@ -103,7 +103,7 @@ class _Shard:
         else:
             begin = min((begin for begin, _ in self.spans.values()), default=self.size)
             end = max((end for _, end in self.spans.values()), default=self.size)
-            if sha256_within(self.file, 0, begin) != header or end != self.size:
+            if digest_within(self.file, 0, begin) != header or end != self.size:
                 self.what = "has another header or more bytes"
 
     @property
@@ -127,12 +127,12 @@ def _of_tensor(shard: _Shard | None, name: str, digest: str) -> Damage | None:
         return None
     if name not in shard.spans:
         return Damage(shard.path.name, name, "is missing")
-    same = sha256_within(shard.file, *shard.spans[name]) == digest
+    same = digest_within(shard.file, *shard.spans[name]) == digest
     return None if same else Damage(shard.path.name, name, "has other bytes")
 
 
 def tensor_digests(path: Path, record: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of every tensor, from the record.
+    """The hash of every tensor, from the record.
 
     Raises:
         SpikeconvError: it has none.
@@ -141,7 +141,7 @@ def tensor_digests(path: Path, record: dict[str, Any]) -> dict[str, str]:
 
 
 def shard_headers(path: Path, record: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of what every shard has in front of its tensors, from the record.
+    """The hash of what every shard has in front of its tensors, from the record.
 
     Raises:
         SpikeconvError: it has none.

@@ -1,6 +1,5 @@
 """Makes what is damaged in a checkpoint's weight files again, from its source; the record says what must come out."""
 
-import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan, make_plan
 from spikeconv.conversion.work import Work
 from spikeconv.errors import SpikeconvError
+from spikeconv.hashing import digest_of
 from spikeconv.sources.base import Source
 from spikeconv.sources.digested import ChangedSourceError, DigestedSource
 from spikeconv.sources.tensor_files import bytes_of
@@ -32,7 +32,7 @@ DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
 def repair(path: Path, source: Source, found: CheckResult) -> list[str]:
     """Make every damaged weight file of a checkpoint again; returns their names.
 
-    A file takes the place of the damaged one when its SHA-256 is the record's, and not before. Tensors that are whole
+    A file takes the place of the damaged one when every hash of it is the record's. Tensors that are whole
     are taken from the damaged file.
 
     Args:
@@ -77,7 +77,7 @@ def _made(path: Path, source: Source, plan: Plan, record: dict[str, Any], dtype:
     members = [spec for specs in units.values() for spec in specs if places.get(spec.name) == path.name]
     layout = Layout.of(members, max(1, sum(spec.size for spec in members)))
     ((_, header),) = layout.headers.items()
-    if hashlib.sha256(header).hexdigest() != shard_headers(path.parent, record)[path.name]:
+    if digest_of(header) != shard_headers(path.parent, record)[path.name]:
         return False
     work, scratch = Work(balanced, plan, dtype), path.with_name(f".{path.name}.repair")
     try:
@@ -86,11 +86,11 @@ def _made(path: Path, source: Source, plan: Plan, record: dict[str, Any], dtype:
             made: dict[str, Tensor] = {}
             for name, place in sorted(layout.places.items(), key=lambda item: item[1].begin):
                 data = _old(path, place.begin, place.spec.size)
-                if hashlib.sha256(data).hexdigest() != digests.get(name):
+                if digest_of(data) != digests.get(name):
                     if name not in made:
                         made = work.process(unit_of[name]).tensors
                     data = bytes(bytes_of(made[name]))
-                if hashlib.sha256(data).hexdigest() != digests.get(name):
+                if digest_of(data) != digests.get(name):
                     return False
                 file.write(data)
         flush(scratch)

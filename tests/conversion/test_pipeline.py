@@ -1,6 +1,5 @@
 """A conversion end to end: every file arrives, hashes are right, and the same input gives the same bytes."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from blake3 import blake3
 from killing import fail_at_read
 from safetensors.torch import load_file
 
@@ -47,16 +47,16 @@ def files(path: Path) -> set[str]:
 
 
 def headers_of(shards: list[Path]) -> dict[str, str]:
-    """SHA-256 of the bytes in front of the tensors."""
+    """Hashes of the bytes in front of the tensors."""
     ends = {path: 8 + int.from_bytes(path.read_bytes()[:8], "little") for path in shards}
-    return {path.name: hashlib.sha256(path.read_bytes()[:end]).hexdigest() for path, end in ends.items()}
+    return {path.name: blake3(path.read_bytes()[:end]).hexdigest() for path, end in ends.items()}
 
 
 def hashes_of(shards: list[Path]) -> dict[str, str]:
-    """SHA-256 of every tensor."""
+    """Hashes of every tensor."""
     tensors = {name: tensor for path in shards for name, tensor in load_file(path).items()}
     data = {name: tensor.view(torch.uint8).numpy().tobytes() for name, tensor in tensors.items()}
-    return {name: hashlib.sha256(each).hexdigest() for name, each in data.items()}
+    return {name: blake3(each).hexdigest() for name, each in data.items()}
 
 
 def test_every_companion_arrives_and_no_foreign_weight(source: Path, run_convert: Fixture, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hub_server import COMMIT, MODEL, Hub, serve
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from spikeconv.checkpoint.folder import source_path
 from spikeconv.cli.app import app
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources import hub_source
@@ -77,8 +78,8 @@ def test_shards_that_are_deleted(hub: Hub, tmp_path: Path, run_convert: Fixture)
     assert sorted(name for name in hub.fetched if name in shards) == sorted(shards)
     run_convert(hub.folder, tmp_path / "local", rotation="quarot")
     assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "local/model.safetensors").read_bytes()
-    checked = CliRunner().invoke(app, ["verify", str(tmp_path / "out"), "--tokens", "4", "--json", "--quiet"])
-    assert "Traceback" not in checked.output
+    with pytest.raises(SpikeconvError, match=r"has lost its weights .*; name it with --source"):
+        source_path(tmp_path / "out")
     before = open_named(MODEL)  # and a shard that was here before stays
     before.load("model.norm.weight")
     kept = before.file_of("model.norm.weight")
