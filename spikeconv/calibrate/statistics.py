@@ -69,33 +69,45 @@ class _Sums:
         self.members: list[str] = []
         self._linear, self._model = linear, model
         self._center = linear.center
-        self._tokens, self._squares, self._weights = 0, torch.tensor(0.0), torch.tensor(0.0)
+        self._tokens, self._inputs, self._weights = 0, _Columns(), _Columns()
 
     def add(self, x: Tensor) -> None:
         """Add an input [..., n]; the weights are in memory now."""
         x = x.detach().reshape(-1, x.shape[-1])
         center = None if self._center is None else self._model.get_submodule(self._center).bias
         if not self._tokens:
-            weights = (self._model.get_submodule(name).weight for name in self.members)
-            self._weights = sum((_column_squares(weight) for weight in weights), self._weights.double())
-        self._squares = self._squares.double() + _column_squares(x, center)
+            for name in self.members:
+                self._weights.add(self._model.get_submodule(name).weight)
+        self._inputs.add(x, center)
         self._tokens += len(x)
 
     def result(self) -> GroupStatistics:
         """Means and sums."""
-        if not self._squares.isfinite().all():
+        inputs, weights = self._inputs, self._weights
+        if not inputs.squares.isfinite().all():
             raise SpikeconvError(f"The input of {self._linear.name} is not finite on the calibration text.")
-        return GroupStatistics(self._squares / self._tokens, self._weights)
+        return GroupStatistics(inputs.squares / self._tokens, weights.squares, inputs.peaks, weights.peaks)
 
 
 def _see(sums: _Sums, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
     sums.add(arguments[0])
 
 
-def _column_squares(matrix: Tensor, center: Tensor | None = None) -> Tensor:
-    """Σ_r (M_ri - c_i)² [n] float64 of a matrix [rows, n], a chunk of rows at a time."""
-    total = torch.zeros(matrix.shape[1], dtype=torch.float64)
-    for rows in matrix.split(CHUNK):
-        values = rows.double() if center is None else rows.double() - center.double()
-        total += values.square_().sum(0)
-    return total
+class _Columns:
+    """Of the columns of matrices [rows, n] that are looked at one after the other, a chunk of rows at a time.
+
+    Attributes:
+        squares: Σ_r (M_ri - c_i)² [n] float64.
+        peaks: max_r |M_ri - c_i| [n] float64.
+    """
+
+    def __init__(self) -> None:
+        self.squares, self.peaks = (torch.zeros((), dtype=torch.float64) for _ in range(2))
+
+    def add(self, matrix: Tensor, center: Tensor | None = None) -> None:
+        total = torch.zeros(matrix.shape[1], dtype=torch.float64)
+        for rows in matrix.split(CHUNK):
+            values = rows.double() if center is None else rows.double() - center.double()
+            self.peaks = torch.maximum(self.peaks, values.abs().amax(0))
+            total += values.square_().sum(0)
+        self.squares = self.squares + total

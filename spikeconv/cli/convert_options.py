@@ -99,9 +99,9 @@ Rotation = Annotated[
     typer.Option(help="What is rotated.", rich_help_panel=SETTINGS, show_default="gamma-sqp"),
 ]
 Balance = Annotated[
-    Literal["none", "sqrt"] | None,
+    Literal["none", "sqrt", "smoothquant"] | None,
     typer.Option(
-        help="sqrt: inputs and weights share what is hard to round, channel by channel.",
+        help="sqrt: inputs and weights share what is hard to round, channel by channel; smoothquant: by their maxima.",
         rich_help_panel=SETTINGS,
         show_default="none",
     ),

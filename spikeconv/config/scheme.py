@@ -31,9 +31,10 @@ class LinearScheme(Settings):
     inputs: InputSettings = Field(default_factory=CountInputs)
     rotation: RotationSettings = Field(default_factory=RotationSettings)
     code: CodeSettings = Field(default_factory=CodeSettings)
-    balance: Literal["none", "sqrt"] = Field(
+    balance: Literal["none", "sqrt", "smoothquant"] = Field(
         "none",
-        description="sqrt: channel i of the input times d_i = sqrt(‖W_i‖ / rms x_i), column i of W divided by it",
+        description="sqrt: channel i of the input times d_i = sqrt(‖W_i‖ / rms x_i), column i of W divided by it; "
+        "smoothquant: maxima in the place of both norms",
     )
 
     @model_validator(mode="before")

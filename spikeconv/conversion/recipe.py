@@ -175,7 +175,8 @@ def plan_conversion(
         note(f"Calibrating the balance on {windows.numel():,} tokens of {text.record['text']}.")
         statistics = input_statistics(source, windows, groups, track=track)
         rows = {linear.name: source.shape(f"{linear.name}.weight")[0] for linear in plan.layout}
-        plan = replace(plan, diagonals=diagonals(statistics, plan.layout, rows))
+        kinds = {job.linear.group: job.scheme.balance for job in plan.jobs}
+        plan = replace(plan, diagonals=diagonals(statistics, kinds, plan.layout, rows))
     if wanted.asked and plan.calibration is not None:
         text = plan.calibration
         note(f"Choosing encoders on {text.record['text']}.")

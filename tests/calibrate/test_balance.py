@@ -46,7 +46,7 @@ def planned(tiny_checkpoint: Fixture, text: Calibration) -> Callable[..., tuple[
     return plan
 
 
-def dense(path: Path, windows: torch.Tensor) -> dict[str, torch.Tensor]:
+def dense(path: Path, windows: torch.Tensor, kind: str) -> dict[str, torch.Tensor]:
     """d by module name of the first linear of a group, from a forward of the whole model in float64."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64)
     groups = {"self_attn.q_proj": ("q_proj", "k_proj", "v_proj"), "mlp.gate_proj": ("gate_proj", "up_proj"),
@@ -63,25 +63,30 @@ def dense(path: Path, windows: torch.Tensor) -> dict[str, torch.Tensor]:
         first = next(first for first in groups if name.endswith(first))
         parent = model.get_submodule(name.rpartition(".")[0])
         stacked = torch.cat([getattr(parent, member).weight for member in groups[first]])
-        norms, rms = stacked.square().sum(0), x.flatten(0, 1).square().mean(0)
+        tokens, smooth = x.flatten(0, 1), kind == "smoothquant"
+        if smooth:
+            weights, values = stacked.abs().amax(0), tokens.abs().amax(0)
+        else:
+            weights, values = stacked.square().sum(0), tokens.square().mean(0)
         if first == "self_attn.o_proj":
-            norms, rms = (
-                t.view(heads, -1, size).mean(1, keepdim=True).expand(-1, len(t) // heads // size, -1).flatten()
-                for t in (norms, rms)
+            reduce = torch.amax if smooth else torch.mean
+            weights, values = (
+                reduce(t.view(heads, -1, size), 1, keepdim=True).expand(-1, len(t) // heads // size, -1).flatten()
+                for t in (weights, values)
             )
-        d = (norms.sqrt() / rms.sqrt()).sqrt()
+        d = (weights / values) ** (1 / 2 if smooth else 1 / 4)
         result[name] = (d / d.log().mean().exp()).detach()
     return result
 
 
 def test_the_balanced_model_computes_the_same(planned: Fixture, transformer: str, logits_of: Fixture) -> None:
     """Also where linears are skipped, and the d are those of the whole model computed at once."""
-    source, plan = planned(transformer, skip=["v", "model.layers.1.mlp.up_proj"])
-    assert len(plan.diagonals) == 8
-    text = plan.calibration
-    for name, d in dense(source.path, text.windows).items():
-        found = plan.diagonals[next(linear.group for linear in plan.layout if linear.name == name)]
-        torch.testing.assert_close(found.double(), d, rtol=1e-4, atol=0)
+    for kind in ("smoothquant", "sqrt"):
+        source, plan = planned(transformer, skip=["v", "model.layers.1.mlp.up_proj"], balance=kind)
+        assert len(plan.diagonals) == 8
+        for name, d in dense(source.path, plan.calibration.windows, kind).items():
+            found = plan.diagonals[next(linear.group for linear in plan.layout if linear.name == name)]
+            torch.testing.assert_close(found.double(), d, rtol=1e-4, atol=0)
     balanced = plan.balanced(source, None)
     expected, found = logits_of(load_float(source).model), logits_of(load_float(balanced).model)
     assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
@@ -123,11 +128,17 @@ def test_weights_are_divided_by_what_the_stored_norm_really_scales_by(tiny_check
 
 def test_silent_channels_have_factors_that_are_numbers() -> None:
     x, w = torch.tensor([4.0, 0.0, 1.0, 9.0]).double(), torch.tensor([1.0, 1.0, 0.0, 16.0]).double()
-    d = balance(GroupStatistics(x, w)).double()
+    d = balance(GroupStatistics(x, w, x, w), "sqrt").double()
     rms, norms = torch.tensor([2, 1.5 * SMALLEST, 1, 3]), torch.tensor([1, 1, 1.5 * SMALLEST, 4])
     expected = (norms / rms).sqrt().double()
     torch.testing.assert_close(d, expected / expected.log().mean().exp(), rtol=1e-6, atol=0)
-    assert balance(GroupStatistics(x * 0, w)).tolist() == balance(GroupStatistics(x, w * 0)).tolist() == [1] * 4
+    smooth = (x.clamp(min=3.5 * SMALLEST), w.clamp(min=4.5 * SMALLEST))
+    wanted = (smooth[1] / smooth[0]).sqrt()
+    found = balance(GroupStatistics(x * 0, w * 0, x, w), "smoothquant").double()
+    torch.testing.assert_close(found, wanted / wanted.log().mean().exp(), rtol=1e-6, atol=0)
+    for kind in ("sqrt", "smoothquant"):
+        for silent in ((x * 0, w), (x, w * 0)):
+            assert balance(GroupStatistics(*silent, *silent), kind).tolist() == [1] * 4
 
 
 def test_statistics_are_the_same_every_time_and_for_every_source(tiny_checkpoint: Fixture, family: str) -> None:

@@ -68,6 +68,9 @@ def test_schemes_are_what_they_are_called() -> None:
     for name in ("quarot-4-4", "spinquant-4-4"):
         config = SpikeConfig.parse(load_scheme(name))
         assert config.rotation.kind == "quarot" and config.kv == KvSettings(bits=4, range="asymmetric")
+    plain = SpikeConfig.parse(load_scheme("rtn-4-4"))
+    assert plain.rotation.is_none and plain.weights.clip == "none" and plain.inputs.clip_ratio == 1
+    assert SpikeConfig.parse(load_scheme("smoothquant-4-4")) == plain.model_copy(update={"balance": "smoothquant"})
     assert SpikeConfig.parse(load_scheme("quarot-4-1.58")).rotation.kind == "quarot"
     assert SpikeConfig.parse(load_scheme("sdllm-4-1.58-kv4")).kv == KvSettings(bits=4)
     with pytest.raises(SpikeconvError, match=r"Did you mean quarot-4-1\.58"):
