@@ -289,6 +289,19 @@ bool cpu_large_pages(const Tensor& buffer) {
 #endif
 }
 
+// Gives back the whole pages of a tensor in a mapped file; whoever looks again reads the file. Of any other memory the
+// contents would be lost.
+bool cpu_let_go(const Tensor& mapped) {
+#if defined(MADV_DONTNEED)
+  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), begin = uintptr_t(mapped.data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + uintptr_t(mapped.numel())) / page * page;
+  return last > first && madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED) == 0;
+#else
+  (void)mapped;
+  return false;
+#endif
+}
+
 }  // namespace
 }  // namespace spikeconv
 
@@ -298,6 +311,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
   m.def("cpu_peak(int rounds) -> int");
   m.def("cpu_read(Tensor buffer) -> int");
   m.def("cpu_large_pages(Tensor buffer) -> bool");
+  m.def("cpu_let_go(Tensor mapped) -> bool");
   m.def(
       "plan_group(int in_features, Tensor[] rotation, Tensor? norm_weight, Tensor? threshold, float[] encode,"
       " Tensor?[] operands, float[] products) -> Tensor");
@@ -313,6 +327,7 @@ STABLE_TORCH_LIBRARY_IMPL(spikeconv, CompositeExplicitAutograd, m) {
   m.impl("cpu_peak", TORCH_BOX(&spikeconv::cpu_peak));
   m.impl("cpu_read", TORCH_BOX(&spikeconv::cpu_read));
   m.impl("cpu_large_pages", TORCH_BOX(&spikeconv::cpu_large_pages));
+  m.impl("cpu_let_go", TORCH_BOX(&spikeconv::cpu_let_go));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CPU, m) {

@@ -34,12 +34,12 @@ class RunFolder:
         self._settings = self.path / "settings.json"
 
     def begin(self, settings: FinetuneSettings, *, force: bool) -> None:
-        """Start a fine-tune.
+        """Start a fine-tune; one that was stopped before its first state has left nothing to go on from.
 
         Raises:
             SpikeconvError: there is one already and `force` is not set.
         """
-        if self.path.exists() and not force:
+        if (self.state.is_dir() or self._old_state.is_dir()) and not force:
             raise SpikeconvError(f"{self.path} holds a fine-tune; --resume goes on with it, --force starts anew.")
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)

@@ -11,7 +11,7 @@ from torch import nn
 from spikeconv.nn.attention import attention_codes
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.nn.linear import checked_execution, spike_linears
-from spikeconv.nn.memory import LargePages
+from spikeconv.nn.memory import LargePages, MappedFiles
 from spikeconv.ops.native import ready
 
 __all__ = ["arrange_weights", "prefers_events", "set_execution"]
@@ -35,17 +35,22 @@ def arrange_weights(model: nn.Module) -> None:
         and not any(member.weight.is_meta for member in linear.group.members)  # kept on disk, packed
         and ready(linear.weight.device.type).is_native
     }
-    pages = LargePages()
+    pages, files = LargePages(), MappedFiles()
     for group in groups.values():
         execution = group.members[0].execution
         column_bytes = sum(linear.out_features for linear in group.members) * group.encoder.scheme.weights.bits // 8
         if execution == "events" or (execution == "auto" and prefers_events(group.zero_share, column_bytes)):
+            before = [linear.weight for linear in group.members]
             _share_columns(group, pages)
+            for weight in before:
+                files.let_go(weight)
         elif execution != "unfold":
             for linear in group.members:
                 if linear.layout != "tiles":
+                    packed = linear.weight
                     linear.arrange("tiles")
                     linear.weight = pages.place(linear.weight) if linear.weight.is_cpu else linear.weight
+                    files.let_go(packed)
 
 
 def set_execution(model: nn.Module, execution: str, attention: bool = True) -> None:

@@ -1,13 +1,15 @@
-"""Weights in large pages.
+"""Weights in large pages, and no longer in those of the file that they were read from.
 
 A kernel that reads its weights once is limited by memory, and on 4 KiB pages by the walks through the page tables:
 2 MiB pages are read up to one and a half times as fast (`docs/benchmarks/kernels.md`).
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-__all__ = ["LargePages"]
+__all__ = ["LargePages", "MappedFiles"]
 
 PAGE = 2 << 20
 REGION = 64 << 20
@@ -32,3 +34,22 @@ class LargePages:
             self._free = region[-region.data_ptr() % PAGE :]
         mine, self._free = self._free[: x.numel()], self._free[wanted:]
         return mine.view(x.shape).copy_(x)
+
+
+class MappedFiles:
+    """The weight files that are mapped into this process: what was read of them counts as its memory until the last
+    tensor in them is gone, which for tied embeddings is never."""
+
+    def __init__(self) -> None:
+        try:
+            maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:  # no Linux
+            maps = []
+        spans = (line.split(" ", 1)[0].split("-") for line in maps if line.endswith(".safetensors"))
+        self._spans = [(int(begin, 16), int(end, 16)) for begin, end in spans]
+
+    def let_go(self, x: Tensor) -> None:
+        """Give back the pages of a packed weight that lies in one of the files, and that nothing needs any more."""
+        begin, end = x.data_ptr(), x.data_ptr() + x.nbytes
+        if x.is_contiguous() and any(low <= begin and end <= high for low, high in self._spans):
+            torch.ops.spikeconv.cpu_let_go(x)

@@ -1,12 +1,16 @@
-"""Weights move into regions of large pages unchanged, one behind the other."""
+"""Weights move into regions of large pages unchanged, one behind the other, and leave the pages of their file."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from spikeconv.nn import memory
-from spikeconv.nn.memory import LINE, PAGE, LargePages
+from spikeconv.nn.memory import LINE, PAGE, LargePages, MappedFiles
 from spikeconv.ops.native import load
 
 
@@ -46,3 +50,31 @@ def test_strided_tensors_arrive_contiguous() -> None:
     columns = torch.randint(256, (40, 24), dtype=torch.uint8)
     placed = LargePages().place(columns[:, 3:11])
     assert placed.is_contiguous() and torch.equal(placed, columns[:, 3:11])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
+def test_pages_of_a_mapped_file_are_given_back_and_nothing_else_is(tmp_path: Path) -> None:
+    numbers = torch.arange(1 << 21, dtype=torch.int32).view(torch.uint8)
+    save_file({"first": numbers, "second": numbers.flip(0).contiguous()}, tmp_path / "w.safetensors")
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        first, second = file.get_tensor("first"), file.get_tensor("second")
+    total = int(first.sum()) + int(second.sum())  # looked at
+    before, files, copy = resident(tmp_path), MappedFiles(), first.clone()
+    files.let_go(copy)  # in no file
+    files.let_go(first[1::2])  # not in one piece
+    assert resident(tmp_path) == before >= 16 << 20 and torch.equal(copy, numbers)
+    files.let_go(first)
+    assert resident(tmp_path) <= before - (8 << 20) + 2 * 4096
+    assert torch.equal(second, numbers.flip(0)) and torch.equal(first, numbers)  # read again
+    assert int(first.sum()) + int(second.sum()) == total
+
+
+def resident(folder: Path) -> int:
+    """Bytes of the files in a folder that are mapped and in memory."""
+    found, mine = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            mine = str(folder) in line
+        elif mine and line.startswith("Rss:"):
+            found += 1024 * int(line.split()[1])
+    return found
