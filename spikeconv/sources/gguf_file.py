@@ -8,6 +8,7 @@ from typing import Any
 from gguf import GGUFReader
 
 from spikeconv.errors import SpikeconvError
+from spikeconv.sources.gguf_header import check_counts
 
 __all__ = ["GgufFile", "open_gguf"]
 
@@ -92,6 +93,7 @@ def _parts(path: Path, count: int) -> tuple[Path, ...]:
 
 def _read(path: Path) -> GGUFReader:
     try:
+        check_counts(path)
         return GGUFReader(path)
     except Exception as error:  # the reader trusts its file and fails in many ways on a bad one
         raise _unreadable(path, error) from None

@@ -137,9 +137,8 @@ def refused(result: Any, *words: str) -> None:
         assert word in result.err
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
+def test_bad_options(tune: Fixture, tmp_path: Path) -> None:
+    cases: list[tuple[list[object], list[str]]] = [
         (["--clip-quantile", 1.0], ["inputs.clip.quantile", "less than 1"]),
         (["--clip-quantile", -0.1], ["inputs.clip.quantile"]),
         (["--clip-roles", "queries"], ["queries", "no linear"]),
@@ -149,11 +148,10 @@ def refused(result: Any, *words: str) -> None:
         (["--learning-rate", 0], ["learning_rate"]),
         (["--resume"], ["nothing to resume"]),
         (["--dataset", "wikitext2"], ["--text", "--dataset"]),
-    ],
-)
-def test_bad_options(tune: Fixture, tmp_path: Path, options: list[object], words: list[str]) -> None:
-    refused(tune(*options), *words)
-    assert not (tmp_path / "out").exists()
+    ]
+    for options, words in cases:
+        refused(tune(*options), *words)
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_text_must_be_named(spikeconv: Fixture, tiny_checkpoint: Fixture) -> None:
