@@ -23,7 +23,7 @@ TIED = {"model.embed_tokens.weight": "lm_head.weight"}
 """What a source may hold in the place of a tensor that it ties."""
 
 CPU = torch.device("cpu")
-DEVICE_BLOCK = 1 << 25
+DEVICE_BLOCK = 1 << 22
 """Weights that a device other than the CPU rotates and rounds at a time."""
 MOST = 2.0**63
 """A row's sum of absolute weights stays below, so that its rotation and the squares of its errors are finite."""

@@ -67,7 +67,8 @@ def planned(source: Any, windows: torch.Tensor = WINDOWS, **settings: Any) -> Pl
     plan = make_plan(source, SpikeConfig.parse(settings))
     if groups := plan.balanced_groups:
         rows = {linear.name: source.shape(f"{linear.name}.weight")[0] for linear in plan.layout}
-        plan = replace(plan, diagonals=diagonals(input_statistics(source, windows, groups), plan.layout, rows))
+        kinds, statistics = dict.fromkeys(groups, "sqrt"), input_statistics(source, windows, groups)
+        plan = replace(plan, diagonals=diagonals(statistics, kinds, plan.layout, rows))
     return replace(plan, calibration=CalibrationText(windows, {"text": "random", "tokens": windows.numel()}))
 
 
