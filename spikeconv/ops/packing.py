@@ -35,6 +35,8 @@ def pack(values: Tensor, bits: int) -> Tensor:
     """Pack an int8 matrix [out, in] with entries in [-2^(bits-1), 2^(bits-1)-1] into uint8 [out, ceil(in/8), bits]."""
     rows, columns = values.shape
     padded = torch.nn.functional.pad(values, (0, -columns % LANES)).view(rows, -1, LANES)
+    if bits == LARGEST_NIBBLE:  # as in `unpack`
+        return (padded[..., ::2] & 15 | padded[..., 1::2] << 4).view(torch.uint8)
     word = torch.zeros(padded.shape[:2], dtype=torch.int64, device=values.device)
     mask = (1 << bits) - 1
     for lane in range(LANES):
