@@ -277,30 +277,26 @@ int64_t cpu_read(const Tensor& buffer) {
   return bytes;
 }
 
-// Asks for large pages where the buffer is not in use yet; whether the system agreed.
+// Tells the system something about the whole pages of a tensor; whether it agreed.
+bool advise(const Tensor& bytes, int advice) {
+  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), begin = uintptr_t(bytes.data_ptr());
+  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + uintptr_t(bytes.numel())) / page * page;
+  return last > first && madvise(reinterpret_cast<void*>(first), last - first, advice) == 0;
+}
+
+// Asks for large pages where the buffer is not in use yet.
 bool cpu_large_pages(const Tensor& buffer) {
 #if defined(MADV_HUGEPAGE)
-  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), begin = uintptr_t(buffer.data_ptr());
-  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + uintptr_t(buffer.numel())) / page * page;
-  return last > first && madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE) == 0;
+  return advise(buffer, MADV_HUGEPAGE);
 #else
   (void)buffer;
   return false;
 #endif
 }
 
-// Gives back the whole pages of a tensor in a mapped file; whoever looks again reads the file. Of any other memory the
+// Gives back the pages of a tensor in a mapped file; whoever looks again reads the file. Of any other memory the
 // contents would be lost.
-bool cpu_let_go(const Tensor& mapped) {
-#if defined(MADV_DONTNEED)
-  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), begin = uintptr_t(mapped.data_ptr());
-  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + uintptr_t(mapped.numel())) / page * page;
-  return last > first && madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED) == 0;
-#else
-  (void)mapped;
-  return false;
-#endif
-}
+bool cpu_let_go(const Tensor& mapped) { return advise(mapped, MADV_DONTNEED); }
 
 }  // namespace
 }  // namespace spikeconv

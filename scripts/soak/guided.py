@@ -43,7 +43,7 @@ MOST = {"safetensors": 16384, "gguf": 65536, "pth": 65536}
 
 
 class Readers:
-    """One function for each kind of file: reads what lies at `place`.
+    """Reads what lies where a kind of file does.
 
     Attributes:
         seeds: whole files, by reader.
@@ -51,8 +51,7 @@ class Readers:
     """
 
     def __init__(self, base: Path) -> None:
-        self.kinds = Kinds(base)
-        stop_halfway(self.kinds)
+        stop_halfway(Kinds(base))
         source, sharded, converted = (base / name for name in ("source", "sharded", "converted"))
         index, config, record = "model.safetensors.index.json", "config.json", "spikeconv.json"
         (base / "scheme.yaml").write_text("bits: 4-1.58\ninputs: {clip_ratio: 0.9}\noverrides: []\n")

@@ -154,10 +154,10 @@ def _seconds(source: Source, plan: Plan, layout: Layout, writing: Writing, folde
 def _trial(width: int, scheme: LinearScheme, device: torch.device) -> Callable[[], int]:
     """Converts some rows, and returns how many weights."""
     weight = torch.empty(max(1, SAMPLE // width), width, dtype=torch.bfloat16).uniform_(-1, 1)
-    d = torch.ones(width) if scheme.balance != "none" else None
+    d = torch.ones(width, device=device) if scheme.balance != "none" else None
 
     def convert() -> int:
-        convert_linear(weight.to(device), scheme, balance=None if d is None else d.to(device))
+        convert_linear(weight.to(device), scheme, balance=d)
         return weight.numel()
 
     return convert

@@ -15,6 +15,7 @@ from spikeconv.conversion.demand import working_bytes
 from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.work import Unit, Work
+from spikeconv.conversion.writing import CPU
 from spikeconv.errors import SpikeconvError
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
@@ -23,7 +24,6 @@ from spikeconv.weights import Statistics
 
 __all__ = ["Recall", "Take", "produce"]
 
-CPU = torch.device("cpu")
 Take = Callable[[str, Unit], None]
 """Called for every unit with its name, from any thread."""
 Recall = Callable[[str], Mapping[str, Tensor]]

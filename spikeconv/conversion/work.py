@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spikeconv.conversion.linear import BLOCK, ConvertedLinear, convert_blocks, convert_linear
 from spikeconv.conversion.plan import Job, Plan
+from spikeconv.conversion.writing import CPU
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
 from spikeconv.weights import Statistics
@@ -22,7 +23,6 @@ __all__ = ["LinearResult", "Unit", "Work"]
 TIED = {"model.embed_tokens.weight": "lm_head.weight"}
 """What a source may hold in the place of a tensor that it ties."""
 
-CPU = torch.device("cpu")
 DEVICE_BLOCK = 1 << 22
 """Weights that a device other than the CPU rotates and rounds at a time."""
 MOST = 2.0**63

@@ -7,7 +7,7 @@ import torch
 
 from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 
-__all__ = ["Writing", "default_jobs"]
+__all__ = ["CPU", "Writing", "default_jobs"]
 
 CPU = torch.device("cpu")
 

@@ -1,11 +1,12 @@
 """Models of the Hugging Face hub: what is asked of it, and what its errors mean."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spikeconv.errors import SpikeconvError, UnreadableError
 from spikeconv.sources.weight_files import INDEX, SINGLE
@@ -19,6 +20,7 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 """What is wrong with the cache's disk, and not with the hub."""
 TIMEOUT = 5.0
 """Seconds for the one request that tells whether a hub model can be had."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,7 @@ def look_up(model_id: str) -> HubModel | Path:
     Raises:
         SpikeconvError: as `fetch_from_hub`.
     """
-    try:
-        return _look_up(model_id) or fetch_from_hub(model_id)
-    except _AwayError:
-        if (cached := cached_snapshot(model_id)) is None:
-            raise
-        return cached
+    return _or_cached(model_id, partial(_look_up, model_id))
 
 
 def fetch_from_hub(model_id: str, only: tuple[str, ...] | None = None) -> Path:
@@ -86,30 +83,31 @@ def fetch_from_hub(model_id: str, only: tuple[str, ...] | None = None) -> Path:
     Raises:
         SpikeconvError: the model is gated or does not exist, or the hub cannot be reached and no copy is cached.
     """
-    from huggingface_hub import HfApi, snapshot_download
 
+    def fetch() -> Path:
+        files = _files(model_id)[1]
+        return _snapshot(model_id, only or (WEIGHTS, *COMPANIONS, *(() if _has_safetensors(files) else PICKLED)))
+
+    return _or_cached(model_id, fetch)
+
+
+def _or_cached(model_id: str, fetch: Callable[[], T]) -> T | Path:
+    """What the hub gives; if it cannot be reached, what is cached."""
     try:
         with _plain_errors(model_id):
-            files = {file.rfilename for file in HfApi().model_info(model_id, timeout=TIMEOUT).siblings or ()}
-            pickled = () if {SINGLE, INDEX} & files else PICKLED
-            return Path(snapshot_download(model_id, allow_patterns=list(only or (WEIGHTS, *COMPANIONS, *pickled))))
+            return fetch()
     except _AwayError:
         if (cached := cached_snapshot(model_id)) is None:
             raise
         return cached
 
 
-def _look_up(model_id: str) -> HubModel | None:
-    """None: its weights are no safetensors."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    with _plain_errors(model_id):
-        found = HfApi().model_info(model_id, files_metadata=True, timeout=TIMEOUT)
-        files = {file.rfilename: file for file in found.siblings or ()}
-        if not {SINGLE, INDEX} & files.keys():
-            return None
-        folder = Path(snapshot_download(model_id, allow_patterns=list(COMPANIONS)))
-    if found.sha != folder.name:
+def _look_up(model_id: str) -> HubModel | Path:
+    commit, files = _files(model_id, files_metadata=True)
+    if not _has_safetensors(files):
+        return _snapshot(model_id, (*COMPANIONS, *PICKLED))
+    folder = _snapshot(model_id, COMPANIONS)
+    if commit != folder.name:
         raise SpikeconvError(f"{model_id} changed on the hub just now; run the same command again.")
     states = {
         name: {"bytes": file.size, "blob": file.lfs.sha256 if file.lfs else file.blob_id}
@@ -117,6 +115,24 @@ def _look_up(model_id: str) -> HubModel | None:
         if Path(name).match(WEIGHTS)
     }
     return HubModel(model_id, folder, states)
+
+
+def _files(model_id: str, **options: Any) -> tuple[str | None, dict[str, Any]]:
+    """The commit of a model, and what the hub says of its files, by name."""
+    from huggingface_hub import HfApi
+
+    found = HfApi().model_info(model_id, timeout=TIMEOUT, **options)
+    return found.sha, {file.rfilename: file for file in found.siblings or ()}
+
+
+def _has_safetensors(files: Collection[str]) -> bool:
+    return SINGLE in files or INDEX in files
+
+
+def _snapshot(model_id: str, patterns: Iterable[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model_id, allow_patterns=list(patterns)))
 
 
 def cached_snapshot(model_id: str) -> Path | None:

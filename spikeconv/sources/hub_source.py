@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from spikeconv.errors import SpikeconvError
@@ -65,7 +66,8 @@ class HubSource(HfSource):
 
     def file_of(self, name: str) -> str | None:
         """The shard of a tensor, if it was not here before."""
-        return next((file for file, shard in self._shards.items() if name in shard.tensors), None)
+        file = self._file_of[name]
+        return file.name if isinstance(file, _Shard) else None
 
     def release(self, file: str) -> None:
         """Remove a shard, if that is wanted."""
@@ -76,7 +78,7 @@ class _Shard:
     """A file of tensors that comes when one of them is read."""
 
     def __init__(self, model: HubModel, name: str, delete: bool, note: Callable[[str], None]) -> None:
-        self._model, self._name, self._delete, self._note = model, name, delete, note
+        self._model, self.name, self._delete, self._note = model, name, delete, note
         self.tensors: dict[str, tuple[tuple[int, ...], Any]] = {
             tensor: (shape, FLOATS.get(dtype, dtype)) for tensor, (shape, dtype) in model.header(name).items()
         }
@@ -123,17 +125,17 @@ class _Shard:
         """The file, fetched if it is not here; the lock is held."""
         if self._file is not None:
             return self._file
-        self._note(f"Fetching {self._name}, {self._model.states[self._name]['bytes'] / 1e9:.2f} GB.")
-        self._path = self._model.fetch(self._name)
+        self._note(f"Fetching {self.name}, {self._model.states[self.name]['bytes'] / 1e9:.2f} GB.")
+        self._path = self._model.fetch(self.name)
         opened = open_tensor_file(self._path)
         if opened.tensors != self.tensors:
             raise SpikeconvError(f"{self._path} holds other tensors than its header on the hub says.")
         if self._delete:  # what other shards' tensors may ask for again when this one is gone: γ and biases
-            small = (name for name, (shape, dtype) in self.tensors.items() if len(shape) < 2 and _is_float(dtype))
+            small = (
+                name
+                for name, (shape, dtype) in self.tensors.items()
+                if len(shape) < 2 and isinstance(dtype, torch.dtype)
+            )
             self._vectors = {name: opened.load(name) for name in small}
         self._file = opened
         return opened
-
-
-def _is_float(dtype: Any) -> bool:
-    return dtype in FLOATS.values()

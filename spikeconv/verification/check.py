@@ -77,9 +77,10 @@ def check_files(path: Path, track: Track = silent) -> CheckResult:
         result.bytes += shard.size
         shard.close()
     for name, digest in record["files"].items():
-        what = "has other bytes" if (path / name).is_file() else "is missing"
-        if not (path / name).is_file() or sha256_of(path / name) != digest:
-            result.damages.append(Damage(name, None, what))
+        if not (path / name).is_file():
+            result.damages.append(Damage(name, None, "is missing"))
+        elif sha256_of(path / name) != digest:
+            result.damages.append(Damage(name, None, "has other bytes"))
     result.files, result.tensors = len(shards) + len(record["files"]), len(digests)
     result.damages += [damage for damage in damages if damage.file == INDEX]
     result.damages += _settings(path, record)

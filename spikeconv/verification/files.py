@@ -6,11 +6,9 @@ import torch
 from safetensors import safe_open
 
 from spikeconv.sources.json_file import read_json
-from spikeconv.sources.weight_files import INDEX
+from spikeconv.sources.weight_files import INDEX, SINGLE
 
 __all__ = ["second_weights"]
-
-SINGLE = "model.safetensors"
 
 
 def second_weights(source: Path) -> list[str]:

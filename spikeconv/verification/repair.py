@@ -32,8 +32,8 @@ DTYPES = (None, torch.float32, torch.bfloat16, torch.float16)
 def repair(path: Path, source: Source, found: CheckResult) -> list[str]:
     """Make every damaged weight file of a checkpoint again; returns their names.
 
-    A file takes the place of the damaged one when every hash of it is the record's. Tensors that are whole
-    are taken from the damaged file.
+    A file takes the place of the damaged one when every hash of it is the record's. Tensors that are whole are taken
+    from the damaged file.
 
     Args:
         path: the checkpoint.

@@ -95,8 +95,8 @@ def test_hub_that_goes_away(hub: Hub, tmp_path: Path) -> None:
 
     class Refusing(hub_source._Shard):
         def _fetch(self) -> Any:
-            if self._name == last:
-                hub.broken = {self._name}
+            if self.name == last:
+                hub.broken = {self.name}
             return super()._fetch()
 
     with pytest.MonkeyPatch.context() as patch:
