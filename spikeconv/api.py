@@ -32,6 +32,7 @@ def convert(
     dtype: "str | torch.dtype" = "auto",
     tokenizer: Any = None,
     trust_remote_code: bool = False,
+    arch: str | None = None,
     **settings: Any,
 ) -> "PreTrainedModel": ...
 
@@ -51,6 +52,7 @@ def convert(
     max_memory: str | None = None,
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     trust_remote_code: bool = False,
+    arch: str | None = None,
     **settings: Any,
 ) -> "ConvertSummary": ...
 
@@ -69,6 +71,7 @@ def convert(
     max_memory: str | None = None,
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     trust_remote_code: bool = False,
+    arch: str | None = None,
     **settings: Any,
 ) -> "PreTrainedModel | ConvertSummary":
     """Convert a float model into a spike-driven one.
@@ -86,6 +89,7 @@ def convert(
         max_memory: the most memory of the whole process, as in 4GB; None: no limit.
         max_shard_size: largest weight file.
         trust_remote_code: allow the source's own Python code.
+        arch: what a `.pth` file holds that does not tell (spikegpt, spikegpt-binary, spikegpt-b); None: RWKV.
         **settings: as on the command line (`bits="4-1.58"`, `steps=16`, `kv_bits=4`, `clip_quantile=0.5`) or by path
             (`inputs={"clip_ratio": 0.95}`); `skip=["down"]`; `overrides={"down": {"bits": "6-1.58"}}`.
 
@@ -108,7 +112,7 @@ def convert(
     config, clipping, calibration, wanted = read_settings(scheme, settings)
     if target is not None:
         check_target(target, force, RECORD)
-    source = open_model(_expanded(model), tokenizer, trust_remote_code=trust_remote_code)
+    source = open_model(_expanded(model), tokenizer, trust_remote_code=trust_remote_code, arch=arch)
     most = None if max_memory is None else parse_size(max_memory, "max_memory")
     plan = plan_conversion(source, config, clipping, calibration, wanted, dtype=float_dtype, max_memory=most)
     if target is None:

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 from real_model import TOKENS, WINDOW, python_docs
-from tiny_models import FAMILIES, save_model
+from tiny_models import FAMILIES, TRANSFORMERS, save_model
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from spikeconv.checkpoint import folder
-from spikeconv.config import SpikeConfig
-from spikeconv.conversion.linear import convert_linear
+from spikeconv.config import GifInputs, SpikeConfig
+from spikeconv.conversion.linear import Calibrated, convert_linear
 from spikeconv.conversion.pipeline import ConvertSummary, convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.conversion.writing import Writing
@@ -31,7 +31,6 @@ from spikeconv.sources.float_model import load_float
 from spikeconv.sources.hf import HfSource
 from spikeconv.sources.resolve import resolve_source
 
-TRANSFORMERS = [name for name in FAMILIES if not name.startswith("rwkv")]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -191,7 +190,8 @@ def make_linear() -> MakeLinear:
         scheme = SpikeConfig.parse(settings)
         plain = nn.Linear(in_features, out_features, bias).requires_grad_(False)
         linear = SpikeLinear(in_features, out_features, scheme, group or SpikeGroup(in_features, scheme), bias=bias)
-        tensors = convert_linear(plain.weight, scheme, threshold=threshold).tensors
+        salient = (torch.arange(in_features) % 7 == 3).to(torch.uint8) if isinstance(scheme.inputs, GifInputs) else None
+        tensors = convert_linear(plain.weight, scheme, held=Calibrated(threshold, salient=salient)).tensors
         linear.load_state_dict({**tensors, **({"bias": plain.bias} if bias else {})})
         return linear, plain
 

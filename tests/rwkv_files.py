@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, RwkvConfig, RwkvForCausalLM
 
 from spikeconv.models.rwkv6 import Rwkv6Config, Rwkv6ForCausalLM
+from spikeconv.models.spikegpt import SpikeGptConfig, SpikeGptForCausalLM
 
-RENAMED = {
+RENAMED: dict[str, dict[str, str]] = {
     "4": {
         r"^rwkv\.": "",
         "embeddings": "emb",
@@ -41,6 +42,7 @@ RENAMED = {
         r"_lora\.lora\.2\.bias": "0",
     },
 }
+RENAMED["spikegpt"] = RENAMED["4"]
 """Patterns in the names of transformers' models, and what the authors write there."""
 ROWS = r"att\.(k_k|k_a|[wav]0)$|ffn\.x_k$"
 """Vectors that the authors keep as [1, 1, n] and RWKV-7's class as [n]."""
@@ -51,6 +53,8 @@ def make_model(version: str, **sizes: Any) -> PreTrainedModel:
     sizes = {"vocab_size": 256, "hidden_size": 192, "num_hidden_layers": 3, "intermediate_size": 224, **sizes}
     if version == "4":
         model = RwkvForCausalLM(RwkvConfig(**sizes, rescale_every=0))
+    elif version == "spikegpt":
+        model = SpikeGptForCausalLM(SpikeGptConfig(**sizes))
     elif version == "6":
         ranks = {"time_mix_extra_dim": 8, "time_decay_extra_dim": 16}
         model = Rwkv6ForCausalLM(Rwkv6Config(**{"head_size": 32, **ranks, **sizes}))
@@ -62,6 +66,8 @@ def make_model(version: str, **sizes: Any) -> PreTrainedModel:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             _randomize(name, parameter)
+            if version == "spikegpt" and re.search(r"output\.weight|feed_forward\.value\.weight", name):
+                parameter.mul_(6)  # so that neurons fire
     return model.eval()
 
 

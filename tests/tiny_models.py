@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["FAMILIES", "save_model"]
+__all__ = ["FAMILIES", "TRANSFORMERS", "save_model"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {
@@ -48,6 +48,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "time_mix_extra_dim": 4,
         "time_decay_extra_dim": 6,
     },
+    "spikegpt": {"hidden_size": 72, "intermediate_size": 100},
     "rwkv7": {
         "hidden_size": 72,
         "head_dim": 8,
@@ -58,6 +59,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "v_low_rank_dim": 4,
     },
 }
+
+
+TRANSFORMERS = [name for name in FAMILIES if name != "spikegpt" and not name.startswith("rwkv")]
+"""Families with attention over keys and values."""
 
 
 def save_model(family: str, overrides: dict[str, Any], path: Path) -> None:
@@ -80,6 +85,8 @@ def save_model(family: str, overrides: dict[str, Any], path: Path) -> None:
                 parameter.normal_(1, 0.4)
             elif not parameter.any() or "time_" in name or "lora" in name:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
+            if family == "spikegpt" and name.endswith(("attention.output.weight", "feed_forward.value.weight")):
+                parameter.mul_(10)  # so that neurons fire
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
 

@@ -70,6 +70,7 @@ class Sequential:
         load: gives float tensors by name, in the basis of the conversion (with the norms that it folds folded).
         windows: token ids [windows, tokens].
         importance: a [windows, tokens] float32 by group, of those whose tokens do not count all the same.
+        salient: the channels with more bits by module name, where the codec has some.
         batch_tokens: tokens that are run at once; windows are not split.
 
     Raises:
@@ -84,6 +85,7 @@ class Sequential:
         load: Load,
         windows: Tensor,
         importance: Mapping[str, Tensor] | None = None,
+        salient: Mapping[str, Tensor] | None = None,
         batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         if reason := why_not(family):
@@ -99,7 +101,7 @@ class Sequential:
             self._layout[linear.layer][linear.group].append(linear)
         self._kept: dict[str, _Inputs] = {}
         self._known: set[str] = set()
-        self._importance = importance or {}
+        self._importance, self._salient = importance or {}, salient or {}
         # Each of its own config, in which a model remembers how it attends.
         models: list[Any] = [build_unloaded(copy.deepcopy(model_config)) for _ in range(2)]
         self.linears: dict[str, SpikeLinear] = make_spiking(models[0], config)
@@ -158,6 +160,9 @@ class Sequential:
 
     def _convert_group(self, index: int, group: _Group, convert: Convert) -> dict[str, Tensor]:
         names = [linear.name for linear in group.linears if linear.name in self.linears]
+        for name in names:
+            if (salient := self._salient.get(name)) is not None:  # the encoder asks for it before anything is converted
+                self.linears[name].input_salient = salient
         sums = self._look(index, group, names)
         result: dict[str, Tensor] = {}
         for name in names:

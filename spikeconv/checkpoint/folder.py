@@ -134,6 +134,12 @@ def source_path(checkpoint: Path, named: Path | None = None) -> Path | None:
     return found
 
 
+def source_arch(checkpoint: Path) -> str | None:
+    """What the user said that the source of a checkpoint holds, where it does not tell."""
+    arch = read_record(checkpoint)["source"].get("arch")
+    return arch if isinstance(arch, str) else None
+
+
 def _own(checkpoint: Path) -> Path:
     """The note that a checkpoint with this record was made here."""
     return notes_dir() / sha256_of(checkpoint / RECORD)

@@ -27,7 +27,7 @@ def check(
 
     Example: [cyan]spikeconv check llama2-7b-4-1.58 --repair[/]
     """
-    from spikeconv.checkpoint.folder import resolve_checkpoint, source_path
+    from spikeconv.checkpoint.folder import resolve_checkpoint, source_arch, source_path
     from spikeconv.errors import SpikeconvError
     from spikeconv.sources.resolve import open_source, resolve_source
     from spikeconv.verification.check import check_files
@@ -43,7 +43,7 @@ def check(
             raise SpikeconvError(f"{path} was made of a model in memory; name what to repair it from with --source.")
         if not quiet:
             err.print("[note]repairing from {source}[/]", source=source)
-        opened = open_source(source, trust_remote_code=trust_remote_code)
+        opened = open_source(source, trust_remote_code=trust_remote_code, arch=source_arch(path))
         repaired = make_again(path, opened, result)
         result = check_files(path, tracker(quiet))
         result.repaired = repaired

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.convert_options import (
+    Arch,
     Assignments,
     Balance,
     BiasCorrection,
@@ -20,7 +21,6 @@ from spikeconv.cli.convert_options import (
     ClipRatio,
     ClipText,
     ClipTokens,
-    Codec,
     ConvertDevice,
     CountRange,
     CountScale,
@@ -31,15 +31,7 @@ from spikeconv.cli.convert_options import (
     FloatDtype,
     Force,
     Importance,
-    IntegerDigits,
     Jobs,
-    KvBits,
-    KvCode,
-    KvGroup,
-    KvRange,
-    KvSlots,
-    KvSteps,
-    Layers,
     LogFile,
     MaxMemory,
     MaxShardSize,
@@ -50,15 +42,30 @@ from spikeconv.cli.convert_options import (
     Scheme,
     Seed,
     Skip,
-    SlotOverflow,
-    Slots,
     SpikePrice,
     Step,
     Steps,
-    TemporalCode,
-    TimeSteps,
     WeightClip,
     Weights,
+)
+from spikeconv.cli.encoding_options import (
+    Codec,
+    IntegerDigits,
+    KvBits,
+    KvCode,
+    KvGroup,
+    KvLowShare,
+    KvRange,
+    KvSlots,
+    KvSteps,
+    Layers,
+    LowShare,
+    SalientBits,
+    SalientMode,
+    SlotOverflow,
+    Slots,
+    TemporalCode,
+    TimeSteps,
 )
 from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
@@ -91,6 +98,9 @@ def convert(
     layers: Layers = None,
     integer_digits: IntegerDigits = None,
     time_steps: TimeSteps = None,
+    salient_bits: SalientBits = None,
+    low_share: LowShare = None,
+    salient_mode: SalientMode = None,
     temporal_code: TemporalCode = None,
     slots: Slots = None,
     slot_overflow: SlotOverflow = None,
@@ -98,6 +108,7 @@ def convert(
     kv_steps: KvSteps = None,
     kv_range: KvRange = None,
     kv_group: KvGroup = None,
+    kv_low_share: KvLowShare = None,
     kv_code: KvCode = None,
     kv_slots: KvSlots = None,
     clip_quantile: ClipQuantile = None,
@@ -112,6 +123,7 @@ def convert(
     budget: Budget = None,
     spike_price: SpikePrice = None,
     seed: Seed = None,
+    arch: Arch = None,
     scheme: Scheme = None,
     assignments: Assignments = None,
     skip: Skip = None,
@@ -153,6 +165,9 @@ def convert(
         "layers": layers,
         "integer_digits": integer_digits,
         "time_steps": time_steps,
+        "salient_bits": salient_bits,
+        "low_share": low_share,
+        "salient_mode": salient_mode,
         "temporal_code": temporal_code,
         "slots": slots,
         "slot_overflow": slot_overflow,
@@ -221,10 +236,12 @@ def convert(
         restart=restart,
     )
     if dry_run:
-        opened = open_or_outline(name, trust_remote_code=trust_remote_code)
+        opened = open_or_outline(name, trust_remote_code=trust_remote_code, arch=arch)
     else:
         check_target(target, force, RECORD)
-        opened = open_named(name, trust_remote_code=trust_remote_code, delete_shards=delete_source_shards, note=note)
+        opened = open_named(
+            name, trust_remote_code=trust_remote_code, delete_shards=delete_source_shards, arch=arch, note=note
+        )
     plan = plan_conversion(
         opened,
         config,

@@ -8,6 +8,7 @@ import typer
 from spikeconv.cli.options import CALIBRATION, CLIPPING, SETTINGS, WRITING
 
 __all__ = [
+    "Arch",
     "Assignments",
     "Balance",
     "BiasCorrection",
@@ -22,7 +23,6 @@ __all__ = [
     "ClipRatio",
     "ClipText",
     "ClipTokens",
-    "Codec",
     "ConvertDevice",
     "CountRange",
     "CountScale",
@@ -33,15 +33,7 @@ __all__ = [
     "FloatDtype",
     "Force",
     "Importance",
-    "IntegerDigits",
     "Jobs",
-    "KvBits",
-    "KvCode",
-    "KvGroup",
-    "KvRange",
-    "KvSlots",
-    "KvSteps",
-    "Layers",
     "LogFile",
     "MaxMemory",
     "MaxShardSize",
@@ -52,18 +44,13 @@ __all__ = [
     "Scheme",
     "Seed",
     "Skip",
-    "SlotOverflow",
-    "Slots",
     "SpikePrice",
     "Step",
     "Steps",
-    "TemporalCode",
-    "TimeSteps",
     "WeightClip",
     "Weights",
 ]
 
-CodeName = Literal["unary", "binary", "signed-digit", "ramp"]
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Directory to create.", show_default="MODEL-BITS")]
 Bits = Annotated[
@@ -137,66 +124,6 @@ BiasCorrection = Annotated[
         rich_help_panel=SETTINGS,
         show_default="none",
     ),
-]
-Codec = Annotated[
-    Literal["count", "multihead", "repetition"] | None,
-    typer.Option(
-        help="How an input becomes spikes: SDLLM's counts, SpikeRWKV's decimal digits, its repetition baseline.",
-        rich_help_panel=SETTINGS,
-        show_default="count",
-    ),
-]
-Layers = Annotated[
-    int | None, typer.Option(help="multihead: decimal digits.", rich_help_panel=SETTINGS, show_default="3")
-]
-IntegerDigits = Annotated[
-    int | None,
-    typer.Option(help="multihead: digits before the point.", rich_help_panel=SETTINGS, show_default="2"),
-]
-TimeSteps = Annotated[
-    int | None,
-    typer.Option(help="multihead, repetition: time steps T.", rich_help_panel=SETTINGS, show_default="1"),
-]
-TemporalCode = Annotated[
-    CodeName | None,
-    typer.Option(help="How a count is sent slot by slot.", rich_help_panel=SETTINGS, show_default="unary"),
-]
-Slots = Annotated[
-    int | None,
-    typer.Option(help="ramp: slots, 1…64.", rich_help_panel=SETTINGS, show_default="as many as T'"),
-]
-SlotOverflow = Annotated[
-    Literal["error", "clip"] | None,
-    typer.Option(
-        help="Counts that the slots do not reach: refuse, or cut off.",
-        rich_help_panel=SETTINGS,
-        show_default="error",
-    ),
-]
-KvBits = Annotated[
-    str | None,
-    typer.Option(
-        help="Bits of the spike counts of keys and values, 2…8.", rich_help_panel=SETTINGS, show_default="none"
-    ),
-]
-KvSteps = Annotated[
-    int | None, typer.Option(help="Their virtual steps T', instead of the bits.", rich_help_panel=SETTINGS)
-]
-KvRange = Annotated[
-    Literal["symmetric", "asymmetric"] | None,
-    typer.Option(help="Ternary or binary spikes.", rich_help_panel=SETTINGS, show_default="symmetric"),
-]
-KvGroup = Annotated[
-    str | None,
-    typer.Option(help="Inputs that share a scale.", rich_help_panel=SETTINGS, show_default="head_dim"),
-]
-KvCode = Annotated[
-    CodeName | None,
-    typer.Option(help="How a count of theirs is sent.", rich_help_panel=SETTINGS, show_default="unary"),
-]
-KvSlots = Annotated[
-    int | None,
-    typer.Option(help="ramp: its slots, 1…64.", rich_help_panel=SETTINGS, show_default="as many as T'"),
 ]
 ClipQuantile = Annotated[
     float | None,
@@ -327,6 +254,14 @@ DeleteSourceShards = Annotated[
         "--delete-source-shards",
         help="Remove each shard that was fetched from the hub once it is converted, for small disks.",
         rich_help_panel=WRITING,
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="What a .pth file holds that has RWKV-4's names but is none: spikegpt, spikegpt-binary (embedding), "
+        "spikegpt-b (LIF in the feed-forward).",
+        show_default="RWKV-4",
     ),
 ]
 ConvertDevice = Annotated[

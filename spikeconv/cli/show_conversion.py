@@ -15,6 +15,8 @@ __all__ = ["show_foreseen", "show_plan", "show_summary"]
 def show_plan(plan: "Plan", path: str, to: Printer) -> None:
     """What is converted, what is not and why, and the Hadamard matrix of each size."""
     to.print("[title]Plan[/] for {path} ({plan.family.architecture})", path=path, plan=plan)
+    if plan.assumption is not None:
+        to.print("[bad]assumed:[/] {assumption}", assumption=plan.assumption)
     rows = table("Converted", "role", "linears", "out × in", "scheme", "Hadamard")
     rotations = plan.rotations()
     for (role, scheme, in_features, out_features), count in plan.roles().items():

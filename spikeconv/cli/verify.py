@@ -100,7 +100,7 @@ def show_result(result: "VerifyResult") -> None:
     if result.rotation_error is not None:
         line(
             result.rotation_error <= ROTATION_TOLERANCE,
-            f"rotated but not rounded, the source's logits are reproduced to {result.rotation_error:.1e}",
+            f"rotated but not rounded, {result.rotation_of} are reproduced to {result.rotation_error:.1e}",
         )
     for note in result.notes:
         out.print("[note]not checked: {note}[/]", note=note)

@@ -1,16 +1,19 @@
 from spikeconv.codecs.base import Norm, SpikeCounts
 from spikeconv.codecs.count import CountCodec
+from spikeconv.codecs.gif import GifCodec
 from spikeconv.codecs.multihead import MultiheadCodec
 from spikeconv.codecs.repetition import RepetitionCodec
-from spikeconv.config import MultiheadInputs, RepetitionInputs, SpikingInputs
+from spikeconv.config import CountInputs, GifInputs, RepetitionInputs, SpikingInputs
 
-__all__ = ["Codec", "CountCodec", "MultiheadCodec", "Norm", "RepetitionCodec", "SpikeCounts", "codec_of"]
+__all__ = ["Codec", "CountCodec", "GifCodec", "MultiheadCodec", "Norm", "RepetitionCodec", "SpikeCounts", "codec_of"]
 
-Codec = CountCodec | MultiheadCodec | RepetitionCodec
+Codec = CountCodec | MultiheadCodec | RepetitionCodec | GifCodec
 
 
 def codec_of(inputs: SpikingInputs) -> Codec:
     """The codec of a scheme's inputs."""
-    if isinstance(inputs, MultiheadInputs):
-        return MultiheadCodec.of(inputs)
-    return RepetitionCodec.of(inputs) if isinstance(inputs, RepetitionInputs) else CountCodec.of(inputs)
+    if isinstance(inputs, CountInputs):
+        return CountCodec.of(inputs)
+    if isinstance(inputs, GifInputs):
+        return GifCodec.of(inputs)
+    return RepetitionCodec.of(inputs) if isinstance(inputs, RepetitionInputs) else MultiheadCodec.of(inputs)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from spikeconv import ops
@@ -23,10 +24,12 @@ class SpikeCounts(NamedTuple):
     Attributes:
         counts: [..., n] int8 or int16; [planes, ..., n] if stacked.
         scale: [..., 1] float32, or [planes, ..., 1].
-        zero_point: [..., 1] int32, or None for signed counts.
+        zero_point: [..., 1] int32, or [planes, ..., 1]; None for signed counts.
         histogram: int64 [largest - lowest + 1], how many counts are `lowest`, `lowest + 1`, …; [0] unless asked for.
         lowest: smallest count that there can be.
         stacked: whether the first axis holds planes whose potentials add up.
+        channels: bool [planes, n], which of the counts [..., n] have the scale and zero point of a plane; None where
+            all have the same.
     """
 
     counts: Tensor
@@ -35,15 +38,31 @@ class SpikeCounts(NamedTuple):
     histogram: Tensor
     lowest: int
     stacked: bool = False
+    channels: Tensor | None = None
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether an output is a sum of several accumulators with a scale each."""
+        return self.stacked or self.channels is not None
+
+    def planes(self) -> Tensor:
+        """The counts that are accumulated apart from each other: [planes, ..., n], or [..., n] if it is one plane."""
+        if self.channels is None:
+            return self.counts
+        return torch.stack([self.counts * channels for channels in self.channels])
 
     def decode(self) -> Tensor:
         """The membrane potential that the counts stand for, [..., n] float32."""
         offset = self.counts if self.zero_point is None else self.counts - self.zero_point
-        return self.total(offset * self.scale)
+        values = offset * self.scale
+        if self.channels is None:
+            return self.total(values)
+        chosen = self.channels.reshape(len(self.channels), *[1] * (values.dim() - 2), -1)
+        return torch.where(chosen, values, 0).sum(0)
 
     def total(self, values: Tensor) -> Tensor:
         """Adds the planes of values [planes, ..., m] up, in their order; other values stay as they are."""
-        if not self.stacked:
+        if not self.has_planes:
             return values
         result, *others = values.unbind()
         for plane in others:

@@ -50,13 +50,16 @@ class CountCodec:
         x: Tensor,
         rotation: Rotation | None = None,
         norm: Norm | None = None,
-        threshold: Tensor | None = None,
+        calibrated: Tensor | None = None,
         histogram: bool = False,
     ) -> SpikeCounts:
-        """Counts of x [..., n] after the norm, the rotation and the clip at τ, one float32; one scale per token."""
+        """Counts of x [..., n] after the norm, the rotation and the clip at τ (`calibrated`, one float32).
+
+        There is one scale per token.
+        """
         factors = [] if rotation is None else rotation.on(x.device)
         gamma = None if norm is None else norm.weight
-        encoded = ops.encode(x, factors, gamma, threshold, self.settings(norm).table(), histogram)
+        encoded = ops.encode(x, factors, gamma, calibrated, self.settings(norm).table(), histogram)
         counts, scale, zero, bins = encoded
         return SpikeCounts(counts, scale, None if self.symmetric else zero, bins, self.count_min)
 

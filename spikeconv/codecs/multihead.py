@@ -46,12 +46,12 @@ class MultiheadCodec:
         x: Tensor,
         rotation: Rotation | None = None,
         norm: Norm | None = None,
-        threshold: Tensor | None = None,
+        calibrated: Tensor | None = None,
         histogram: bool = False,
     ) -> SpikeCounts:
         """Signed digits of x [..., n] after the norm and the rotation: T · l planes, the most significant first.
 
-        Nothing is clipped: the threshold is of no use here.
+        Nothing of it is calibrated.
         """
         # In float64 a float32 times a power of ten is exact, and so is every digit.
         u = potential(x, rotation, norm).double()

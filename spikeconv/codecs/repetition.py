@@ -42,12 +42,12 @@ class RepetitionCodec:
         x: Tensor,
         rotation: Rotation | None = None,
         norm: Norm | None = None,
-        threshold: Tensor | None = None,
+        calibrated: Tensor | None = None,
         histogram: bool = False,
     ) -> SpikeCounts:
         """Signed spike counts of x [..., n] after the norm and the rotation, one θ per token.
 
-        Nothing is clipped: the threshold is of no use here.
+        Nothing of it is calibrated.
         """
         u = potential(x, rotation, norm)
         magnitude = u.abs()

@@ -15,6 +15,7 @@ __all__ = [
     "ClipSettings",
     "CountInputs",
     "FloatInputs",
+    "GifInputs",
     "InputSettings",
     "MultiheadInputs",
     "RepetitionInputs",
@@ -223,6 +224,64 @@ class RepetitionInputs(Settings):
         return f"T{self.time_steps}"
 
 
+class GifInputs(Settings):
+    """SpikeLLM's counts: n bits, and a bits more in the channels that a calibration text found salient."""
+
+    codec: Literal["gif"]
+    bits: Whole = Field(4, ge=2, le=8, description="n, bits of a count")
+    salient_bits: Whole = Field(1, ge=1, le=4, description="a, bits more of a salient channel's; T = 2^a steps")
+    low_share: Number = Field(0.9, gt=0, lt=1, description="share of the channels that are not salient (low_p)")
+    mode: Literal["steps", "plain"] = Field(
+        "steps",
+        description="steps: a salient count goes in T steps of n bits, which cut its top values off; plain: whole",
+    )
+
+    @property
+    def symmetric(self) -> bool:
+        """Counts have a zero point."""
+        return False
+
+    @property
+    def spikes(self) -> Literal["integer"]:
+        """A step sends an integer."""
+        return "integer"
+
+    @property
+    def count_min(self) -> int:
+        """Smallest count."""
+        return 0
+
+    @property
+    def count_max(self) -> int:
+        """Largest count of a channel that is not salient."""
+        return (1 << self.bits) - 1
+
+    @property
+    def salient_levels(self) -> int:
+        """Largest count of the salient channels' range."""
+        return (1 << self.bits + self.salient_bits) - 1
+
+    @property
+    def largest_count(self) -> int:
+        """Largest count of all: what the steps reach, or the salient channels' range."""
+        return self.virtual_steps * self.count_max if self.mode == "steps" else self.salient_levels
+
+    @property
+    def virtual_steps(self) -> int:
+        """T = 2^a, of a salient channel; the others need one."""
+        return 1 << self.salient_bits
+
+    @property
+    def mean_steps(self) -> float:
+        """Steps of a channel in the mean: low_p + (1 - low_p) T."""
+        return self.low_share + (1 - self.low_share) * self.virtual_steps
+
+    @property
+    def name(self) -> str:
+        """`4G2`: n, and T."""
+        return f"{self.bits}G{self.virtual_steps}"
+
+
 class FloatInputs(Settings):
     """Inputs that stay float: rotated, clipped, not rounded."""
 
@@ -259,13 +318,14 @@ STEPS = {"rms": 0.085, "mean": 1 / 3}
 """δ unless it is said: about one spike per input of a rotated model on a ramp of 24 slots (docs/temporal-codes.md);
 SpikingBrain's (its released code: a threshold of mean |x| / 3)."""
 
-SpikingInputs = CountInputs | MultiheadInputs | RepetitionInputs
-InputSettings = Annotated[CountInputs | MultiheadInputs | RepetitionInputs | FloatInputs, Field(discriminator="codec")]
+SpikingInputs = CountInputs | MultiheadInputs | RepetitionInputs | GifInputs
+InputSettings = Annotated[SpikingInputs | FloatInputs, Field(discriminator="codec")]
 
 INPUTS: dict[str, type[Settings]] = {
     "count": CountInputs,
     "multihead": MultiheadInputs,
     "repetition": RepetitionInputs,
+    "gif": GifInputs,
     "float": FloatInputs,
 }
 """The models by `codec`."""

@@ -31,12 +31,16 @@ PATHS = {
     "layers": "inputs.layers",
     "integer_digits": "inputs.integer_digits",
     "time_steps": "inputs.time_steps",
+    "salient_bits": "inputs.salient_bits",
+    "low_share": "inputs.low_share",
+    "salient_mode": "inputs.mode",
     "seed": "rotation.seed",
     "temporal_code": "code.kind",
     "slots": "code.slots",
     "slot_overflow": "code.overflow",
     "kv_range": "kv.range",
     "kv_group": "kv.group",
+    "kv_low_share": "kv.low_share",
     "kv_code": "kv.code.kind",
     "kv_slots": "kv.code.slots",
 }
@@ -47,7 +51,7 @@ SHORT_NAMES = ("bits", "steps", "kv_bits", "kv_steps", *PATHS)
 KINDS = {"rotation": "kind", "code": "kind", "kv.code": "kind", "weights": "method"}
 """Settings that a single name stands for: `rotation: quarot` is `rotation.kind: quarot`."""
 
-OPTIONAL = ("kv", "inputs.clip", "inputs.step", "code.slots", "kv.code.slots")
+OPTIONAL = ("kv", "kv.low_share", "inputs.clip", "inputs.step", "code.slots", "kv.code.slots")
 """Settings that `none` turns off."""
 
 

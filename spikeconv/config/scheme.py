@@ -175,6 +175,10 @@ class SpikeConfig(LinearScheme):
             tree = overlay(tree, expand(override.settings, tree))
         return LinearScheme.model_validate(tree)
 
+    def selects_outputs(self, role: str) -> bool:
+        """Whether some channels of a linear's outputs, keys or values, have more bits than others."""
+        return self.kv is not None and self.kv.selects and role in ("k", "v")
+
     def for_linear(self, name: str, role: str) -> LinearScheme | None:
         """The settings of one linear, or None if it is skipped.
 

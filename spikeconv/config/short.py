@@ -48,8 +48,8 @@ def expand(values: Mapping[Any, Any], base: Tree | None = None) -> Tree:
 def _counts(bits: Any, steps: int | None, inputs: Tree, tree: Tree) -> Tree:
     """What `bits` and `steps` stand for with a codec."""
     codec = inputs.get("codec", "count")
-    if steps is not None and codec in DIGITS:
-        raise ValueError("steps belong to codec=count; the other codecs have time_steps")
+    if steps is not None and codec in (*DIGITS, "gif"):
+        raise ValueError("steps belong to codec=count; the other codecs have their own")
     if bits is None:
         spikes = inputs.get("spikes", "ternary")
         if codec != "count" or spikes not in ("ternary", "binary"):
@@ -58,6 +58,10 @@ def _counts(bits: Any, steps: int | None, inputs: Tree, tree: Tree) -> Tree:
         return {"inputs": {"bits": count_bits(spikes, steps or 0)}}
     named = "codec" in _mapping(tree, "inputs")
     parsed = parse_bits(bits if isinstance(bits, str) else shown(bits), steps)
+    if codec == "gif":
+        if parsed["inputs"].get("spikes") != "integer":
+            raise ValueError(f"codec=gif sends integers of 2 to 8 bits: its bits are as 4-4, not {shown(bits)}")
+        return {"weights": parsed["weights"], "inputs": {"bits": parsed["inputs"]["bits"]}}
     if codec in DIGITS:
         if parsed["inputs"].get("spikes") != "ternary":
             raise ValueError(f"codec={codec} sends signed spikes: its bits are W-1.58, not {shown(bits)}")

@@ -20,9 +20,9 @@ import torch
 
 from spikeconv.calibrate.windows import STATISTICS_TOKENS
 from spikeconv.checkpoint.layout import Layout
-from spikeconv.config import CountInputs, FloatInputs, LinearScheme
+from spikeconv.config import CountInputs, FloatInputs, GifInputs, LinearScheme
 from spikeconv.conversion.demand import peak_of, resident_bytes, statistics_bytes, working_bytes
-from spikeconv.conversion.linear import convert_linear
+from spikeconv.conversion.linear import Calibrated, convert_linear
 from spikeconv.conversion.outputs import output_specs
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.writing import Writing
@@ -156,8 +156,11 @@ def _trial(width: int, scheme: LinearScheme, device: torch.device) -> Callable[[
     weight = torch.empty(max(1, SAMPLE // width), width, dtype=torch.bfloat16).uniform_(-1, 1)
     d = torch.ones(width, device=device) if scheme.balance != "none" else None
 
+    salient = torch.zeros(width, dtype=torch.uint8) if isinstance(scheme.inputs, GifInputs) else None
+    held = Calibrated(balance=d, salient=salient).to(device)
+
     def convert() -> int:
-        convert_linear(weight.to(device), scheme, balance=d)
+        convert_linear(weight.to(device), scheme, held=held)
         return weight.numel()
 
     return convert
@@ -203,8 +206,9 @@ def _disk_rate(data: memoryview, folder: Path, seconds: float) -> float:
 
 
 def _statistics_seconds(source: Source, plan: Plan) -> float:
-    """Of running the float network over the text, where a balance is calibrated."""
-    if not plan.balanced_groups:
+    """Of running the float network over the text, where a balance or salient channels are calibrated."""
+    runs = bool(plan.balanced_groups) + plan.selects
+    if not runs:
         return 0.0
     weights = sum(torch.Size(source.shape(f"{linear.name}.weight")).numel() for linear in plan.layout)
     width = plan.jobs[0].in_features
@@ -219,7 +223,7 @@ def _statistics_seconds(source: Source, plan: Plan) -> float:
     while not done or time.perf_counter() - start < SECONDS / 4:
         done += product()
     macs = done / (time.perf_counter() - start)
-    return STATISTICS_TOKENS * weights / macs
+    return runs * STATISTICS_TOKENS * weights / macs
 
 
 def _per_token(source: Source, plan: Plan) -> PerToken:

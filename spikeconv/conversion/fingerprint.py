@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.writing import Writing
@@ -20,10 +22,6 @@ PACKAGES = ("torch", "transformers")
 def fingerprint(source: Source, plan: Plan, dtype: torch.dtype | None, writing: Writing) -> dict[str, Any]:
     """Values of JSON that say which bytes will be written: the source's headers, every setting, what was calibrated."""
     headers = [[name, str(source.dtype(name)), list(source.shape(name))] for name in source.names()]
-    balance = hashlib.sha256()
-    for group, d in sorted((plan.diagonals or {}).items()):
-        balance.update(group.encode())
-        balance.update(bytes_of(d))
     return {
         "source": str(source.path),
         "files": source.states(),
@@ -35,9 +33,19 @@ def fingerprint(source: Source, plan: Plan, dtype: torch.dtype | None, writing: 
         "device": writing.device.type,
         "calibration": None if plan.calibration is None else plan.calibration.record,
         "thresholds": _digest({job.linear.name: job.threshold for job in plan.jobs}),
-        "balance": balance.hexdigest(),
+        "balance": _bytes_digest(plan.diagonals or {}),
+        "salient": _bytes_digest(plan.salient or {}),
+        "salient outputs": _bytes_digest(plan.salient_outputs or {}),
         "versions": versions(PACKAGES),
     }
+
+
+def _bytes_digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(bytes_of(tensor))
+    return digest.hexdigest()
 
 
 def _digest(value: Any) -> str:

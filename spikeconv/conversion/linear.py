@@ -10,15 +10,50 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from spikeconv import ops
 from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
+from spikeconv.nn import row_sums
 from spikeconv.rotation import Rotation
 from spikeconv.weights import QuantizedWeight, Statistics, quantize_blocks, quantize_calibrated
 
-__all__ = ["BLOCK", "ConvertedLinear", "convert_blocks", "convert_linear", "rotated_weight"]
+__all__ = ["BLOCK", "Calibrated", "ConvertedLinear", "convert_blocks", "convert_linear", "rotated_weight"]
 
 BLOCK = 1 << 18
 """Weights that are rotated and rounded at a time."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a text said of a linear.
+
+    Attributes:
+        threshold: τ, where the scheme clips.
+        balance: d [in], which the encoder will multiply the input by: W is divided by it.
+        salient: uint8 [in], 1 in the channels that get more bits (codec gif).
+        outputs: uint8 [out], the same of its outputs, where they are keys or values with salient channels.
+    """
+
+    threshold: float | None = None
+    balance: Tensor | None = None
+    salient: Tensor | None = None
+    outputs: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Calibrated":
+        """The same on a device."""
+        tensors = self.balance, self.salient, self.outputs
+        return Calibrated(self.threshold, *(None if each is None else each.to(device) for each in tensors))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By buffer name, as a checkpoint holds them."""
+        threshold = None if self.threshold is None else torch.tensor([self.threshold], dtype=torch.float32)
+        balance = None if self.balance is None else self.balance.float()
+        named = {"input_threshold": threshold, "input_balance": balance, "input_salient": self.salient}
+        named["output_salient"] = self.outputs
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+
+NOTHING = Calibrated()
 
 
 @dataclass(frozen=True)
@@ -43,8 +78,7 @@ def convert_linear(
     scheme: LinearScheme,
     gamma: Tensor | None = None,
     center: Tensor | None = None,
-    threshold: float | None = None,
-    balance: Tensor | None = None,
+    held: Calibrated = NOTHING,
     statistics: Statistics | None = None,
     bias: Tensor | None = None,
 ) -> ConvertedLinear:
@@ -55,22 +89,21 @@ def convert_linear(
         scheme: its settings.
         gamma: [in], folded into the weight first (QuaRot).
         center: [in], c of W x = W (x - c) + W c: what will be taken off the input. W c becomes the bias.
-        threshold: τ, where the scheme clips.
-        balance: d [in], which the encoder will multiply the input by: W is divided by it.
+        held: what was calibrated of it.
         statistics: of its inputs, where the scheme is calibrated.
         bias: the source's [out], where a correction is added to it.
     """
     settings = scheme.weights
     if not settings.is_float and not settings.is_calibrated:
         blocks = weight.split(max(1, BLOCK // weight.shape[1]))
-        return convert_blocks(blocks, len(weight), scheme, gamma, center, threshold, balance)
-    others = _others(None if center is None else [_times(weight, center)], threshold, scheme, balance)
-    rotated = rotated_weight(weight, scheme, gamma, balance)
+        return convert_blocks(blocks, len(weight), scheme, gamma, center, held)
+    others = _others(None if center is None else [_times(weight, center)], held)
+    rotated = rotated_weight(weight, scheme, gamma, held.balance)
     if settings.is_float:
         return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **others}, 0.0)
     if statistics is None:
         raise SpikeconvError(f"weights={settings.method} needs a calibration text, and none was read.")
-    return _calibrated(rotated, scheme, statistics, others, bias)
+    return _calibrated(rotated, scheme, statistics, others, bias, held.salient)
 
 
 def convert_blocks(
@@ -79,8 +112,7 @@ def convert_blocks(
     scheme: LinearScheme,
     gamma: Tensor | None = None,
     center: Tensor | None = None,
-    threshold: float | None = None,
-    balance: Tensor | None = None,
+    held: Calibrated = NOTHING,
 ) -> ConvertedLinear:
     """The same for a weight [rows, in] that comes block by block and is rounded to the nearest.
 
@@ -93,12 +125,10 @@ def convert_blocks(
         for block in blocks:
             if center is not None and constant is not None:
                 constant.append(_times(block, center))
-            yield rotated_weight(block, scheme, gamma, balance)
+            yield rotated_weight(block, scheme, gamma, held.balance)
 
     quantized = quantize_blocks(rotated(), rows, scheme.weights.bits, scheme.weights.clip == "mse")
-    return ConvertedLinear(
-        _tensors(quantized, scheme, _others(constant, threshold, scheme, balance)), quantized.relative_error
-    )
+    return ConvertedLinear(_tensors(quantized, scheme, _others(constant, held), held.salient), quantized.relative_error)
 
 
 def _times(weight: Tensor, center: Tensor) -> Tensor:
@@ -106,20 +136,18 @@ def _times(weight: Tensor, center: Tensor) -> Tensor:
     return (weight.double() @ center.double()).float()
 
 
-def _others(
-    constant: list[Tensor] | None, threshold: float | None, scheme: LinearScheme, balance: Tensor | None
-) -> dict[str, Tensor]:
-    """What goes with a weight: the constant part of the output, τ, d."""
-    others = {} if constant is None else {"bias": torch.cat(constant)}
-    if scheme.clip is not None and threshold is not None:
-        others["input_threshold"] = torch.tensor([threshold], dtype=torch.float32)
-    if balance is not None:
-        others["input_balance"] = balance.float()
-    return others
+def _others(constant: list[Tensor] | None, held: Calibrated) -> dict[str, Tensor]:
+    """What goes with a weight: the constant part of the output, and what was calibrated of the input."""
+    return held.tensors() | ({} if constant is None else {"bias": torch.cat(constant)})
 
 
 def _calibrated(
-    rotated: Tensor, scheme: LinearScheme, statistics: Statistics, others: dict[str, Tensor], bias: Tensor | None
+    rotated: Tensor,
+    scheme: LinearScheme,
+    statistics: Statistics,
+    others: dict[str, Tensor],
+    bias: Tensor | None,
+    salient: Tensor | None,
 ) -> ConvertedLinear:
     settings = scheme.weights
     assert settings.method != "rtn"
@@ -134,13 +162,19 @@ def _calibrated(
     )
     if found.bias is not None:
         others = {**others, "bias": found.bias if bias is None else found.bias + bias.float()}
-    tensors = _tensors(found.quantized, scheme, others)
+    tensors = _tensors(found.quantized, scheme, others, salient)
     return ConvertedLinear(tensors, found.quantized.relative_error, found.output_error, found.damping)
 
 
-def _tensors(quantized: QuantizedWeight, scheme: LinearScheme, others: dict[str, Tensor]) -> dict[str, Tensor]:
+def _tensors(
+    quantized: QuantizedWeight, scheme: LinearScheme, others: dict[str, Tensor], salient: Tensor | None
+) -> dict[str, Tensor]:
     tensors = {"weight": quantized.packed, "weight_scale": quantized.scale, **others}
-    if not scheme.inputs.symmetric:
+    if salient is not None:
+        rows = quantized.packed.split(max(1, BLOCK // len(salient)))
+        parts = [row_sums(ops.unpack(packed, len(salient)), salient) for packed in rows]
+        tensors["weight_sum"] = torch.cat(parts, 1)
+    elif not scheme.inputs.symmetric:
         tensors["weight_sum"] = quantized.sum
     return tensors
 

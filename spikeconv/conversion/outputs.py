@@ -4,7 +4,6 @@ import torch
 
 from spikeconv.checkpoint.layout import TensorSpec
 from spikeconv.conversion.plan import Job, Plan
-from spikeconv.nn import buffer_shapes
 from spikeconv.sources.base import Source
 
 __all__ = ["output_specs"]
@@ -33,10 +32,9 @@ def _kept(source: Source, name: str, dtype: torch.dtype | None) -> TensorSpec:
 
 def _converted(source: Source, job: Job, plan: Plan, dtype: torch.dtype | None) -> list[TensorSpec]:
     name = job.linear.name
-    shapes = buffer_shapes(job.in_features, job.out_features, job.scheme, job.linear.folds)
     specs = [
         TensorSpec(f"{name}.{key}", kind or dtype or _float(source, f"{name}.weight"), tuple(shape))
-        for key, (shape, kind) in shapes.items()
+        for key, (shape, kind) in job.shapes.items()
     ]
     centered = job.linear.center is not None and f"{job.linear.center}.bias" in plan.tensors
     if centered or job.scheme.weights.has_bias:

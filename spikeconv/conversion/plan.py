@@ -12,7 +12,8 @@ from transformers import PretrainedConfig
 
 from spikeconv.calibrate.sequential import why_not
 from spikeconv.calibrate.windows import CalibrationText
-from spikeconv.config import LinearScheme, SpikeConfig, matches
+from spikeconv.config import GifInputs, LinearScheme, SpikeConfig, matches
+from spikeconv.conversion.linear import Calibrated
 from spikeconv.conversion.tensors import check_tensors
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, ModuleLinear, NormKind, find_family, folded_norms, head_dim
@@ -28,13 +29,18 @@ __all__ = ["Job", "Plan", "make_plan"]
 
 @dataclass(frozen=True)
 class Job:
-    """One linear to convert; `threshold` is τ, where its input is clipped and that was calibrated."""
+    """One linear to convert.
+
+    `threshold` is τ, where its input is clipped and that was calibrated; `selects_outputs` says whether its outputs are
+    keys or values of which some channels have more bits.
+    """
 
     linear: ModuleLinear
     scheme: LinearScheme
     in_features: int
     out_features: int
     threshold: float | None = None
+    selects_outputs: bool = False
 
     @property
     def weights(self) -> int:
@@ -44,8 +50,15 @@ class Job:
     @property
     def packed_bytes(self) -> int:
         """Bytes of the converted tensors; float weights count two bytes each."""
-        shapes = buffer_shapes(self.in_features, self.out_features, self.scheme, self.linear.folds).values()
-        return sum(torch.Size(shape).numel() * (dtype or torch.float16).itemsize for shape, dtype in shapes)
+        return sum(
+            torch.Size(shape).numel() * (dtype or torch.float16).itemsize for shape, dtype in self.shapes.values()
+        )
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
+        """Of the converted tensors by buffer name; None is the dtype of the model."""
+        flags = self.linear.folds, self.selects_outputs
+        return buffer_shapes(self.in_features, self.out_features, self.scheme, *flags)
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,9 @@ class Plan:
         layout: all linears, in order, converted or not.
         calibration: the text that something was calibrated on, where that was asked for and it was read.
         diagonals: the factors d [n] float32 by group, where inputs are balanced and that was calibrated.
+        salient: the channels uint8 [n] with more bits by module name, where there are some and they were calibrated.
+        salient_outputs: the same of keys and values [out].
+        assumption: what the source was taken for because nobody said, in a sentence.
         found: what the record says of encoders that were chosen on the text, if they were.
     """
 
@@ -72,8 +88,11 @@ class Plan:
     tensors: tuple[str, ...]
     ignored: dict[str, str]
     layout: tuple[ModuleLinear, ...]
+    assumption: str | None = None
     calibration: CalibrationText | None = field(default=None, compare=False)
     diagonals: Mapping[str, Tensor] | None = field(default=None, compare=False)
+    salient: Mapping[str, Tensor] | None = field(default=None, compare=False)
+    salient_outputs: Mapping[str, Tensor] | None = field(default=None, compare=False)
     found: dict[str, Any] | None = field(default=None, compare=False)
 
     @property
@@ -98,10 +117,25 @@ class Plan:
         exact = {f"{job.linear.name}.weight" for job in self.jobs if not job.scheme.weights.is_float}
         return BalancedSource(source, self.layout, self.diagonals, dtype, exact)
 
-    def encoder_balances(self) -> dict[str, Tensor]:
-        """d [n] by name of the weight of every linear whose encoder multiplies by it: nothing in front can."""
-        jobs = (job for job in self.jobs if job.scheme.balance != "none" and not job.linear.folds)
-        return {f"{job.linear.name}.weight": (self.diagonals or {})[job.linear.group] for job in jobs}
+    def calibrated(self, job: Job) -> Calibrated:
+        """What was calibrated of a linear."""
+        scheme = job.scheme
+        return Calibrated(
+            None if scheme.clip is None else job.threshold,
+            self.balance_told(job),
+            (self.salient or {})[job.linear.name] if isinstance(scheme.inputs, GifInputs) else None,
+            (self.salient_outputs or {})[job.linear.name] if job.selects_outputs else None,
+        )
+
+    def balance_told(self, job: Job) -> Tensor | None:
+        """d [n], where the encoder multiplies by it: nothing in front can take it in."""
+        is_told = job.scheme.balance != "none" and not job.linear.folds
+        return (self.diagonals or {})[job.linear.group] if is_told else None
+
+    @property
+    def selects(self) -> bool:
+        """Whether channels of an input, or of keys and values, have more bits than others."""
+        return any(isinstance(job.scheme.inputs, GifInputs) or job.selects_outputs for job in self.jobs)
 
     @property
     def calibrates(self) -> bool:
@@ -151,6 +185,7 @@ class Plan:
         """Plain values for JSON."""
         return {
             "architecture": self.family.architecture,
+            "assumption": self.assumption,
             "linears": [
                 {
                     "name": job.linear.name,
@@ -221,14 +256,20 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
                 raise SpikeconvError(f"{linear.name}: {reason}.")
             if scheme.weights.is_calibrated and (reason := why_not(family)):
                 raise SpikeconvError(f"weights={scheme.weights.method} is impossible: {reason}.")
-            jobs.append(Job(linear, scheme, in_features, out_features))
+            selects = config.selects_outputs(linear.role)
+            jobs.append(Job(linear, scheme, in_features, out_features, selects_outputs=selects))
     _check_patterns("--override", (override.pattern for override in config.overrides), layout, source)
     _check_patterns("--skip", config.skip, layout, source)
     if not jobs:
         raise SpikeconvError(f"Nothing to convert in {source.path}: all {len(layout)} linears are skipped.")
+    if config.kv is not None and config.kv.selects:
+        float_states = [linear.name for linear in layout if linear.role in ("k", "v") and linear.name in skipped]
+        if float_states:
+            raise SpikeconvError(f"kv_low_share needs {float_states[0]} to be converted; do not skip it.")
     _check_balance(jobs)
     reasons = {**skipped, **family.skipped}
-    return Plan(family, config, tuple(jobs), reasons, tuple(tensors.shapes), dict(tensors.ignored), tuple(layout))
+    names, ignored = tuple(tensors.shapes), dict(tensors.ignored)
+    return Plan(family, config, tuple(jobs), reasons, names, ignored, tuple(layout), source.assumption)
 
 
 def _check_kv(model_config: PretrainedConfig, family: Family, config: SpikeConfig) -> None:

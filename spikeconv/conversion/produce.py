@@ -63,6 +63,8 @@ def produce(
     for job in plan.jobs:
         if job.scheme.clip is not None and job.threshold is None:
             raise SpikeconvError(f"The input of {job.linear.name} is clipped, but its threshold was not calibrated.")
+    if plan.selects and plan.salient is None:
+        raise SpikeconvError("Salient channels need a calibration text, and none was read.")
     specs = output_specs(source, plan, dtype)
     work, units = Work(source, plan, dtype, device), list(specs)
 
@@ -138,7 +140,7 @@ def _layer_by_layer(
     windows = plan.calibration.windows
     groups = {job.linear.group for job in plan.jobs if job.scheme.weights.importance == "gradient"}
     importance = token_importance(source, plan.layout, groups, windows, track=track) if groups else None
-    networks = Sequential(plan.family, config, plan.config, work.loaded, windows, importance)
+    networks = Sequential(plan.family, config, plan.config, work.loaded, windows, importance, plan.salient)
     known = {unit.removesuffix(".weight") for unit in done}
     for _ in track(networks.convert(convert, known), "calibrating and converting", networks.groups):
         pass

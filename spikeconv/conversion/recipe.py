@@ -7,14 +7,17 @@ from typing import Any
 
 import torch
 from pydantic import Field, field_validator, model_validator
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from spikeconv.calibrate.balance import diagonals
+from spikeconv.calibrate.kv_saliency import salient_states
 from spikeconv.calibrate.record import ClipRecord
+from spikeconv.calibrate.saliency import salient_channels
 from spikeconv.calibrate.statistics import input_statistics
 from spikeconv.calibrate.thresholds import calibrate_source, clip_roles
 from spikeconv.calibrate.windows import STATISTICS_TOKENS, Calibration
-from spikeconv.config import Options, SpikeConfig
+from spikeconv.config import GifInputs, Options, SpikeConfig
 from spikeconv.config.base import Number, Whole
 from spikeconv.config.paths import SHORT_NAMES
 from spikeconv.conversion.demand import check_memory
@@ -96,14 +99,16 @@ def read_settings(scheme: str | None, settings: Mapping[str, Any]) -> tuple[Spik
     return config, Clipping.parse(clip), Calibration.parse(text), Search.parse(found)
 
 
-def open_model(model: str | PreTrainedModel, tokenizer: Any = None, *, trust_remote_code: bool = False) -> Source:
+def open_model(
+    model: str | PreTrainedModel, tokenizer: Any = None, *, trust_remote_code: bool = False, arch: str | None = None
+) -> Source:
     """A source from what a user calls a model: a preset, hub id, path, or a model in memory.
 
     Raises:
         SpikeconvError: there is no such model, or it cannot be read.
     """
     if isinstance(model, str):
-        return open_named(model, trust_remote_code=trust_remote_code)
+        return open_named(model, trust_remote_code=trust_remote_code, arch=arch)
     if not isinstance(model, PreTrainedModel):
         raise SpikeconvError(
             f"A {type(model).__name__} cannot be converted; give a preset, path, hub id or a PreTrainedModel (of an "
@@ -156,7 +161,7 @@ def plan_conversion(
     config = clipping.apply(config, source)
     plan = make_plan(source, config)
     groups = plan.balanced_groups
-    if source.deletes and (groups or plan.calibrates or plan.clips or wanted.asked):
+    if source.deletes and (groups or plan.calibrates or plan.clips or plan.selects or wanted.asked):
         raise SpikeconvError(
             "What is found on a text reads the source more than once; leave --delete-source-shards out."
         )
@@ -164,7 +169,7 @@ def plan_conversion(
         if wanted.asked:
             raise SpikeconvError("--max-memory cannot be kept while encoders are chosen; leave one of the two out.")
         check_memory(source, plan, dtype, max_memory)
-    if calibrate and (groups or plan.calibrates or wanted.asked):
+    if calibrate and (groups or plan.calibrates or plan.selects or wanted.asked):
         text = calibration.read(source, WEIGHT_TOKENS if plan.calibrates else STATISTICS_TOKENS)
         plan = replace(plan, calibration=text)
         if plan.calibrates:
@@ -177,16 +182,32 @@ def plan_conversion(
         rows = {linear.name: source.shape(f"{linear.name}.weight")[0] for linear in plan.layout}
         kinds = {job.linear.group: job.scheme.balance for job in plan.jobs}
         plan = replace(plan, diagonals=diagonals(statistics, kinds, plan.layout, rows))
+    if plan.selects and plan.calibration is not None:
+        text = plan.calibration
+        windows = text.windows[: max(1, STATISTICS_TOKENS // text.windows.shape[1])]
+        note(f"Looking for salient channels on {windows.numel():,} tokens of {text.record['text']}.")
+        plan = _select(source, plan, windows, dtype, track)
     if wanted.asked and plan.calibration is not None:
         text = plan.calibration
         note(f"Choosing encoders on {text.record['text']}.")
-        found = choose_encoders(source, config, plan, wanted, text.windows, dtype=dtype, track=track)
-        note(f"{found.sentence}.")
-        chosen = make_plan(source, found.config)
-        plan = replace(chosen, calibration=text, diagonals=plan.diagonals, found=found.record)
+        choice = choose_encoders(source, config, plan, wanted, text.windows, dtype=dtype, track=track)
+        note(f"{choice.sentence}.")
+        chosen = make_plan(source, choice.config)
+        plan = replace(chosen, calibration=text, diagonals=plan.diagonals, found=choice.record)
     if calibrate and plan.clips:
         content, label = read_text(clipping.clip_text)
         note(f"Calibrating the clipping on {clipping.clip_tokens:,} tokens of {label}.")
         balanced = plan.balanced(source, dtype)
         plan = plan.with_thresholds(calibrate_source(balanced, plan.config, content, clipping.clip_tokens, track))
     return plan
+
+
+def _select(source: Source, plan: Plan, windows: Tensor, dtype: torch.dtype | None, track: Track) -> Plan:
+    """The plan with the channels that get more bits."""
+    balanced, kv = plan.balanced(source, dtype), plan.config.kv
+    schemes = {job.linear.name: job.scheme for job in plan.jobs if isinstance(job.scheme.inputs, GifInputs)}
+    told = {job.linear.group: d for job in plan.jobs if (d := plan.balance_told(job)) is not None}
+    inputs = salient_channels(balanced, schemes, windows, told, track=track) if schemes else {}
+    share, seed = None if kv is None else kv.low_share, plan.config.rotation.seed
+    states = {} if share is None else salient_states(balanced, share, seed, windows, track=track)
+    return replace(plan, salient=inputs, salient_outputs=states)

@@ -41,7 +41,7 @@ def make_record(
         "command": command,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(PACKAGES),
-        "source": {"path": source.origin(), "tensors": read},
+        "source": {"path": source.origin(), **({} if source.arch is None else {"arch": source.arch}), "tensors": read},
         **({} if plan.calibration is None else {"calibration": plan.calibration.record}),
         **({} if plan.found is None else {"search": plan.found}),
         "config": plan.config.model_dump(mode="json"),

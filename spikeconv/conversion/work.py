@@ -74,7 +74,8 @@ class Work:
     def __init__(self, source: Source, plan: Plan, dtype: torch.dtype | None, device: torch.device = CPU) -> None:
         self._source = source
         self._jobs = {job.linear.name: job for job in plan.jobs}
-        self._dtype, self._balances, self._device = dtype, plan.encoder_balances(), device
+        self._dtype, self._device = dtype, device
+        self._held = {job.linear.name: plan.calibrated(job) for job in plan.jobs}
         self._block = BLOCK if device.type == "cpu" else DEVICE_BLOCK
         self._folded, self._norms, self._tensors = plan.folded_norms(), plan.norm_kinds(), set(plan.tensors)
 
@@ -98,19 +99,21 @@ class Work:
 
     def _convert(self, module: str, statistics: Statistics | None) -> Unit:
         job, name = self._jobs[module], f"{module}.weight"
-        vectors = self._gamma(name), self._center(job), self._balances.get(name)
-        gamma, center, balance = (None if each is None else each.to(self._device) for each in vectors)
+        gamma, center = (
+            None if each is None else each.to(self._device) for each in (self._gamma(name), self._center(job))
+        )
+        held = self._held[module].to(self._device)
         weights = job.scheme.weights
         if not weights.is_float and not weights.is_calibrated:
             blocks = self._source.blocks(name, max(1, self._block // job.in_features))
             checked = (self._rotatable(job, block.to(self._device), gamma) for block in blocks)
-            converted = convert_blocks(checked, job.out_features, job.scheme, gamma, center, job.threshold, balance)
+            converted = convert_blocks(checked, job.out_features, job.scheme, gamma, center, held)
         else:
             loaded, bias = self._source.load(name).to(self._device), f"{module}.bias"
             weight = self._rotatable(job, loaded, gamma)
             given = _read(self._source, bias).to(self._device) if weights.has_bias and bias in self._tensors else None
             statistics = None if statistics is None else statistics.to(self._device)
-            converted = convert_linear(weight, job.scheme, gamma, center, job.threshold, balance, statistics, given)
+            converted = convert_linear(weight, job.scheme, gamma, center, held, statistics, given)
         tensors = {
             f"{module}.{key}": self._cast(f"{module}.{key}", value.cpu()) if key in ("weight", "bias") else value.cpu()
             for key, value in converted.tensors.items()

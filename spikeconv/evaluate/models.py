@@ -6,13 +6,14 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
-from spikeconv.checkpoint.folder import source_path
+from spikeconv.checkpoint.folder import source_arch, source_path
 from spikeconv.errors import SpikeconvError
 from spikeconv.loading import LoadedModel, load_model, load_tokenizer
 from spikeconv.nn import attention_codes, set_execution, spike_linears
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.model_config import hf_config
+from spikeconv.sources.resolve import open_source
 from spikeconv.sources.tensor_files import tensor_spans
 
 __all__ = [
@@ -104,4 +105,5 @@ def load_source(
     found = source_path(path, source)
     if found is None:
         raise SpikeconvError(f"{path} was converted from a model in memory, which cannot be compared with.")
-    return load_float(found, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    opened = open_source(found, trust_remote_code=trust_remote_code, arch=source_arch(path))
+    return load_float(opened, device=device, dtype=dtype)

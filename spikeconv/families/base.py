@@ -111,6 +111,8 @@ class Family:
         skipped: module paths that stay as they are, with the reason shown to the user.
         float_macs: multiply-accumulates that stay in floating point for one sequence, by what they are for, from the
             model's config and the number of tokens. Elementwise work is not counted.
+        fires: whether its layers end in neurons of their own: a hair more can be a spike more, and what comes behind
+            another number.
         recurrent: whether what it remembers of earlier tokens has one size however much was read; then there is no
             longest text, and padding on the left would be read.
         gguf: the architecture's name in GGUF files, or None if such files are not read.
@@ -132,6 +134,7 @@ class Family:
         }
     )
     recurrent: bool = False
+    fires: bool = False
     gguf: str | None = None
     role_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)

@@ -137,7 +137,7 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
     schemes = {own.name: config.for_linear(linear.name, linear.role) for linear, own in zip(named, layout, strict=True)}
     converted = {name: scheme for name, scheme in schemes.items() if scheme is not None}
     groups, folds = _groups(model, layout, converted), {linear.name: linear.folds for linear in layout}
-    swapped = {}
+    roles, swapped = {linear.name: linear.role for linear in layout}, {}
     for name, scheme in converted.items():
         old = model.get_submodule(name)
         has_bias = old.bias is not None or groups[name].encoder.center is not None or scheme.weights.has_bias
@@ -150,6 +150,7 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
                 bias=has_bias,
                 dtype=old.weight.dtype,
                 folds=folds[name],
+                selects_outputs=config.selects_outputs(roles[name]),
             )
         if old.bias is not None:
             new.bias = old.bias

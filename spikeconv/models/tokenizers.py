@@ -8,7 +8,6 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AddedToken, PreTrainedTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
-from transformers.models.auto.tokenization_auto import REGISTERED_TOKENIZER_CLASSES
 
 from spikeconv.errors import SpikeconvError
 
@@ -35,6 +34,9 @@ def register_tokenizers() -> None:
 
     A class registered by name goes before the Python code that such a directory brings, which is then not asked for.
     """
+    # Whose import registers: by then this module has to be whole.
+    from transformers.models.auto.tokenization_auto import REGISTERED_TOKENIZER_CLASSES
+
     for name in (RwkvWorldTokenizer.__name__, *PUBLISHED):
         REGISTERED_TOKENIZER_CLASSES[name] = RwkvWorldTokenizer
 

@@ -11,13 +11,16 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.codecs import CountCodec, Norm, SpikeCounts, codec_of
+from spikeconv.codecs import CountCodec, GifCodec, Norm, SpikeCounts, codec_of
 from spikeconv.codes import code_for
 from spikeconv.config import FloatInputs, LinearScheme
 from spikeconv.nn.gradients import flow, rotated
 from spikeconv.rotation import Rotation
 
-__all__ = ["Encoder", "Encoding", "FoldedNorm"]
+__all__ = ["CALIBRATED", "Encoder", "Encoding", "FoldedNorm"]
+
+CALIBRATED = ("input_threshold", "input_balance", "input_salient")
+"""Buffers of linears that say something of their input: the same in all linears of a group, of which one tells it."""
 
 
 class FoldedNorm(nn.Module):
@@ -62,9 +65,9 @@ class Encoder:
         norm: an RMSNorm that is computed here.
         center: a LayerNorm whose bias [n] is a constant part of the input and is taken off first.
 
-    `balanced_by` is a module whose buffer `input_balance` [n] float32 is d, if the input is balanced here.
-    `clipped_by` is a module whose buffer `input_threshold` [1] float32 is τ, where the scheme clips: one of the
-    linears, whose thresholds agree.
+    `held_by` has, by name of such a buffer, the linear that is asked for it: `input_balance` [n] float32, d, if the
+    input is balanced here; `input_threshold` [1] float32, τ, where the scheme clips; `input_salient` [n] uint8, where
+    some channels have more bits.
     """
 
     def __init__(
@@ -74,8 +77,7 @@ class Encoder:
         self.scheme = scheme
         self.norm = norm
         self.center = center
-        self.clipped_by: nn.Module | None = None
-        self.balanced_by: nn.Module | None = None
+        self.held_by: dict[str, nn.Module] = {}
         self.observers: list[Callable[[SpikeCounts], None]] = []
 
     @property
@@ -98,21 +100,24 @@ class Encoder:
     def centered(self, x: Tensor) -> Tensor:
         """x without its constant part, which is in the bias, times d: float32 if there is either."""
         centered = x if self.center is None else x.float() - self.center.bias.float()
-        if self.balanced_by is None:
-            return centered
-        d: Tensor = self.balanced_by._buffers["input_balance"]  # type: ignore[assignment] # it has one
-        return centered.float() * d
+        d = self.held("input_balance")
+        return centered if d is None else centered.float() * d
+
+    def held(self, name: str) -> Tensor | None:
+        """What one of the linears has in a buffer of `CALIBRATED`; None where none has it."""
+        holder = self.held_by.get(name)
+        return None if holder is None else holder._buffers[name]
 
     @property
     def prepares(self) -> bool:
         """Whether `centered` changes anything."""
-        return self.center is not None or self.balanced_by is not None
+        return self.center is not None or "input_balance" in self.held_by
 
     def encode(self, x: Tensor) -> Encoding:
         """Encode what `centered` gave, x [..., in_features]."""
         if self.codec is None:
             return Encoding(None, self.potential(x))
-        spikes = self.codec.encode(x, self.rotation, self.folded(), self.threshold, bool(self.observers))
+        spikes = self.codec.encode(x, self.rotation, self.folded(), self.calibrated, bool(self.observers))
         return self._told(spikes)
 
     def potential(self, x: Tensor) -> Tensor:
@@ -127,8 +132,10 @@ class Encoder:
         """Encode a potential: `encode` in two steps, with the same bits."""
         if self.codec is None:
             return Encoding(None, u)
-        codec = replace(self.codec, clip_mode="none") if isinstance(self.codec, CountCodec) else self.codec
-        return self._told(codec.encode(u, histogram=bool(self.observers)))
+        codec, calibrated = self.codec, self.calibrated
+        if isinstance(codec, CountCodec):
+            codec, calibrated = replace(codec, clip_mode="none"), None
+        return self._told(codec.encode(u, calibrated=calibrated, histogram=bool(self.observers)))
 
     def _told(self, spikes: SpikeCounts) -> Encoding:
         for observer in tuple(self.observers):
@@ -138,10 +145,15 @@ class Encoder:
     @property
     def threshold(self) -> Tensor | None:
         """τ [1] float32, or None where nothing is clipped."""
-        if self.scheme.clip is None:
-            return None
-        assert self.clipped_by is not None, "a clipping encoder has a linear that holds its threshold"
-        return self.clipped_by._buffers["input_threshold"]
+        return None if self.scheme.clip is None else self.held("input_threshold")
+
+    @property
+    def calibrated(self) -> Tensor | None:
+        """What its codec takes: τ, or the salient channels, bool [n]."""
+        if not isinstance(self.codec, GifCodec):
+            return self.threshold
+        salient = self.held("input_salient")
+        return None if salient is None else salient.bool()
 
     def folded(self) -> Norm | None:
         """The norm in front, if it was folded in."""

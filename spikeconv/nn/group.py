@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn.encoder import Encoder, FoldedNorm
+from spikeconv.nn.encoder import CALIBRATED, Encoder, FoldedNorm
 from spikeconv.nn.gradients import flow
 from spikeconv.nn.offload import HOOK, brought_back, is_away
 from spikeconv.nn.plan import GroupPlan, plan_of
@@ -98,7 +98,7 @@ class SpikeGroup:
             encoder.observers = []
         self._away[2].add(member)
         try:
-            with brought_back((member, encoder.norm, encoder.center, encoder.clipped_by, encoder.balanced_by)):
+            with brought_back((member, encoder.norm, encoder.center, *encoder.held_by.values())):
                 y = self.products(x, [member])[0]
         finally:
             encoder.observers = observers
@@ -156,7 +156,7 @@ def check_shared(model: nn.Module) -> None:
     first: dict[tuple[int, str], tuple[str, Tensor]] = {}
     for name, module in model.named_modules():
         group = getattr(module, "group", None)
-        for kind in ("input_threshold", "input_balance"):
+        for kind in CALIBRATED:
             tensor = module._buffers.get(kind)
             if tensor is None or tensor.is_meta or not isinstance(group, SpikeGroup):
                 continue

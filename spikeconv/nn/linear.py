@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.config import LinearScheme
+from spikeconv.config import GifInputs, LinearScheme
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn.encoder import Encoder, Encoding
+from spikeconv.nn.encoder import CALIBRATED, Encoder, Encoding
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.weights import dequantize
 
@@ -34,10 +34,13 @@ class SpikeLinear(nn.Module):
         weight: uint8 [out, ceil(in/8), bits] packed, or float [out, 1, in] when weights stay float. While the model
             runs it may be arranged for the native kernels (`arrange`); state dicts always hold it packed.
         weight_scale: float32 [out], kept in float32 whatever the model's dtype (integer weights only).
-        weight_sum: int32 [out], row sums that the zero point multiplies (asymmetric counts only).
+        weight_sum: int32 [out], row sums that the zero point multiplies (asymmetric counts only); [2, out] where
+            channels are salient, of those that are not and of those that are.
         input_threshold: float32 [1], τ of membrane clipping, the same in all linears of a group (clipped inputs only).
         input_balance: float32 [in], the factors d of a balanced input that nothing in front could take in, the same in
             all linears of a group (where `folds` is false).
+        input_salient: uint8 [in], 1 in the channels that have more bits (codec gif only), the same in all of a group.
+        output_salient: uint8 [out], the same of the outputs, where they are keys or values with salient channels.
 
     The output has the dtype of the input; everything in between is int32 and float32.
     """
@@ -47,6 +50,8 @@ class SpikeLinear(nn.Module):
     weight_sum: Tensor | None
     input_threshold: Tensor | None
     input_balance: Tensor | None
+    input_salient: Tensor | None
+    output_salient: Tensor | None
     bias: nn.Parameter | None
 
     def __init__(
@@ -59,23 +64,23 @@ class SpikeLinear(nn.Module):
         bias: bool = False,
         dtype: torch.dtype | None = None,
         folds: bool = True,
+        selects_outputs: bool = False,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.scheme, self.group = scheme, group
         group.members.append(self)
         self.execution = default_execution()
-        shapes = buffer_shapes(in_features, out_features, scheme, folds)
-        for name in ("weight", "weight_scale", "weight_sum", "input_threshold", "input_balance"):
+        shapes = buffer_shapes(in_features, out_features, scheme, folds, selects_outputs)
+        for name in ("weight", "weight_scale", "weight_sum", *CALIBRATED, "output_salient"):
             spec = shapes.get(name)
             buffer = torch.empty(spec[0], dtype=spec[1] or dtype) if spec else None
             self.register_buffer(name, buffer)
         empty = nn.Parameter(torch.empty(out_features, dtype=dtype)) if bias else None
         self.register_parameter("bias", empty)
-        if self.input_threshold is not None and group.encoder.clipped_by is None:
-            group.encoder.clipped_by = self
-        if self.input_balance is not None and group.encoder.balanced_by is None:
-            group.encoder.balanced_by = self
+        for name in CALIBRATED:
+            if self._buffers[name] is not None:
+                group.encoder.held_by.setdefault(name, self)
 
     @property
     def encoder(self) -> Encoder:
@@ -106,7 +111,7 @@ class SpikeLinear(nn.Module):
         try:
             total = 0 if weight is None else weight._version
             total += (0 if scale is None else scale._version) + (0 if row_sum is None else row_sum._version)
-            for name in ("input_threshold", "input_balance"):
+            for name in CALIBRATED:
                 total += 0 if (calibrated := buffers[name]) is None else calibrated._version
             return total + (0 if bias is None else bias._version)
         except RuntimeError:
@@ -130,13 +135,15 @@ class SpikeLinear(nn.Module):
     def accumulate(self, encoding: Encoding, execution: str) -> Tensor:
         """The int32 accumulators [..., out] ([planes, ..., out]) of an encoding with spikes, zero point taken off."""
         assert encoding.spikes is not None and self.encoder.codec is not None
-        counts, zero = encoding.spikes.counts, encoding.spikes.zero_point
+        counts, zero, sums = encoding.spikes.planes(), encoding.spikes.zero_point, self.weight_sum
         largest, code = self.encoder.codec.largest_count, self.encoder.code
         settings = ops.ProductSettings(self.scheme.weights.bits, largest, execution, code.membrane)
         digits = code.digits(largest).to(counts.device) if execution == "unfold" else None
         weight = self._packed() if (execution, self.layout) == ("events", "tiles") else self.weight
         acc: Tensor = ops.accumulate(counts, weight, digits, self.out_features, settings.table())
-        return acc if zero is None or self.weight_sum is None else acc - zero * self.weight_sum
+        if zero is None or sums is None:
+            return acc
+        return acc - zero * (sums if sums.dim() == 1 else sums.view(len(sums), *[1] * (acc.dim() - 2), -1))
 
     def with_bias(self, y: Tensor, dtype: torch.dtype) -> Tensor:
         """The output of a product [..., out] float32."""
@@ -161,7 +168,8 @@ class SpikeLinear(nn.Module):
 
     def dtypes(self) -> dict[str, torch.dtype | None]:
         """The dtype of every tensor of it in a checkpoint but the bias; None: the model's."""
-        shapes = buffer_shapes(self.in_features, self.out_features, self.scheme, self.input_balance is None)
+        calibrated = self.input_balance is None, self.output_salient is not None
+        shapes = buffer_shapes(self.in_features, self.out_features, self.scheme, *calibrated)
         return {name: dtype for name, (_, dtype) in shapes.items()}
 
     @property
@@ -209,11 +217,16 @@ class SpikeLinear(nn.Module):
 
 
 def buffer_shapes(
-    in_features: int, out_features: int, scheme: LinearScheme, folds: bool = True
+    in_features: int,
+    out_features: int,
+    scheme: LinearScheme,
+    folds: bool = True,
+    selects_outputs: bool = False,
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
     """Shape and dtype (None: the model's) of every buffer of a converted linear, which are its checkpoint tensors.
 
-    `folds` says whether what stands in front takes in the factors of a balanced input (`ModuleLinear.folds`).
+    `folds` says whether what stands in front takes in the factors of a balanced input (`ModuleLinear.folds`),
+    `selects_outputs` whether its outputs are keys or values of which some have more bits.
     """
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {}
     if scheme.weights.is_float:
@@ -221,13 +234,27 @@ def buffer_shapes(
     else:
         shapes["weight"] = (ops.packed_shape(out_features, in_features, scheme.weights.bits), torch.uint8)
         shapes["weight_scale"] = ((out_features,), torch.float32)
-        if not scheme.inputs.symmetric:
+        if isinstance(scheme.inputs, GifInputs):
+            shapes["weight_sum"] = ((2, out_features), torch.int32)
+        elif not scheme.inputs.symmetric:
             shapes["weight_sum"] = ((out_features,), torch.int32)
     if scheme.clip is not None:
         shapes["input_threshold"] = ((1,), torch.float32)
     if scheme.balance != "none" and not folds:
         shapes["input_balance"] = ((in_features,), torch.float32)
+    if isinstance(scheme.inputs, GifInputs):
+        shapes["input_salient"] = ((in_features,), torch.uint8)
+    if selects_outputs:
+        shapes["output_salient"] = ((out_features,), torch.uint8)
     return shapes
+
+
+def row_sums(integers: Tensor, salient: Tensor | None) -> Tensor:
+    """What zero points multiply: int32 [out] of integers int8 [out, in], or [2, out] of both kinds of channels."""
+    if salient is None:
+        return integers.sum(1, dtype=torch.int32)
+    kinds = [integers[:, salient.bool() == is_salient].sum(1, dtype=torch.int32) for is_salient in (False, True)]
+    return torch.stack(kinds)
 
 
 def default_execution() -> str:

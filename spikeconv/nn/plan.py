@@ -39,8 +39,8 @@ class GroupPlan:
         owners = [cell for linear in group.members for cell in linear.cells()]
         if encoder.norm is not None:
             owners.append((encoder.norm._parameters, "weight"))
-        if encoder.clipped_by is not None:
-            owners.append((encoder.clipped_by._buffers, "input_threshold"))
+        if (clipping := encoder.held_by.get("input_threshold")) is not None:
+            owners.append((clipping._buffers, "input_threshold"))
         # Where each tensor is looked up (any may be replaced), and what was found there.
         self._cells = [(owner, name, owner[name], _address(owner[name])) for owner, name in owners]
         # `x.data = y` moves a tensor object elsewhere, and would free what the plan points to.

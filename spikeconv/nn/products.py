@@ -56,7 +56,7 @@ def has_fused(members: "list[SpikeLinear]") -> bool:
 
 def _are_fused(members: "list[SpikeLinear]", encoding: Encoding) -> bool:
     spikes, first = encoding.spikes, members[0]
-    if spikes is None or spikes.stacked or first.weight_scale is None:
+    if spikes is None or spikes.has_planes or first.weight_scale is None:
         return False
     return has_fused(members)
 

@@ -9,7 +9,7 @@
 Counts come first because they are facts; FLOPs are the paper's weighting of them.
 """
 
-from spikeconv.config import FLOAT_BITS, LinearScheme
+from spikeconv.config import FLOAT_BITS, GifInputs, LinearScheme
 
 __all__ = ["dense_flops", "kappa", "linear_macs", "spiking_flops"]
 
@@ -34,8 +34,12 @@ def dense_flops(macs: float, weight_bits: int, activation_bits: int) -> float:
 
 
 def spiking_flops(macs: float, scheme: LinearScheme, spikes_per_input: float) -> float:
-    """FLOPs of a linear driven by spikes; spikes of an input = rate · T'. Counts sent whole cost a dense product."""
+    """FLOPs of a linear driven by spikes; spikes of an input = rate · T'. Counts sent whole cost a dense product.
+
+    So do those of `gif`, once for each step: mean T = low_p + (1 - low_p) T of them.
+    """
     weight_bits, inputs = scheme.weights.bits, scheme.inputs
     if inputs.spikes not in SPIKE_CELLS:
-        return dense_flops(macs, weight_bits, inputs.bits)
+        steps = inputs.mean_steps if isinstance(inputs, GifInputs) else 1.0
+        return steps * dense_flops(macs, weight_bits, inputs.bits)
     return macs * kappa(weight_bits, SPIKE_CELLS[inputs.spikes]) * spikes_per_input

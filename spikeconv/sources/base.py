@@ -18,11 +18,15 @@ class Source(ABC):
         path: the directory or file it is read from.
         config: the parsed `config.json`, or what the file says in its place.
         deletes: whether a file that is released is gone, and has to be fetched again if it is read once more.
+        arch: what the user said that it holds, where it does not tell.
+        assumption: what it was taken for because nobody said, in a sentence.
     """
 
     path: Path
     config: dict[str, Any]
     deletes: bool = False
+    arch: str | None = None
+    assumption: str | None = None
 
     @abstractmethod
     def names(self) -> list[str]:

@@ -99,12 +99,13 @@ class OutlineSource(Source):
         return SpikeconvError(f"{self.path} is only described here: its weights are not on this machine.")
 
 
-def open_or_outline(name: str, *, trust_remote_code: bool = False) -> Source:
+def open_or_outline(name: str, *, trust_remote_code: bool = False, arch: str | None = None) -> Source:
     """A source, of which nothing but a configuration is fetched: where its weights are not here, it is an outline.
 
     Args:
         name: a preset, hub id, directory, GGUF or .pth file as elsewhere, or a `config.json`.
         trust_remote_code: whether Python code in it may run.
+        arch: what a `.pth` file holds that does not tell.
 
     Raises:
         SpikeconvError: there is no such model, or it cannot be read.
@@ -127,7 +128,7 @@ def open_or_outline(name: str, *, trust_remote_code: bool = False) -> Source:
         return OutlineSource(read_json(path), name)
     if (path / CONFIG).is_file() and not _has_weights(path):
         return OutlineSource(read_json(path / CONFIG), name)
-    return open_source(path, trust_remote_code=trust_remote_code)
+    return open_source(path, trust_remote_code=trust_remote_code, arch=arch)
 
 
 def _has_weights(path: Path) -> bool:

@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
-from spikeconv.sources.pth_layouts import LAYOUTS, find_version
+from spikeconv.sources.pth_layouts import ARCHITECTURES, LAYOUTS, find_version
 from spikeconv.sources.pth_tokenizer import find_tokenizer
 from spikeconv.sources.torch_file import read_tensors
+from spikeconv.suggest import did_you_mean
 
 __all__ = ["PthSource"]
 
@@ -22,15 +23,22 @@ SUPPORTED = ", ".join(f"RWKV-{version}" for version in LAYOUTS)
 
 
 class PthSource(Source):
-    """One `.pth` file of RWKV-4, RWKV-6 or RWKV-7; names and shapes are those of transformers' models.
+    """One `.pth` file of RWKV-4, -6 or -7, or of SpikeGPT; names and shapes are those of transformers' models.
+
+    Args:
+        path: the file.
+        arch: one of `ARCHITECTURES`, where the file's names are those of RWKV-4 but it is none; None: it is.
 
     Raises:
         SpikeconvError: the file is damaged, holds more than tensors, or no RWKV of a supported version; or its
             tokenizer cannot be had.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, arch: str | None = None) -> None:
+        self.path, self.arch = path, arch
+        if arch is not None and arch not in ARCHITECTURES:
+            hint = did_you_mean(arch, list(ARCHITECTURES))
+            raise SpikeconvError(f"--arch {arch} is unknown.{hint} There are {', '.join(ARCHITECTURES)}.")
         tensors = read_tensors(path)
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         if missing := [key for key in LANDMARKS if key not in tensors]:
@@ -41,6 +49,12 @@ class PthSource(Source):
             attention = _some(key for key in tensors if key.startswith("blocks.0.att."))
             found = f"RWKV-{version}" if version else f"an unknown version of RWKV ({attention})"
             raise SpikeconvError(f"{path} holds {found}; supported: {SUPPORTED}.")
+        if arch is not None:
+            if version != "4":
+                raise SpikeconvError(f"{path} holds RWKV-{version}; {arch} has the names of RWKV-4.")
+            layout = ARCHITECTURES[arch]
+        elif version == "4":
+            self.assumption = "read as RWKV-4; a file of SpikeGPT looks the same: if it is one, say --arch spikegpt"
         if unknown := layout.unknown(list(tensors)):
             raise SpikeconvError(
                 f"{path} holds a variant of RWKV-{version} with {_some(unknown)}, which is not supported; "

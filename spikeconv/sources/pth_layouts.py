@@ -5,14 +5,16 @@ The authors write `blocks.3.att.time_mix_k`; which version a file is follows fro
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["LAYOUTS", "Layout", "find_version"]
+__all__ = ["ARCHITECTURES", "LAYOUTS", "Layout", "find_version"]
 
 Shapes = Mapping[str, tuple[int, ...]]
+ENWIK8 = 77
+"""Vocabulary for which SpikeGPT's released code makes the embedding binary."""
 FLAT, ROW = (-1,), (1, 1, -1)
 COMMON = (
     r"emb\.weight|head\.weight|ln_out\.(weight|bias)|blocks\.0\.ln0\.(weight|bias)|blocks\.\d+\.ln[12]\.(weight|bias)"
@@ -125,17 +127,19 @@ _NAMES |= {"ln0": "pre_ln", "att": "attention", "ffn": "feed_forward"}
 _MIXES = {f"time_mix_{name[0]}": f"time_mix_{name}" for name in ("key", "value", "receptance")}
 _LOW_RANK = {"0": "2.bias", "1": "0.weight", "2": "2.weight"}
 
+_RWKV4 = Layout(
+    architecture="RwkvForCausalLM",
+    # The length the model was trained for is not in the file, and a recurrent model does not depend on it.
+    fields={"model_type": "rwkv", "context_length": 1024, "layer_norm_epsilon": 1e-5, "rescale_every": 0},
+    sizes=lambda shapes: {},
+    tensors=r"att\.(time_(decay|first|mix_[kvr])|(key|value|receptance|output)\.weight)|"
+    r"ffn\.(time_mix_[kr]|(key|value|receptance)\.weight)",
+    words={**_NAMES, **_MIXES},
+    shapes={r"\.time_(decay|first)$": FLAT, r"\.time_mix_.$": ROW},
+)
+
 LAYOUTS = {
-    "4": Layout(
-        architecture="RwkvForCausalLM",
-        # The length the model was trained for is not in the file, and a recurrent model does not depend on it.
-        fields={"model_type": "rwkv", "context_length": 1024, "layer_norm_epsilon": 1e-5, "rescale_every": 0},
-        sizes=lambda shapes: {},
-        tensors=r"att\.(time_(decay|first|mix_[kvr])|(key|value|receptance|output)\.weight)|"
-        r"ffn\.(time_mix_[kr]|(key|value|receptance)\.weight)",
-        words={**_NAMES, **_MIXES},
-        shapes={r"\.time_(decay|first)$": FLAT, r"\.time_mix_.$": ROW},
-    ),
+    "4": _RWKV4,
     "6": Layout(
         architecture="Rwkv6ForCausalLM",
         fields={"model_type": "rwkv6", "head_size_divisor": 8, "layer_norm_epsilon": 1e-5},
@@ -163,3 +167,18 @@ LAYOUTS = {
     ),
 }
 """The versions that can be converted."""
+
+_SPIKEGPT = replace(
+    _RWKV4,
+    architecture="SpikeGptForCausalLM",
+    fields={"model_type": "spikegpt", "context_length": 1024, "layer_norm_epsilon": 1e-5},
+    # The rule of the released code; the paper's 46 M model is binary with a larger vocabulary.
+    sizes=lambda shapes: {"binary_embedding": shapes["emb.weight"][0] == ENWIK8},
+)
+
+ARCHITECTURES = {
+    "spikegpt": _SPIKEGPT,
+    "spikegpt-binary": replace(_SPIKEGPT, sizes=lambda shapes: {"binary_embedding": True}),
+    "spikegpt-b": replace(_SPIKEGPT, fields={**_SPIKEGPT.fields, "lif_in_ffn": True}),
+}
+"""Models whose files have the names of RWKV-4's, so that somebody has to say so; by what `--arch` calls them."""

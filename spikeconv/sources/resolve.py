@@ -37,6 +37,7 @@ def open_named(
     *,
     trust_remote_code: bool = False,
     delete_shards: bool = False,
+    arch: str | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Source:
     """Open what a source on the command line means; the shards of a hub's model come when they are read.
@@ -45,6 +46,7 @@ def open_named(
         source: as for `resolve_source`.
         trust_remote_code: whether Python code in it may run.
         delete_shards: remove every shard of the hub's that is fetched from now on when it is released.
+        arch: as for `open_source`.
         note: told, in a sentence, of what is fetched.
 
     Raises:
@@ -54,7 +56,8 @@ def open_named(
     if isinstance(found, Path):
         if delete_shards:
             raise SpikeconvError(f"{source} was not fetched from the hub; --delete-source-shards deletes nothing else.")
-        return open_source(found, trust_remote_code=trust_remote_code)
+        return open_source(found, trust_remote_code=trust_remote_code, arch=arch)
+    _check_arch(source, arch)
     _check_folder(found.folder, trust_remote_code)
     return HubSource(found, trust_remote_code=trust_remote_code, delete=delete_shards, note=note)
 
@@ -77,24 +80,37 @@ def _find(source: str, fetch: Callable[[str], T]) -> Path | T:
     )
 
 
-def open_source(path: Path, *, trust_remote_code: bool = False) -> Source:
+def open_source(path: Path, *, trust_remote_code: bool = False, arch: str | None = None) -> Source:
     """Open a directory, GGUF or .pth file as a source.
 
+    Args:
+        path: which.
+        trust_remote_code: whether Python code in it may run.
+        arch: what a `.pth` file holds that does not tell (`spikegpt`, …).
+
     Raises:
-        SpikeconvError: it is none of these, is damaged, or needs Python code of its own and that was not allowed.
+        SpikeconvError: it is none of these, is damaged, needs Python code of its own and that was not allowed, or is
+            not what `arch` says.
     """
     if path.is_file() and path.suffix.lower() == ".gguf":
         from spikeconv.sources.gguf import GgufSource
 
+        _check_arch(path, arch)
         return GgufSource(path)
     if path.is_file() and path.suffix.lower() == ".pth":
         from spikeconv.sources.pth import PthSource
 
-        return PthSource(path)
+        return PthSource(path, arch)
+    _check_arch(path, arch)
     if not path.is_dir():
         raise SpikeconvError(f"{path} is not a directory, a .gguf or a .pth file.")
     _check_folder(path, trust_remote_code)
     return HfSource(path, trust_remote_code=trust_remote_code)
+
+
+def _check_arch(source: object, arch: str | None) -> None:
+    if arch is not None:
+        raise SpikeconvError(f"{source} says itself what it holds; --arch is for .pth files.")
 
 
 def _check_folder(path: Path, trust_remote_code: bool) -> None:

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.nn import KvCode, attention_codes
+from spikeconv.nn.attention import rows_of_two
 from spikeconv.ops.attention import encode_rows as reference_rows
+from spikeconv.ops.encoding import encode as reference_encode
+from spikeconv.ops.encoding import rotate as reference_rotate
 from spikeconv.verification.result import VerifyResult
 
 __all__ = ["compare_attention"]
@@ -43,11 +46,19 @@ class _CheckedCode(KvCode):
 
     def rows(self, states: Tensor, kind: Literal["k", "v"]) -> Tensor:
         rows = super().rows(states, kind)
-        expected, _ = reference_rows(states, self.rotation.on(states.device), self.settings.table(), False)
+        expected = self._expected(states, kind)
         self._result.rows += rows[..., 0].numel()
         if not torch.equal(rows, expected):
             self._result.different_rows.append(f"{self._name}.{kind}")
         return rows
+
+    def _expected(self, states: Tensor, kind: str) -> Tensor:
+        factors = self.rotation.on(states.device)
+        if not self.scheme.selects:
+            return reference_rows(states, factors, self.settings.table(), False)[0]
+        u = reference_rotate(states, factors)
+        low, high = (reference_encode(u, [], None, None, table, False)[:3] for table in self.tables)
+        return rows_of_two(low, high, self.salient(kind), self.settings.bits)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
         y = super().attend(query, keys, values, mask, scaling)

@@ -54,7 +54,7 @@ def repair(path: Path, source: Source, found: CheckResult) -> list[str]:
     digested = DigestedSource(source)
     digested.expect(read)
     plan = make_plan(source, SpikeConfig.parse(record["config"]))
-    if plan.calibrates or plan.clips:
+    if plan.calibrates or plan.clips or plan.selects:
         raise SpikeconvError(f"{path} was calibrated, which is done for all of it at once; convert the model again.")
     if (balance := read_balance(path)) is not None:
         plan = replace(plan, diagonals=balance[0])

@@ -38,7 +38,8 @@ class VerifyResult:
         uncalled: converted linears that the forward pass never called.
         changed_files: weight files whose hash is not the recorded one.
         source_reader: what read the source: `transformers`, or `spikeconv` where that is impossible; None without one.
-        rotation_error: max |Δ logits| / max |logits| of rotated against source weights; None without the source.
+        rotation_error: max |Δ y| / max |y| of rotated against source weights; None without the source.
+        rotation_of: what y is: logits, or where a model has neurons the outputs of each linear by itself.
         float_tensors: tensors that stayed float and were compared with the source's.
         different_tensors: those that are not the source's, and those of the source that are not there.
         rounding_error: largest distance of an integer weight from the rotated source's, in steps of its channel and
@@ -65,6 +66,7 @@ class VerifyResult:
     changed_files: list[str] = field(default_factory=list)
     source_reader: str | None = None
     rotation_error: float | None = None
+    rotation_of: str = "the source's logits"
     float_tensors: int = 0
     different_tensors: list[str] = field(default_factory=list)
     rounding_error: float | None = None

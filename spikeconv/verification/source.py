@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv.checkpoint.balance import BALANCE, read_balance
-from spikeconv.checkpoint.folder import source_path
+from spikeconv.checkpoint.folder import source_arch, source_path
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.linear import rotated_weight
 from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.families import family_of, find_family, folded_norms
-from spikeconv.nn import SpikeLinear, spike_linears
+from spikeconv.nn import SpikeLinear, row_sums, spike_linears
 from spikeconv.quiet import quiet_transformers
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.model_config import hf_config
@@ -30,7 +30,7 @@ from spikeconv.sources.resolve import open_source
 from spikeconv.verification.balance import balance_model
 from spikeconv.verification.files import second_weights
 from spikeconv.verification.result import ERROR_TOLERANCE, ROUNDING_TOLERANCE, VerifyResult
-from spikeconv.verification.rotation import rotate_only
+from spikeconv.verification.rotation import rotate_only, rotation_error_alone
 
 __all__ = ["compare_with_source", "read_source"]
 
@@ -56,7 +56,8 @@ def compare_with_source(
     if path is None:
         result.notes.append("the source was a model in memory: weights and rotation not compared with it")
         return
-    source, result.source_reader = read_source(path)
+    arch = source_arch(checkpoint)
+    source, result.source_reader = read_source(path, arch)
     if result.source_reader != "transformers":
         result.notes.append(f"transformers cannot read {path}: the source was read by the reader that converted it")
     source = source.to(model.device)
@@ -70,21 +71,25 @@ def compare_with_source(
             result.notes.append(f"{BALANCE} is gone: weights and rotation not compared with the source")
             return
         diagonals, kept = balance
-        balance_model(source, open_source(path), diagonals, kept)
+        balance_model(source, open_source(path, arch=arch), diagonals, kept)
     compare_tensors(model, source, config, record["layers"], result, diagonals)
     with torch.inference_mode():
-        rotate_only(source, config)
-        found = source(ids, use_cache=False).logits
-    result.rotation_error = float((found - expected).abs().max() / expected.abs().max())
+        if family_of(source).fires:
+            result.rotation_error = rotation_error_alone(source, ids, config)
+            result.rotation_of = "the outputs of the source's linears, each by itself,"
+        else:
+            rotate_only(source, config)
+            found = source(ids, use_cache=False).logits
+            result.rotation_error = float((found - expected).abs().max() / expected.abs().max())
 
 
-def read_source(path: Path) -> tuple[Any, str]:
+def read_source(path: Path, arch: str | None = None) -> tuple[Any, str]:
     """A float model in float32 on the CPU, and what read it: `transformers`, or `spikeconv` for what it cannot read.
 
     Raises:
         SpikeconvError: it cannot be read at all.
     """
-    opened = open_source(path)
+    opened = open_source(path, arch=arch)
     config = hf_config(opened.config)
     options: dict[str, Any] = {"config": config}
     if path.suffix.lower() == ".gguf" and len(opened.weight_files()) == 1:  # transformers knows no split files
@@ -190,7 +195,7 @@ def _compare_linear(
     steps = (rotated / linear.weight_scale[:, None]).clamp_(-top - 1, top)
     error = float((values - steps).abs().max())
     if linear.weight_sum is not None:
-        same = same and torch.equal(linear.weight_sum, values.sum(1, dtype=torch.int32))
+        same = same and torch.equal(linear.weight_sum, row_sums(values, linear.input_salient))
     return error, same and error <= ROUNDING_TOLERANCE  # NaN is not
 
 
@@ -204,7 +209,7 @@ def _compare_calibrated(
     error = float((linear.float_weight().double() - rotated).norm()) / norm if norm > 0 else 0.0
     same = recorded is not None and abs(error - recorded) <= ERROR_TOLERANCE * recorded
     if linear.weight_sum is not None:
-        same = same and torch.equal(linear.weight_sum, linear.integers().sum(1, dtype=torch.int32))
+        same = same and torch.equal(linear.weight_sum, row_sums(linear.integers(), linear.input_salient))
     return error, same and bool((linear.weight_scale > 0).all())
 
 

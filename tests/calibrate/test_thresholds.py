@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_models import TRANSFORMERS
 from transformers import AutoModelForCausalLM
 
 from spikeconv.calibrate.thresholds import calibrate, calibrate_source, clip_inputs, clip_roles
@@ -34,7 +35,7 @@ def test_attention_is_clipped_unless_roles_are_named(family: str, tiny_checkpoin
     source = HfSource(tiny_checkpoint(family))
     plan = plan_of(source)
     clipped = {job.linear.role for job in plan.jobs if job.scheme.clip is not None}
-    assert clipped == ({"r", "k", "v"} if family.startswith("rwkv") else {"q", "k", "v"})
+    assert clipped == ({"r", "k", "v"} if family not in TRANSFORMERS else {"q", "k", "v"})
     role = plan.jobs[-1].linear.role
     plan = plan_of(source, roles=(role,))
     assert {job.linear.role for job in plan.jobs if job.scheme.clip is not None} == {role}

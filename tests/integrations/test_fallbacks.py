@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import TRANSFORMERS
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -37,7 +38,7 @@ def ours(caught: list[warnings.WarningMessage]) -> list[str]:
 
 @needs_kernels
 def test_normal_use_is_silent(family: str, converted: Fixture, tokens: Tensor) -> None:
-    for settings in ({}, {} if family.startswith("rwkv") else {"kv_bits": 4}):
+    for settings in ({}, {} if family not in TRANSFORMERS else {"kv_bits": 4}):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             model = load(converted(family, **settings))

@@ -7,6 +7,7 @@ from typing import Any
 import accelerate
 import pytest
 import torch
+from tiny_models import TRANSFORMERS
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -54,7 +55,7 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("buffers", [False, True])
 def test_a_layer_on_disk(family: str, buffers: bool, converted: Fixture, tokens: Tensor, tmp_path: Path) -> None:
     """With the packed weights, which are buffers, in memory or not."""
-    path = converted(family, **({} if family.startswith("rwkv") else {"kv_bits": 4, "bits": "4-1"}))
+    path = converted(family, **({} if family not in TRANSFORMERS else {"kv_bits": 4, "bits": "4-1"}))
     whole = load(path)
     device_map = layers_on_disk(whole)
     model = load(path, device_map=device_map, offload_folder=tmp_path, offload_buffers=buffers)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import TRANSFORMERS
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -238,7 +239,7 @@ def test_executions_give_the_same_logits(
 @pytest.mark.parametrize("settings", [{}, {"kv_bits": 4}], ids=str)
 def test_copies_of_a_fresh_model(settings: dict[str, Any], family: str, converted: Fixture, logits_of: Fixture) -> None:
     """Before its first forward, when the guard's hooks are still there, and after."""
-    model = load(converted(family, **({} if family.startswith("rwkv") else settings)))
+    model = load(converted(family, **({} if family not in TRANSFORMERS else settings)))
     copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     expected = logits_of(model)
     copies += [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]

@@ -8,6 +8,8 @@ FIRSTS = (
     "from transformers import AutoModelForCausalLM",
     "from transformers import AutoConfig",
     "import transformers.modeling_utils",
+    "from spikeconv.models.tokenizers import byte_tokenizer",
+    "import spikeconv.models.spikegpt",
 )
 SCRIPT = """
 import spikeconv

@@ -26,15 +26,15 @@ def assert_hadamard(m: int) -> None:
     assert torch.equal(wide @ wide.T, m * torch.eye(m, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("m", sorted({m for m in base_orders() if m <= 400} | USED))
-def test_base_order_is_hadamard(m: int) -> None:
-    assert_hadamard(m)
+def test_base_orders_are_hadamard() -> None:
+    for m in sorted({m for m in base_orders() if m <= 400} | USED):
+        assert_hadamard(m)
 
 
-@pytest.mark.parametrize("m", [1, 2, 4, 8, 64, 1024])
-def test_power_of_two_is_sylvester(m: int) -> None:
-    assert_hadamard(m)
-    assert torch.equal(hadamard_matrix(m), hadamard_matrix(m).T)
+def test_powers_of_two_are_sylvester() -> None:
+    for m in (1, 2, 4, 8, 64, 1024):
+        assert_hadamard(m)
+        assert torch.equal(hadamard_matrix(m), hadamard_matrix(m).T)
 
 
 def test_base_orders() -> None:
@@ -45,47 +45,45 @@ def test_base_orders() -> None:
     assert not {188, 236, 428, 668} & set(orders)
 
 
-@pytest.mark.parametrize("n", REQUIRED)
-def test_required_size(n: int) -> None:
-    orders = factorize(n)
-    assert orders is not None and prod(orders) == n
-    base = [m for m in orders if m & (m - 1)]
-    power = [m for m in orders if not m & (m - 1)]
-    assert list(orders) == sorted(base) + power and len(power) <= 1
-    assert set(base) <= set(base_orders()) and max(base, default=0) <= 344
-    assert largest_order(n) == n
+def test_required_sizes() -> None:
+    for n in REQUIRED:
+        orders = factorize(n)
+        assert orders is not None and prod(orders) == n
+        base = [m for m in orders if m & (m - 1)]
+        power = [m for m in orders if not m & (m - 1)]
+        assert list(orders) == sorted(base) + power and len(power) <= 1
+        assert set(base) <= set(base_orders()) and max(base, default=0) <= 344
+        assert largest_order(n) == n
 
 
-@pytest.mark.parametrize(
-    ("n", "orders"),
-    [
-        (1, ()),
-        (2, (2,)),
-        (4096, (4096,)),
-        (12, (12,)),
-        (576, (36, 16)),  # one base order before two
-        (11008, (172, 64)),  # the smallest one: not 344·32
-        (29568, (12, 28, 44, 2)),  # not 924·32: too large to be applied densely
-    ],
-)
-def test_factorize_prefers(n: int, orders: tuple[int, ...]) -> None:
-    assert factorize(n) == orders
+def test_factorize_prefers() -> None:
+    preferred: dict[int, tuple[int, ...]] = {
+        1: (),
+        2: (2,),
+        4096: (4096,),
+        12: (12,),
+        576: (36, 16),  # one base order before two
+        11008: (172, 64),  # the smallest one: not 344·32
+        29568: (12, 28, 44, 2),  # not 924·32: too large to be applied densely
+    }
+    for n, orders in preferred.items():
+        assert factorize(n) == orders
 
 
-@pytest.mark.parametrize(("n", "largest"), [(13696, 128), (3, 1), (6, 2), (45, 1), (90, 2), (12 * 107, 12)])
-def test_no_known_product(n: int, largest: int) -> None:
-    assert factorize(n) is None
-    assert largest_order(n) == largest
+def test_no_known_product() -> None:
+    for n, largest in {13696: 128, 3: 1, 6: 2, 45: 1, 90: 2, 12 * 107: 12}.items():
+        assert factorize(n) is None
+        assert largest_order(n) == largest
 
 
-@pytest.mark.parametrize("m", [-4, 0, 3, 6, 14, 428, 668, 1204])
-def test_unknown_order_is_an_error(m: int) -> None:
-    with pytest.raises(SpikeconvError, match=f"order {m}"):
-        hadamard_matrix(m)
+def test_unknown_order_is_an_error() -> None:
+    for m in (-4, 0, 3, 6, 14, 428, 668, 1204):
+        with pytest.raises(SpikeconvError, match=f"order {m}"):
+            hadamard_matrix(m)
 
 
-@pytest.mark.parametrize("n", [0, -8])
-def test_size_must_be_positive(n: int) -> None:
-    for function in (factorize, largest_order):
-        with pytest.raises(SpikeconvError, match="positive"):
-            function(n)
+def test_size_must_be_positive() -> None:
+    for n in (0, -8):
+        for function in (factorize, largest_order):
+            with pytest.raises(SpikeconvError, match="positive"):
+                function(n)

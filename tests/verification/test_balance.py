@@ -101,7 +101,7 @@ def test_where_nothing_takes_the_factors_in_the_encoder_multiplies(
     linears = spike_linears(model)
     assert len(linears) == len(factors)
     for linear in linears.values():
-        assert linear.input_balance is not None and linear.encoder.balanced_by is linear
+        assert linear.input_balance is not None and linear.encoder.held_by["input_balance"] is linear
         assert linear.to(torch.bfloat16).input_balance.dtype == torch.float32
     tensors = load_file(path / "model.safetensors")
     name = next(name for name in tensors if name.endswith("input_balance"))

@@ -1,0 +1,36 @@
+"""SpikeGPT (Zhu et al. 2023): RWKV-4's linears; the neurons at the end of its branches are the model's own.
+
+What its linears read are real numbers, so that each gets an encoder as in RWKV-4. In SpikeGPT-B the input of
+`feed_forward.value` are spikes, zeros and ones, of which an unsigned count makes nothing else.
+"""
+
+from typing import Any
+
+from spikeconv.families.base import Family, Stack
+from spikeconv.families.norm import LAYER
+from spikeconv.families.rwkv4 import LINEARS, NO_QUAROT, UNSIGNED, float_macs
+
+__all__ = ["FAMILY"]
+
+
+def _float_macs(config: Any, tokens: int) -> dict[str, int]:
+    """RWKV-4's, and one for each neuron: its leak."""
+    neurons = 2 * config.hidden_size + (config.intermediate_size if config.lif_in_ffn else 0)
+    return {**float_macs(config, tokens), "neurons": tokens * neurons * config.num_hidden_layers}
+
+
+FAMILY = Family(
+    "spikegpt",
+    "SpikeGptForCausalLM",
+    (Stack("rwkv.blocks", LINEARS, LAYER),),
+    _float_macs,
+    skipped={
+        "rwkv.embeddings": "a table look-up multiplies nothing",
+        "rwkv.blocks.*.attention.time_*": "vectors that multiply channel by channel, and the WKV recurrence",
+        "head": "the output head stays in floating point, as in the paper",
+    },
+    recurrent=True,
+    fires=True,
+    role_settings={"ffn.value": UNSIGNED},
+    no_quarot=NO_QUAROT,
+)
