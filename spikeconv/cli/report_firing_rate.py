@@ -106,6 +106,15 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
         show_total(report.total)
     stays_float = ", ".join(f"{name} {macs / 1e9:.2f}" for name, macs in report.total.float_macs.items())
     out.print("  stays in floating point: {macs} G multiply-accumulates", macs=stays_float)
+    if report.neuron_rate is not None:
+        out.print(
+            "  its own neurons, at {places} places, fire at [number]{rate:.3f}[/] of the tokens ({least:.3f} to "
+            "{most:.3f})",
+            places=len(report.neurons),
+            rate=report.neuron_rate,
+            least=min(report.neurons.values()),
+            most=max(report.neurons.values()),
+        )
     for kind, firing in report.cache.items():
         out.print(
             "  {what}: firing rate [number]{firing.firing_rate:.3f}[/], {firing.spikes_per_input:.2f} "

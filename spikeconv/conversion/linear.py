@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spikeconv import ops
 from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn import row_sums
+from spikeconv.nn import packed_row_sums
 from spikeconv.rotation import Rotation
 from spikeconv.weights import QuantizedWeight, Statistics, quantize_blocks, quantize_calibrated
 
@@ -171,9 +170,7 @@ def _tensors(
 ) -> dict[str, Tensor]:
     tensors = {"weight": quantized.packed, "weight_scale": quantized.scale, **others}
     if salient is not None:
-        rows = quantized.packed.split(max(1, BLOCK // len(salient)))
-        parts = [row_sums(ops.unpack(packed, len(salient)), salient) for packed in rows]
-        tensors["weight_sum"] = torch.cat(parts, 1)
+        tensors["weight_sum"] = packed_row_sums(quantized.packed, salient)
     elif not scheme.inputs.symmetric:
         tensors["weight_sum"] = quantized.sum
     return tensors

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["BETA", "THRESHOLD", "heaviside", "lif"]
+__all__ = ["BETA", "THRESHOLD", "charges", "heaviside", "lif"]
 
 BETA, THRESHOLD = 0.5, 1.0
 SLOPE = 2.0
@@ -35,6 +35,23 @@ def lif(y: Tensor, potential: Tensor | None = None) -> tuple[Tensor, Tensor]:
         potential = torch.zeros_like(y[:, 0], dtype=torch.float32)
     spikes, last = _Lif.apply(y.float().transpose(0, 1), potential)
     return spikes.transpose(0, 1).to(y.dtype), last
+
+
+@torch.no_grad()
+def charges(y: Tensor, potential: Tensor | None = None) -> Tensor:
+    """The potentials U [batch, tokens, channels] float32 of `lif`, each before its reset."""
+    if potential is None:
+        potential = torch.zeros_like(y[:, 0], dtype=torch.float32)
+    return _charged(y.float().transpose(0, 1), potential)[0].transpose(0, 1)
+
+
+def _charged(y: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
+    """U [tokens, batch, channels], and H after the last token."""
+    charged = torch.empty(y.shape, dtype=torch.float32, device=y.device)
+    for drive, u in zip(y * BETA, charged, strict=True):
+        torch.add(drive, potential, alpha=1 - BETA, out=u)
+        potential = torch.where(u >= THRESHOLD, 0.0, u)
+    return charged, potential
 
 
 def heaviside(x: Tensor) -> Tensor:
@@ -63,10 +80,7 @@ class _Lif(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, potential: Tensor) -> tuple[Tensor, Tensor]:
-        charged = torch.empty(y.shape, dtype=torch.float32, device=y.device)
-        for drive, u in zip(y * BETA, charged, strict=True):
-            torch.add(drive, potential, alpha=1 - BETA, out=u)
-            potential = torch.where(u >= THRESHOLD, 0.0, u)
+        charged, potential = _charged(y, potential)
         ctx.save_for_backward(charged)
         return (charged >= THRESHOLD).float(), potential
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from spikeconv.models.lif import heaviside, lif
+from spikeconv.models.lif import charges, heaviside, lif
 from spikeconv.models.shift import refuse_left_padding, shifted
 from spikeconv.models.wkv import WkvState, wkv4
 
@@ -99,6 +99,15 @@ class Neuron(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
+
+    @property
+    def is_neuron(self) -> bool:
+        """Whether its outputs are spikes, to be recorded."""
+        return self.kind != "none"
+
+    def potentials(self, y: Tensor, potential: Tensor | None) -> Tensor:
+        """U [batch, tokens, channels] of the same input; without a memory y itself."""
+        return charges(y, potential) if self.kind == "lif" else y.detach().float()
 
     def forward(self, y: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:
         """What y [batch, tokens, channels] becomes, and H [batch, channels]."""

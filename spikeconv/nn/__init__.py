@@ -3,7 +3,7 @@ from spikeconv.nn.encoder import Encoder, FoldedNorm
 from spikeconv.nn.group import SpikeGroup, check_shared
 from spikeconv.nn.guard import guard_first_forward
 from spikeconv.nn.layout import arrange_weights, prefers_events, set_execution
-from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, row_sums, spike_linears
+from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, packed_row_sums, row_sums, spike_linears
 
 __all__ = [
     "EXECUTIONS",
@@ -17,6 +17,7 @@ __all__ = [
     "buffer_shapes",
     "check_shared",
     "guard_first_forward",
+    "packed_row_sums",
     "prefers_events",
     "row_sums",
     "set_execution",

@@ -23,6 +23,9 @@ __all__ = ["EXECUTIONS", "SpikeLinear", "checked_execution", "spike_linears"]
 
 EXECUTIONS = ("auto", *ops.EXECUTIONS)
 
+UNPACKED = 1 << 18
+"""Weights that are unpacked at once to be added up."""
+
 FLOAT32 = ("weight_scale", "input_threshold", "input_balance")
 """Buffers that stay in float32 whatever the model's dtype."""
 
@@ -255,6 +258,12 @@ def row_sums(integers: Tensor, salient: Tensor | None) -> Tensor:
         return integers.sum(1, dtype=torch.int32)
     kinds = [integers[:, salient.bool() == is_salient].sum(1, dtype=torch.int32) for is_salient in (False, True)]
     return torch.stack(kinds)
+
+
+def packed_row_sums(packed: Tensor, salient: Tensor) -> Tensor:
+    """`row_sums` int32 [2, out] of a packed weight, some rows at a time."""
+    rows = packed.split(max(1, UNPACKED // len(salient)))
+    return torch.cat([row_sums(ops.unpack(part, len(salient)), salient) for part in rows], 1)
 
 
 def default_execution() -> str:

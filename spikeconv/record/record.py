@@ -8,6 +8,7 @@ from typing import Any
 
 from spikeconv.codes import Code, Cost, code_for
 from spikeconv.config import KvSettings, LinearScheme
+from spikeconv.record.neurons import NeuronRecord
 
 __all__ = ["CacheRecord", "LayerRecord", "SpikeRecord", "magnitude_of", "ones_of"]
 
@@ -168,6 +169,7 @@ class SpikeRecord:
         cache: by `k` and `v`; empty where those are float.
         float_linears: (in, out) of the family's linears that have no spikes.
         float_macs: multiply-accumulates outside the linears that a float model has, by what they are for.
+        neurons: those that are part of the model.
     """
 
     family: str
@@ -176,6 +178,7 @@ class SpikeRecord:
     cache: dict[str, CacheRecord]
     float_linears: tuple[tuple[int, int], ...]
     float_macs: dict[str, int]
+    neurons: tuple[NeuronRecord, ...] = ()
 
     @property
     def tokens(self) -> int:

@@ -15,6 +15,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families import linears_of
 from spikeconv.nn import Encoder, attention_codes, spike_linears
 from spikeconv.record.layers import cache_records, layer_records
+from spikeconv.record.neurons import NeuronRecord, NeuronRecorder, NeuronTrain, neurons_of
 from spikeconv.record.record import CacheRecord, LayerRecord
 from spikeconv.record.recorder import Recorder
 
@@ -25,22 +26,27 @@ class Spikes(Mapping[str, LayerRecord]):
     """A mapping from the names of the linears that saw an input to what was recorded, also while it goes on.
 
     Args:
-        model: a converted model.
-        trains: names or shell patterns of linears whose counts are kept.
+        model: a converted model, or one with neurons of its own (SpikeGPT).
+        trains: names or shell patterns of linears whose counts are kept, and of neurons whose spikes are.
 
     Raises:
-        SpikeconvError: the model is not converted, or a pattern matches none of its linears.
+        SpikeconvError: the model has no spikes, or a pattern matches none of its linears and neurons.
     """
 
     def __init__(self, model: nn.Module, trains: tuple[str, ...] = ()) -> None:
         self._model, self._linears = model, spike_linears(model)
-        if not self._linears and not attention_codes(model):
+        neurons = neurons_of(model)
+        if not self._linears and not attention_codes(model) and not neurons:
             raise SpikeconvError(f"This {type(model).__name__} is not converted: it has no spikes.")
         for pattern in trains:
-            if not any(fnmatchcase(name, pattern) for name in self._linears):
-                raise SpikeconvError(f"No converted linear is called {pattern}, as one is {next(iter(self._linears))}.")
+            if not any(fnmatchcase(name, pattern) for name in (*self._linears, *neurons)):
+                first = [*self._linears, *neurons][0]
+                raise SpikeconvError(f"No converted linear is called {pattern}, as one is {first}.")
         linears_of(model)  # told apart by their names in it: no wrapper has those
         self._recorder = Recorder(model)
+        self._own = NeuronRecorder(
+            model, [name for name in neurons if any(fnmatchcase(name, pattern) for pattern in trains)]
+        )
         self._schemes = {name: linear.scheme for name, linear in self._linears.items()}
         chosen = [name for name in self._linears if any(fnmatchcase(name, pattern) for pattern in trains)]
         self._kept: dict[str, list[_Kept]] = {name: [] for name in chosen}
@@ -54,6 +60,7 @@ class Spikes(Mapping[str, LayerRecord]):
             raise SpikeconvError("The model's settings were changed since; open another record_spikes(model).")
         self._is_open = True
         self._recorder.__enter__()
+        self._own.__enter__()
         for name, kept in self._kept.items():
             encoder = self._linears[name].encoder
             self._observers.append((encoder, partial(_keep, kept, encoder)))
@@ -70,6 +77,7 @@ class Spikes(Mapping[str, LayerRecord]):
             encoder.observers.remove(observer)
         self._observers = []
         self._recorder.__exit__(kind, error, trace)
+        self._own.__exit__(kind, error, trace)
 
     def __getitem__(self, name: str) -> LayerRecord:
         return self._layers()[name]
@@ -98,6 +106,28 @@ class Spikes(Mapping[str, LayerRecord]):
         if not layers or None in rates:
             return None
         return sum(rate * weight for rate, weight in zip(rates, weights, strict=True) if rate) / sum(weights)
+
+    @property
+    def neurons(self) -> dict[str, NeuronRecord]:
+        """The model's own neurons by module name, of the places that were run."""
+        return {record.name: record for record in self._own.records}
+
+    def raster(self, name: str, forward: int = -1) -> NeuronTrain:
+        """Spikes bool and potentials U float32 of a model's own neurons [batch, tokens, channels] (SpikeGPT, fig. 4).
+
+        Args:
+            name: neurons whose spikes are kept.
+            forward: which, from 0 on; -1 is the latest.
+
+        Raises:
+            SpikeconvError: they are not kept, or there was no such forward.
+        """
+        trains = self._own.trains(name) if name in neurons_of(self._model) else []
+        if not -len(trains) <= forward < len(trains):
+            raise SpikeconvError(
+                f"No forward {forward} of neurons {name} is kept: record_spikes(model, trains=[{name!r}]), then run it."
+            )
+        return trains[forward]
 
     def counts(self, name: str, forward: int = -1) -> Tensor:
         """Counts of a linear's input in one of its forwards: int8 or int16 [tokens…, in], or [planes, tokens…, in].

@@ -9,6 +9,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.progress import Track, silent
 from spikeconv.record.layers import cache_records, layer_records
+from spikeconv.record.neurons import NeuronRecorder
 from spikeconv.record.record import SpikeRecord
 from spikeconv.record.recorder import Recorder
 
@@ -34,11 +35,11 @@ def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, 
     if not len(ids):
         raise SpikeconvError("The text is empty; give one with at least one token.")
     windows = ids.split(WINDOW)
-    with Recorder(model) as recorder, torch.inference_mode():
+    with Recorder(model) as recorder, NeuronRecorder(model) as own, torch.inference_mode():
         for window in track(windows, "counting spikes", len(windows)):
             model(window[None].to(model.device), use_cache=False, logits_to_keep=1)
     layers, cache = tuple(layer_records(model, recorder)), cache_records(model, recorder)
-    if not layers and not cache:
+    if not layers and not cache and not own.records:
         raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
     family, config = family_of(model), model.config.get_text_config()
     spiking = {layer.name for layer in layers}
@@ -53,4 +54,5 @@ def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, 
         cache=cache,
         float_linears=tuple((linear.in_features, linear.out_features) for linear in linears),
         float_macs=dict(macs),
+        neurons=own.records,
     )

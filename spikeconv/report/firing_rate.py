@@ -127,11 +127,17 @@ class CacheFiring:
 
 @dataclass(frozen=True)
 class FiringReport:
-    """Per layer, in total, and of the key-value cache by `k` and `v` (empty where it is float)."""
+    """Per layer, in total, of the key-value cache by `k` and `v` (empty where it is float), and of neurons by name."""
 
     layers: tuple[LayerFiring, ...]
     total: TotalFiring
     cache: dict[str, CacheFiring]
+    neurons: dict[str, float]
+
+    @property
+    def neuron_rate(self) -> float | None:
+        """Mean firing rate of a model's own neurons, each place weighing the same; None without."""
+        return sum(self.neurons.values()) / len(self.neurons) if self.neurons else None
 
     def by_role(self) -> dict[str, dict[str, float | None]]:
         """MAC-weighted means of each role."""
@@ -145,6 +151,7 @@ class FiringReport:
             "roles": self.by_role(),
             "total": asdict(self.total),
             "cache": {kind: asdict(firing) for kind, firing in self.cache.items()},
+            "neurons": self.neurons,
         }
 
 
@@ -161,7 +168,8 @@ def firing_report(record: SpikeRecord) -> FiringReport:
     for kind, cached in record.cache.items():
         sums = macs // cached.group if kind == "k" else macs // pairs * record.tokens
         cache[kind] = _cache(cached, record.tokens, macs, sums)
-    return FiringReport(tuple(layers), _total(layers, record.tokens, stays_float, cache), cache)
+    neurons = {each.name: each.firing_rate for each in record.neurons}
+    return FiringReport(tuple(layers), _total(layers, record.tokens, stays_float, cache), cache, neurons)
 
 
 def _cache(record: CacheRecord, tokens: int, macs: int, sums: int) -> CacheFiring:

@@ -10,6 +10,7 @@ from rwkv_files import make_model, write_pth
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, RwkvConfig, RwkvForCausalLM
 
+import spikeconv
 from spikeconv.errors import SpikeconvError
 from spikeconv.models.lif import heaviside, lif
 from spikeconv.models.spikegpt import Neuron, SpikeGptForCausalLM
@@ -114,6 +115,37 @@ def test_a_plain_loop_gives_the_same_spikes() -> None:
                 wanted = torch.stack(spikes[layer::per_token])
                 assert torch.equal(seen[layer][0].double(), wanted)
                 assert 0 < wanted.mean() < 1
+
+
+@torch.no_grad()
+def test_rasters_and_potentials_are_recorded(tmp_path: Path) -> None:
+    """Of a float model, and of one whose linears are driven by spikes."""
+    model = make_model("spikegpt", **SIZES, lif_in_ffn=True)
+    for each in (model, spikeconv.convert(model, bits="4-1.58")):
+        ids = torch.randint(256, (2, 30))
+        with spikeconv.record_spikes(each, trains=["*.lif1", "*.inner"]) as spikes:
+            each(ids)
+        sent = spikes_of(each, lambda each=each, ids=ids: each(ids))
+        assert len(spikes.neurons) == len(sent) == 9 and all(train.any() for train in sent[::3])
+        for (name, record), train in zip(sorted(spikes.neurons.items(), key=order), sent, strict=True):
+            assert (record.tokens, record.channels) == (60, train.shape[-1])
+            assert record.spikes == train.sum() and record.firing_rate == pytest.approx(train.mean().item())
+            if name.endswith("lif2"):
+                with pytest.raises(SpikeconvError, match="is kept"):
+                    spikes.raster(name)
+                continue
+            raster, potentials = spikes.raster(name)
+            assert torch.equal(raster, train.bool()) and torch.equal(potentials >= 1, raster)
+            # U_t - (1 - β) H_(t-1) is β Y: after a spike nothing is left of what was there.
+            left = torch.where(raster, 0, potentials)[:, :-1]
+            drive = potentials[:, 1:] - 0.5 * left
+            torch.testing.assert_close(potentials[:, 1:], left + 0.5 * (2 * drive - left), rtol=0, atol=1e-5)
+
+
+def order(item: tuple[str, Any]) -> tuple[int, int]:
+    """Of the calls in a forward: by layer, and attention before feed-forward."""
+    _, _, layer, place, *_ = item[0].split(".")
+    return int(layer), ("lif1", "feed_forward", "lif2").index(place)
 
 
 @torch.no_grad()
