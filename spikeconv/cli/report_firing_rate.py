@@ -27,7 +27,7 @@ def report_firing_rate(
         typer.Option("--save", help="Note the shares of zeros in the checkpoint, to choose layouts at load."),
     ] = False,
     energy: Annotated[
-        Literal["spikerwkv"] | None, typer.Option(help="Also picojoules, as that paper computes them.")
+        Literal["spikerwkv", "spikegpt"] | None, typer.Option(help="Also picojoules, as that paper computes them.")
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -46,6 +46,8 @@ def report_firing_rate(
     from spikeconv.record.text import record_text
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
+    from spikeconv.report.spikegpt_energy import EnergyProfile, corrected, table_one
+    from spikeconv.sources.presets import energy_constants
 
     path = resolve_checkpoint(checkpoint)
     if not quiet:
@@ -56,13 +58,39 @@ def report_firing_rate(
     if save:
         with convenience("the shares of zeros are not noted in the checkpoint"):
             save_zero_shares(path, {layer.name: layer.zero_share for layer in report.layers})
-    picojoules = spikerwkv_report(report) if energy else None
+    picojoules: dict[str, dict[str, float]] = {}
+    if energy == "spikerwkv":
+        picojoules = spikerwkv_report(report)
+    elif energy == "spikegpt":
+        profile = EnergyProfile.parse(energy_constants(energy))
+        table = {part: {"GPT": gpt, "SpikeGPT": spiking} for part, (gpt, spiking) in table_one(profile).items()}
+        picojoules = table | {"this model": dict(corrected(report, profile))}
     if as_json:
         print_json(report.to_dict() | ({"energy": {energy: picojoules}} if energy else {}))
         return
     show_report(report, layers=not summary)
-    if picojoules is not None:
+    if energy == "spikerwkv":
         show_energy(picojoules)
+    elif energy == "spikegpt":
+        show_table_one(picojoules, report.total.tokens)
+
+
+def show_table_one(picojoules: dict[str, dict[str, float]], tokens: int) -> None:
+    """SpikeGPT's table 1, and below what the model at hand does, with the same constants."""
+    found = picojoules["this model"]
+    printed = {part: row for part, row in picojoules.items() if row is not found}
+    title = "\nSpikeGPT's table 1, by its formulas: picojoules of one block (compute only)"
+    rows = table(title, "part", "GPT", "SpikeGPT")
+    for part, row in printed.items():
+        rows.add_row(part, *(f"{value:.3g}" if value else "–" for value in row.values()))
+    rows.add_row("overall", *(f"{sum(row[model] for row in printed.values()):.3g}" for model in ("GPT", "SpikeGPT")))
+    out.show(rows)
+    title = f"\nThis model over {tokens} tokens, with its constants and everything counted"
+    rows = table(title, "part", "picojoules")
+    for part, value in found.items():
+        rows.add_row(part, f"{value:.3g}")
+    rows.add_row("overall", f"{sum(found.values()):.3g}")
+    out.show(rows)
 
 
 def show_energy(picojoules: dict[str, dict[str, float]]) -> None:

@@ -12,7 +12,15 @@ from spikeconv.suggest import did_you_mean
 from spikeconv.untrusted import read_bounded
 from spikeconv.yaml_text import MOST_YAML, parse_yaml
 
-__all__ = ["DEFAULT_MODEL", "Preset", "configs_folder", "load_scheme", "model_presets", "scheme_names"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "Preset",
+    "configs_folder",
+    "energy_constants",
+    "load_scheme",
+    "model_presets",
+    "scheme_names",
+]
 
 DEFAULT_MODEL = "smollm2-135m"
 
@@ -63,6 +71,11 @@ def load_scheme(scheme: str) -> dict[str, Any]:
         hint = did_you_mean(scheme, scheme_names())
         raise SpikeconvError(f"No scheme {scheme!r}.{hint} Give a YAML file or one of {', '.join(scheme_names())}.")
     return _read(path)
+
+
+def energy_constants(name: str) -> dict[str, Any]:
+    """The constants of an energy table, `configs/energy/NAME.yaml`."""
+    return _read(configs_folder() / "energy" / f"{name}.yaml")
 
 
 def configs_folder() -> Path:
