@@ -36,7 +36,7 @@ class CountInputs(Settings):
     """SDLLM's counts of a width, spread over a token's range."""
 
     codec: Literal["count"] = "count"
-    bits: Whole = Field(4, ge=2, le=14, description="bits of a spike count")
+    bits: Whole = Field(4, ge=1, le=14, description="bits of a spike count; one only with binary spikes")
     spikes: Literal["ternary", "binary", "integer"] = Field(
         "ternary", description="what one virtual step sends; integer = counts sent whole (step one only)"
     )
@@ -71,6 +71,8 @@ class CountInputs(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "CountInputs":
+        if self.bits == 1 and self.spikes != "binary":
+            raise ValueError("bits of 1 needs spikes=binary: a signed count has at least 2")
         if self.spikes == "binary" and self.range == "full":
             raise ValueError("range=full needs signed counts; binary spikes already use all of 0..T'")
         if self.step is not None and self.scale == "max":

@@ -49,7 +49,7 @@ def _counts(bits: Any, steps: int | None, inputs: Tree, tree: Tree) -> Tree:
     """What `bits` and `steps` stand for with a codec."""
     codec = inputs.get("codec", "count")
     if steps is not None and codec in (*DIGITS, "gif"):
-        raise ValueError("steps belong to codec=count; the other codecs have their own")
+        raise ValueError("steps belong to codec=count; the other codecs have time_steps, gif salient_bits")
     if bits is None:
         spikes = inputs.get("spikes", "ternary")
         if codec != "count" or spikes not in ("ternary", "binary"):

@@ -242,7 +242,7 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
         raise SpikeconvError(f"rotation=quarot is impossible with {family.architecture}: {family.no_quarot}.")
     model_config = hf_config(source.config, most_layers=len(source.names()))
     _check_kv(model_config, family, config)
-    config = family.settle(config)
+    config = family.settle(config, model_config)
     tensors = check_tensors(source, build_empty(model_config))
     layout = family.layout(model_config)
     jobs, skipped = [], {}

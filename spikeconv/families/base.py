@@ -117,6 +117,7 @@ class Family:
             longest text, and padding on the left would be read.
         gguf: the architecture's name in GGUF files, or None if such files are not read.
         role_settings: settings of some roles, unless the user says otherwise.
+        model_settings: the same, of a model with that configuration; these go before.
         fixed: entries that `config.json` must have.
         package: the package that brings the model class, if transformers and spikeconv do not.
         no_quarot: why QuaRot's rotation is impossible, or None.
@@ -137,6 +138,7 @@ class Family:
     fires: bool = False
     gguf: str | None = None
     role_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    model_settings: Callable[[Any], Mapping[str, Mapping[str, Any]]] = lambda config: {}
     fixed: Mapping[str, Any] = field(default_factory=dict)
     package: str | None = None
     no_quarot: str | None = None
@@ -158,7 +160,7 @@ class Family:
         """Whether there are keys and values that can be counts."""
         return any(stack.attention for stack in self.stacks)
 
-    def settle(self, config: SpikeConfig) -> SpikeConfig:
+    def settle(self, config: SpikeConfig, model_config: Any) -> SpikeConfig:
         """A conversion's settings with the family's own in front of the user's overrides.
 
         They hold for spike counts that are sent as spikes; other codecs and counts sent whole treat all roles alike. A
@@ -167,12 +169,15 @@ class Family:
         inputs = config.inputs
         if inputs.codec != "count" or inputs.spikes == "integer":
             return config
+        own = self.model_settings(model_config)
         signed = {"inputs.spikes"} if inputs.scale != "max" or inputs.dead_zone else set()
         ours = (
             Override(pattern=role, settings={name: value for name, value in fields.items() if name not in signed})
             for role, fields in self.role_settings.items()
+            if role not in own
         )
-        return config.model_copy(update={"overrides": (*ours, *config.overrides)})
+        exact = (Override(pattern=role, settings=dict(fields)) for role, fields in own.items())
+        return config.model_copy(update={"overrides": (*ours, *exact, *config.overrides)})
 
     def layout(self, config: Any) -> list[ModuleLinear]:
         """Every linear of a model with that transformers configuration (of its text part), in order."""

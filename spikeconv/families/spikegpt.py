@@ -1,7 +1,7 @@
 """SpikeGPT (Zhu et al. 2023): RWKV-4's linears; the neurons at the end of its branches are the model's own.
 
-What its linears read are real numbers, so that each gets an encoder as in RWKV-4. In SpikeGPT-B the input of
-`feed_forward.value` are spikes, zeros and ones, of which an unsigned count makes nothing else.
+What its linears read are real numbers, so that each gets an encoder as in RWKV-4. In SpikeGPT-B the inputs of
+`feed_forward.value` are spikes, zeros and ones: counts of one bit that lose nothing, one spike for each.
 """
 
 from typing import Any
@@ -19,6 +19,23 @@ def _float_macs(config: Any, tokens: int) -> dict[str, int]:
     return {**float_macs(config, tokens), "neurons": tokens * neurons * config.num_hidden_layers}
 
 
+SPIKES = {
+    "inputs.spikes": "binary",
+    "inputs.bits": 1,
+    "inputs.scale": "max",
+    "inputs.dead_zone": 0,
+    "inputs.clip_ratio": 1.0,
+    "rotation.kind": "none",
+    "balance": "none",
+    "code.kind": "unary",
+    "code.slots": None,
+}
+
+
+def _model_settings(config: Any) -> dict[str, dict[str, Any]]:
+    return {"ffn.value": SPIKES} if config.lif_in_ffn else {}
+
+
 FAMILY = Family(
     "spikegpt",
     "SpikeGptForCausalLM",
@@ -32,5 +49,6 @@ FAMILY = Family(
     recurrent=True,
     fires=True,
     role_settings={"ffn.value": UNSIGNED},
+    model_settings=_model_settings,
     no_quarot=NO_QUAROT,
 )

@@ -75,7 +75,7 @@ def test_role_settings_yield_to_the_user() -> None:
     assert value.role == "ffn.value"
 
     def scheme(**settings: Any) -> Any:
-        return family.settle(SpikeConfig.parse(settings)).for_linear(value.name, value.role)
+        return family.settle(SpikeConfig.parse(settings), LAYERS).for_linear(value.name, value.role)
 
     ours = scheme()
     assert (ours.inputs.symmetric, ours.rotation.kind, ours.inputs.virtual_steps, ours.bits) == (

@@ -43,7 +43,7 @@ def built_by_hand(source: Path, **settings: Any) -> nn.Module:
     """The float model with its linears replaced one by one, each in a group of its own."""
     model = adopt(load(source, **FAMILIES[json.loads((source / "config.json").read_text())["model_type"]].fixed))
     family = FAMILIES[model.config.model_type]
-    config, layout = family.settle(SpikeConfig.parse(settings)), family.layout(model.config)
+    config, layout = family.settle(SpikeConfig.parse(settings), model.config), family.layout(model.config)
     schemes = {linear.name: config.for_linear(linear.name, linear.role) for linear in layout}
     folded = {}
     for norm in {linear.norm for linear in layout if linear.norm}:

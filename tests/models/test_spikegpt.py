@@ -149,6 +149,24 @@ def order(item: tuple[str, Any]) -> tuple[int, int]:
 
 
 @torch.no_grad()
+def test_spikes_of_the_inner_neurons_are_sent_as_they_are() -> None:
+    """SpikeGPT-B's `ffn.value` reads spikes: nothing is lost, and each costs one."""
+    model = make_model("spikegpt", **SIZES, lif_in_ffn=True)
+    ids = torch.randint(256, (2, 30))
+    for settings in ({"bits": "4-1.58"}, {"scheme": "ramp-5", "balance": "none"}, {"bits": "16-1.58"}):
+        spiking = spikeconv.convert(model, **settings)
+        value = spiking.rwkv.blocks[1].feed_forward.value
+        seen: list[Tensor] = []
+        hook = value.register_forward_pre_hook(lambda _m, arguments, seen=seen: seen.append(arguments[0]))
+        with spikeconv.record_spikes(spiking) as spikes:
+            spiking(ids)
+        hook.remove()
+        assert seen[0].any() and torch.equal(value.encoder(seen[0]).decode(), seen[0])
+        layer = spikes["rwkv.blocks.1.feed_forward.value"]
+        assert layer.spikes == seen[0].sum() and layer.virtual_steps == 1
+
+
+@torch.no_grad()
 def test_a_model_without_spikes_is_rwkv4() -> None:
     model = make_model("spikegpt", **SIZES, spikes="none")
     twin = RwkvForCausalLM(RwkvConfig(vocab_size=256, **SIZES, rescale_every=0)).eval()
