@@ -201,6 +201,7 @@ def test_every_way_to_write_a_setting_is_the_same() -> None:
         "kv": {
             "bits": 4,
             "range": "asymmetric",
+            "low_share": None,
             "group": 8,
             "code": {"kind": "ramp", "slots": 5, "overflow": "error"},
         },
