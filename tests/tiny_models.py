@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-__all__ = ["FAMILIES", "TRANSFORMERS", "save_model"]
+__all__ = ["ENCODERS", "FAMILIES", "TRANSFORMERS", "save_model"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {
@@ -65,23 +65,29 @@ TRANSFORMERS = [name for name in FAMILIES if name != "spikegpt" and not name.sta
 """Families with attention over keys and values."""
 
 
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert": {"hidden_size": 72, "num_attention_heads": 9, "intermediate_size": 100},
+}
+"""Families that predict no next token."""
+
+
 def save_model(family: str, overrides: dict[str, Any], path: Path) -> None:
     """Save a float checkpoint of random weights, in which every parameter matters."""
     tokenizer = _tokenizer()
     fields = {"num_hidden_layers": 2, "max_position_embeddings": 64, "initializer_range": 0.1, "dtype": "float32"}
     config = AutoConfig.for_model(
         family,
-        **{**fields, **FAMILIES[family], "vocab_size": len(tokenizer), **overrides},
+        **{**fields, **(FAMILIES | ENCODERS)[family], "vocab_size": len(tokenizer), **overrides},
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     torch.manual_seed(len(family))
-    model = AutoModelForCausalLM.from_config(config)
+    model = (AutoModel if family in ENCODERS else AutoModelForCausalLM).from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.5)
-            elif "norm" in name or ".ln" in name or "pre_ln" in name:
+            elif "norm" in name.lower() or ".ln" in name or "pre_ln" in name:
                 parameter.normal_(1, 0.4)
             elif not parameter.any() or "time_" in name or "lora" in name:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeconv.calibrate.streamed import BATCH_TOKENS, streamed_model
+from spikeconv.calibrate.streamed import BATCH_TOKENS, constant_of, streamed_model
 from spikeconv.config import GifInputs, LinearScheme
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, find_family
@@ -57,7 +57,7 @@ def salient_channels(
         if scheme is None or not isinstance(scheme.inputs, GifInputs):
             continue
         key, d = (linear.group, scheme.encoding), (diagonals or {}).get(linear.group)
-        found[linear.name] = scores.setdefault(key, _Scores(scheme, linear, d))
+        found[linear.name] = scores.setdefault(key, _Scores(scheme, linear, d, constant_of(source, linear)))
         hook = partial(_see, found[linear.name], model)
         model.get_submodule(linear.name).register_forward_hook(hook)
     batches = windows.split(max(1, batch_tokens // windows.shape[1]))
@@ -78,9 +78,9 @@ def select(scores: Tensor, low_share: float) -> Tensor:
 class _Scores:
     """Σ over tokens and linears of u ⊙ (u W^T W), in the basis of the encoder."""
 
-    def __init__(self, scheme: LinearScheme, linear: ModuleLinear, d: Tensor | None) -> None:
+    def __init__(self, scheme: LinearScheme, linear: ModuleLinear, d: Tensor | None, center: Tensor | None) -> None:
         assert isinstance(scheme.inputs, GifInputs)
-        self.low_share, self._linear, self._d = scheme.inputs.low_share, linear, d
+        self.low_share, self._linear, self._d, self._center = scheme.inputs.low_share, linear, d, center
         self._is_quarot = scheme.rotation.kind == "quarot"
         self._seed = None if scheme.rotation.is_none else scheme.rotation.seed
         self._total: Tensor = torch.zeros((), dtype=torch.float64)
@@ -89,8 +89,8 @@ class _Scores:
     def add(self, x: Tensor, weight: Tensor, model: Any) -> None:
         """Add what a linear of weight [out, n] makes of its input [..., n]."""
         x, linear = x.detach().reshape(-1, x.shape[-1]).float(), self._linear
-        if linear.center is not None and (constant := model.get_submodule(linear.center).bias) is not None:
-            x = x - constant.float()
+        if self._center is not None:
+            x = x - self._center.float()
         back = (x @ weight.mT.float()) @ weight.float()
         # The encoder sees u = x f and its weight is W / f: with QuaRot γ is in W.
         factor = torch.ones(x.shape[-1]) if self._d is None else self._d.float()

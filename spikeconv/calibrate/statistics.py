@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv.calibrate.balance import GroupStatistics
-from spikeconv.calibrate.streamed import BATCH_TOKENS, streamed_model
+from spikeconv.calibrate.streamed import BATCH_TOKENS, constant_of, streamed_model
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, find_family
 from spikeconv.progress import Track, silent
@@ -51,7 +51,7 @@ def input_statistics(
         if linear.group not in groups:
             continue
         if linear.group not in sums:
-            sums[linear.group] = _Sums(linear, model)
+            sums[linear.group] = _Sums(linear, model, constant_of(source, linear))
             module = model.get_submodule(linear.name)
             module.register_forward_pre_hook(partial(_see, sums[linear.group]))
         sums[linear.group].members.append(linear.name)
@@ -65,20 +65,19 @@ def input_statistics(
 class _Sums:
     """Sums over the tokens that one group has seen, and over its weights, which are looked at once."""
 
-    def __init__(self, linear: ModuleLinear, model: Any) -> None:
+    def __init__(self, linear: ModuleLinear, model: Any, center: Tensor | None) -> None:
         self.members: list[str] = []
         self._linear, self._model = linear, model
-        self._center = linear.center
+        self._center = center
         self._tokens, self._inputs, self._weights = 0, _Columns(), _Columns()
 
     def add(self, x: Tensor) -> None:
         """Add an input [..., n]; the weights are in memory now."""
         x = x.detach().reshape(-1, x.shape[-1])
-        center = None if self._center is None else self._model.get_submodule(self._center).bias
         if not self._tokens:
             for name in self.members:
                 self._weights.add(self._model.get_submodule(name).weight)
-        self._inputs.add(x, center)
+        self._inputs.add(x, self._center)
         self._tokens += len(x)
 
     def result(self) -> GroupStatistics:

@@ -7,14 +7,14 @@ tensors are read when it is entered and let go when it is left.
 from collections.abc import Collection
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from spikeconv.families import find_family
+from spikeconv.families import ModuleLinear, find_family
 from spikeconv.models.adopt import adopt
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import build_unloaded, hf_config
 
-__all__ = ["BATCH_TOKENS", "layers_of", "streamed_model"]
+__all__ = ["BATCH_TOKENS", "constant_of", "layers_of", "streamed_model"]
 
 BATCH_TOKENS = 4096
 """Tokens that are run at once; every batch reads the source once more."""
@@ -40,6 +40,12 @@ def streamed_model(source: Source, with_head: bool = False) -> Any:
 def layers_of(source: Source, model: Any) -> list[nn.Module]:
     """The layers of a source's model, in the order in which they run."""
     return [layer for stack in find_family(source.config).stacks for layer in model.get_submodule(stack.layers)]
+
+
+def constant_of(source: Source, linear: ModuleLinear) -> Tensor | None:
+    """The constant part [n] of a linear's input: the bias of a LayerNorm, which may be in a layer that was let go."""
+    name = f"{linear.center}.bias"
+    return source.load(name) if linear.center is not None and name in source.names() else None
 
 
 class _Reader:

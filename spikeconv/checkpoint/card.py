@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["model_card"]
 
 
-def model_card(name: str, record: dict[str, Any]) -> str:
-    """`README.md` of a checkpoint, from its record (see `make_record`)."""
+def model_card(name: str, record: dict[str, Any], auto: str = "AutoModelForCausalLM") -> str:
+    """`README.md` of a checkpoint, from its record (see `make_record`) and the class that loads it."""
     settings = "\n".join(f"| `{path}` | {value} |" for path, value in _rows(record["config"]))
     skipped = "\n".join(f"* `{module}`: {reason}" for module, reason in record["skipped"].items())
     return f"""---
@@ -36,9 +36,9 @@ spikeconv {record["versions"]["spikeconv"]}:
 
 ```python
 import spikeconv  # registers the format with transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{name}")
+model = {auto}.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 ```
 

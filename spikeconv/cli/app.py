@@ -21,6 +21,7 @@ from spikeconv.cli.perplexity import perplexity
 from spikeconv.cli.plan import plan
 from spikeconv.cli.report_firing_rate import report_firing_rate
 from spikeconv.cli.signals import stop_on_signals
+from spikeconv.cli.similarity import similarity
 from spikeconv.cli.streams import drop_stdout, prepare_streams
 from spikeconv.cli.verify import verify
 
@@ -39,6 +40,7 @@ app.command("plan", cls=Command)(plan)
 app.command("finetune", cls=Command)(finetune)
 app.command("eval", cls=Command)(evaluate)
 app.command("perplexity", cls=Command)(perplexity)
+app.command("similarity", cls=Command)(similarity)
 app.command("report-firing-rate", cls=Command)(report_firing_rate)
 app.command("frontier", cls=Command)(frontier)
 app.command("verify", cls=Command)(verify)

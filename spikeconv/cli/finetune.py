@@ -94,7 +94,7 @@ def finetune(
     from spikeconv.config import SpikeConfig, parse_settings
     from spikeconv.conversion.plan import make_plan
     from spikeconv.data.texts import token_windows, training_text
-    from spikeconv.families import find_family
+    from spikeconv.families import find_family, refuse_encoder
     from spikeconv.finetune.refit import enough_to_refit
     from spikeconv.finetune.settings import FinetuneSettings
     from spikeconv.finetune.train import Course, make_accelerator
@@ -136,6 +136,7 @@ def finetune(
     accelerator = make_accelerator(settings, find_device(device).type == "cpu")
     settings = settings.model_copy(update={"processes": accelerator.num_processes})
     loaded = load_float(opened, device="cpu", dtype="float32")
+    refuse_encoder(loaded.model, "text to be trained on so")
     windows = token_windows(loaded, content, window)
     quiet = quiet or not accelerator.is_main_process
     if not quiet:

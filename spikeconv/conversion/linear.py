@@ -90,13 +90,13 @@ def convert_linear(
         center: [in], c of W x = W (x - c) + W c: what will be taken off the input. W c becomes the bias.
         held: what was calibrated of it.
         statistics: of its inputs, where the scheme is calibrated.
-        bias: the source's [out], where a correction is added to it.
+        bias: the source's [out], where a correction or a constant part is added to it.
     """
     settings = scheme.weights
     if not settings.is_float and not settings.is_calibrated:
         blocks = weight.split(max(1, BLOCK // weight.shape[1]))
-        return convert_blocks(blocks, len(weight), scheme, gamma, center, held)
-    others = _others(None if center is None else [_times(weight, center)], held)
+        return convert_blocks(blocks, len(weight), scheme, gamma, center, held, bias)
+    others = _others(None if center is None else [_times(weight, center)], held, bias)
     rotated = rotated_weight(weight, scheme, gamma, held.balance)
     if settings.is_float:
         return ConvertedLinear({"weight": rotated.to(weight.dtype)[:, None].contiguous(), **others}, 0.0)
@@ -112,6 +112,7 @@ def convert_blocks(
     gamma: Tensor | None = None,
     center: Tensor | None = None,
     held: Calibrated = NOTHING,
+    bias: Tensor | None = None,
 ) -> ConvertedLinear:
     """The same for a weight [rows, in] that comes block by block and is rounded to the nearest.
 
@@ -127,7 +128,9 @@ def convert_blocks(
             yield rotated_weight(block, scheme, gamma, held.balance)
 
     quantized = quantize_blocks(rotated(), rows, scheme.weights.bits, scheme.weights.clip == "mse")
-    return ConvertedLinear(_tensors(quantized, scheme, _others(constant, held), held.salient), quantized.relative_error)
+    return ConvertedLinear(
+        _tensors(quantized, scheme, _others(constant, held, bias), held.salient), quantized.relative_error
+    )
 
 
 def _times(weight: Tensor, center: Tensor) -> Tensor:
@@ -135,9 +138,12 @@ def _times(weight: Tensor, center: Tensor) -> Tensor:
     return (weight.double() @ center.double()).float()
 
 
-def _others(constant: list[Tensor] | None, held: Calibrated) -> dict[str, Tensor]:
-    """What goes with a weight: the constant part of the output, and what was calibrated of the input."""
-    return held.tensors() | ({} if constant is None else {"bias": torch.cat(constant)})
+def _others(constant: list[Tensor] | None, held: Calibrated, bias: Tensor | None) -> dict[str, Tensor]:
+    """What goes with a weight: the constant part of the output, added to the bias, and what was calibrated."""
+    if constant is None:
+        return held.tensors()
+    total = torch.cat(constant)
+    return held.tensors() | {"bias": total if bias is None else total + bias.float()}
 
 
 def _calibrated(

@@ -57,6 +57,7 @@ def convert_in_memory(
     with quiet_transformers():
         model: Any = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=config.dtype)
     if isinstance(source, ModelSource):
-        model.generation_config = copy.deepcopy(source.model.generation_config)
+        if not plan.family.encodes:
+            model.generation_config = copy.deepcopy(source.model.generation_config)
         model = model.to(source.model.device)
     return model.eval()  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ def output_specs(source: Source, plan: Plan, dtype: torch.dtype | None) -> dict[
         dtype: dtype of the tensors that stay float; None: each as it is.
     """
     jobs = {f"{job.linear.name}.weight": job for job in plan.jobs}
-    made = {f"{job.linear.name}.bias" for job in plan.jobs if job.scheme.weights.has_bias}
+    made = {f"{job.linear.name}.bias" for job in plan.jobs if job.scheme.weights.has_bias or _is_centered(job, plan)}
     return {
         name: _converted(source, jobs[name], plan, dtype) if name in jobs else [_kept(source, name, dtype)]
         for name in plan.tensors
@@ -36,10 +36,14 @@ def _converted(source: Source, job: Job, plan: Plan, dtype: torch.dtype | None) 
         TensorSpec(f"{name}.{key}", kind or dtype or _float(source, f"{name}.weight"), tuple(shape))
         for key, (shape, kind) in job.shapes.items()
     ]
-    centered = job.linear.center is not None and f"{job.linear.center}.bias" in plan.tensors
-    if centered or job.scheme.weights.has_bias:
+    if _is_centered(job, plan) or job.scheme.weights.has_bias:
         specs.append(TensorSpec(f"{name}.bias", dtype or torch.float32, (job.out_features,)))
     return specs
+
+
+def _is_centered(job: Job, plan: Plan) -> bool:
+    """Whether a constant part of the input comes back as a bias."""
+    return job.linear.center is not None and f"{job.linear.center}.bias" in plan.tensors
 
 
 def _float(source: Source, name: str) -> torch.dtype:

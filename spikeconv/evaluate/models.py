@@ -4,10 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM
-
 from spikeconv.checkpoint.folder import source_arch, source_path
 from spikeconv.errors import SpikeconvError
+from spikeconv.families import auto_class_of
 from spikeconv.loading import LoadedModel, load_model, load_tokenizer
 from spikeconv.nn import attention_codes, set_execution, spike_linears
 from spikeconv.sources.float_model import load_float
@@ -45,7 +44,7 @@ def load_checkpoint(
         SpikeconvError: it cannot be loaded.
     """
     _check_described(path)
-    model = partial(AutoModelForCausalLM.from_pretrained, path, trust_remote_code=trust_remote_code)
+    model = partial(_auto_class(path).from_pretrained, path, trust_remote_code=trust_remote_code)
     tokenizer = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, tokenizer)
     if execution is not None:
@@ -67,13 +66,22 @@ def load_converted(
         SpikeconvError: it cannot be loaded, or is not converted.
     """
     _check_described(path)
-    model = partial(AutoModelForCausalLM.from_pretrained, path, trust_remote_code=trust_remote_code)
+    model = partial(_auto_class(path).from_pretrained, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, lambda: None).model
     if not spike_linears(loaded) and not attention_codes(loaded):
         raise SpikeconvError(f"{path} is not converted: it is a float {type(loaded).__name__}; convert it first.")
     if execution is not None:
         set_execution(loaded, execution)
     return loaded
+
+
+def _auto_class(path: Path) -> Any:
+    """The class that loads a checkpoint; what cannot be read is left to it, which says so."""
+    try:
+        config = read_json(path / "config.json")
+    except SpikeconvError:
+        config = {}
+    return auto_class_of(config)
 
 
 def _check_described(path: Path) -> None:

@@ -36,6 +36,7 @@ class LinearSpec:
         norm: path below the layer of the norm whose γ scales the input, or None.
         center: path below the layer of the LayerNorm whose bias is a constant part of the input, or None. That part c
             is taken off before the encoder: W x = W (x - c) + W c for any c.
+        before: whether that LayerNorm is in the layer before (for the first layer, the stack's `entry`).
         writer: path below the layer of the linear whose rows scale the input channel by channel, or None: multiplying
             row r of it, and its bias, by d multiplies the channels by d that it writes.
         heads: whether the writer's heads are repeated to make the input, as those of v in grouped-query attention.
@@ -48,6 +49,7 @@ class LinearSpec:
     center: str | None = None
     writer: str | None = None
     heads: bool = False
+    before: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Stack:
         norm: the kind of the norms in front of them.
         attention: path below a layer of the module whose keys and values can be counts, or None.
         native: how a whole layer runs as one native call for one token, or None if it cannot.
+        entry: path of the norm whose output the first layer reads, where layers end in one; else None.
         halves: the modules of a layer that is x + attention(norm x), then x + feed-forward(norm x); None: it is not.
     """
 
@@ -94,6 +97,7 @@ class Stack:
     attention: str | None = None
     native: GatedDecoder | None = None
     halves: GatedDecoder | None = None
+    entry: str | None = None
 
     def size(self, config: Any) -> int:
         """How many layers a model with that transformers configuration has."""
@@ -111,6 +115,7 @@ class Family:
         skipped: module paths that stay as they are, with the reason shown to the user.
         float_macs: multiply-accumulates that stay in floating point for one sequence, by what they are for, from the
             model's config and the number of tokens. Elementwise work is not counted.
+        encodes: whether it reads a text as a whole and gives vectors: there is no next token to predict.
         fires: whether its layers end in neurons of their own: a hair more can be a spike more, and what comes behind
             another number.
         recurrent: whether what it remembers of earlier tokens has one size however much was read; then there is no
@@ -135,6 +140,7 @@ class Family:
         }
     )
     recurrent: bool = False
+    encodes: bool = False
     fires: bool = False
     gguf: str | None = None
     role_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -189,6 +195,8 @@ class Family:
                 for spec in stack.linears:
                     paths = (spec.norm, spec.center, spec.writer)
                     norm, center, writer = (name and f"{prefix}.{name}" for name in paths)
+                    if spec.before:
+                        center = f"{stack.layers}.{layer - 1}.{spec.center}" if layer else stack.entry
                     name, group = f"{prefix}.{spec.name}", f"{prefix}.{spec.group}"
                     head = head_dim(config) if spec.heads else None
                     place = (name, spec.role, before + layer, group)

@@ -1,18 +1,49 @@
 """Names of modules in a model with an output head, which families and checkpoints use, and in one without."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.families.base import ModuleLinear
-from spikeconv.families.registry import family_of
+from spikeconv.families.registry import FAMILIES, family_of
 
-__all__ = ["linears_of", "own_name"]
+__all__ = ["auto_class_of", "linears_of", "output_of", "own_name", "refuse_encoder"]
 
 
 def own_name(model: Any, name: str) -> str:
     """What a model calls a module that is called `name` in the model with its output head."""
     prefix: str = model.base_model_prefix
     return name if hasattr(model, prefix) else name.removeprefix(f"{prefix}.")
+
+
+def output_of(output: Any) -> Any:
+    """What a forward gives: logits [batch, tokens, vocabulary], or an encoder's states [batch, tokens, hidden]."""
+    logits = getattr(output, "logits", None)
+    return output.last_hidden_state if logits is None else logits
+
+
+def refuse_encoder(model: Any, what: str) -> None:
+    """Check that a model predicts tokens.
+
+    Raises:
+        SpikeconvError: it is an encoder, for which there is no such thing as `what`.
+    """
+    family = family_of(model)
+    if family.encodes:
+        raise SpikeconvError(
+            f"{family.architecture} is an encoder: it predicts no next token, so it has no {what}; "
+            "`spikeconv similarity` compares its sentence vectors with the float model's."
+        )
+
+
+def auto_class_of(config: Mapping[str, Any]) -> Any:
+    """The class of transformers that loads what a `config.json` describes; that of causal models if it is unknown."""
+    family = FAMILIES.get(str(config.get("model_type", "")))
+    if family is not None:
+        return family.auto_model()
+    from transformers import AutoModelForCausalLM  # which takes seconds
+
+    return AutoModelForCausalLM
 
 
 def linears_of(model: Any) -> dict[str, ModuleLinear]:

@@ -24,7 +24,7 @@ def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, 
     Args:
         model: a converted model.
         tokenizer: its tokenizer.
-        text: what to read; windows of 1,024 tokens are independent sequences.
+        text: what to read; windows of 1,024 tokens (or what the model holds) are independent sequences.
         tokens: how many tokens to read at most.
         track: progress display.
 
@@ -34,14 +34,15 @@ def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, 
     ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0, :tokens]
     if not len(ids):
         raise SpikeconvError("The text is empty; give one with at least one token.")
-    windows = ids.split(WINDOW)
+    family, config = family_of(model), model.config.get_text_config()
+    # What has learned its positions reads no further.
+    windows = ids.split(min(WINDOW, config.max_position_embeddings) if family.encodes else WINDOW)
     with Recorder(model) as recorder, NeuronRecorder(model) as own, torch.inference_mode():
         for window in track(windows, "counting spikes", len(windows)):
             model(window[None].to(model.device), use_cache=False, logits_to_keep=1)
     layers, cache = tuple(layer_records(model, recorder)), cache_records(model, recorder)
     if not layers and not cache and not own.records:
         raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
-    family, config = family_of(model), model.config.get_text_config()
     spiking = {layer.name for layer in layers}
     linears = (model.get_submodule(each.name) for each in family.layout(config) if each.name not in spiking)
     macs: Counter[str] = Counter()

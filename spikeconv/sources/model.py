@@ -86,8 +86,9 @@ class ModelSource(Source):
 
     def copy_companions(self, target: Path) -> None:
         """Write its generation config, and the tokenizer if one was given."""
-        if self.model.generation_config is not None:
-            self.model.generation_config.save_pretrained(target)
+        generation = getattr(self.model, "generation_config", None)  # an encoder has none
+        if generation is not None:
+            generation.save_pretrained(target)
         if self._tokenizer is not None:
             self._tokenizer.save_pretrained(target)
 

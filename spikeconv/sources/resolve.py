@@ -14,11 +14,11 @@ from spikeconv.sources.hub_source import HubSource
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.presets import Preset, model_presets
 from spikeconv.sources.weight_files import ADAPTER, adapter_base
-from spikeconv.wheels import SMOLLM2, Wheel
+from spikeconv.wheels import MINILM, SMOLLM2, Wheel
 
 __all__ = ["cached_wheel", "open_named", "open_source", "resolve_source"]
 
-WHEELS: dict[str, Wheel] = {SMOLLM2.name: SMOLLM2}
+WHEELS: dict[str, Wheel] = {wheel.name: wheel for wheel in (SMOLLM2, MINILM)}
 FILE_SUFFIXES = (".gguf", ".pth")
 T = TypeVar("T")
 

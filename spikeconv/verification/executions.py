@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.families import output_of
 from spikeconv.nn import SpikeLinear, set_execution, spike_linears
 from spikeconv.progress import Track
 from spikeconv.verification.codes import compare_codes, sampled
@@ -52,7 +53,7 @@ def compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tra
     ]
     with torch.inference_mode():
         try:
-            expected = model(ids, use_cache=False).logits
+            expected = output_of(model(ids, use_cache=False))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -61,7 +62,7 @@ def compare_executions(model: Any, ids: Tensor, result: VerifyResult, track: Tra
         for execution in track(ops.EXECUTIONS, "comparing executions", len(ops.EXECUTIONS)):
             set_execution(model, execution, attention=False)
             with torch.inference_mode():
-                logits = model(ids, use_cache=False).logits
+                logits = output_of(model(ids, use_cache=False))
             if not torch.equal(logits, expected):
                 result.different_logits.append(execution)
     finally:

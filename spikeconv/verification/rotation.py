@@ -32,7 +32,9 @@ def rotate_only(model: Any, config: SpikeConfig) -> None:
         if name in swapped:
             center = swapped[name].encoder.center
             constant = None if center is None else center.bias.data
-            tensors = convert_linear(linears[name].weight.data, exact, gamma, constant).tensors
+            bias = linears[name].bias
+            own = None if bias is None else bias.data
+            tensors = convert_linear(linears[name].weight.data, exact, gamma, constant, bias=own).tensors
             swapped[name].load_state_dict(tensors, strict=False)  # a bias of its own stays
         elif gamma is not None:
             linears[name].weight.data.mul_(gamma)

@@ -21,7 +21,7 @@ from spikeconv.checkpoint.folder import source_arch, source_path
 from spikeconv.config import FLOAT_BITS, SpikeConfig
 from spikeconv.conversion.linear import rotated_weight
 from spikeconv.errors import SpikeconvError, reason_of
-from spikeconv.families import family_of, find_family, folded_norms
+from spikeconv.families import family_of, find_family, folded_norms, output_of
 from spikeconv.nn import SpikeLinear, row_sums, spike_linears
 from spikeconv.quiet import quiet_transformers
 from spikeconv.sources.float_model import load_float
@@ -64,7 +64,7 @@ def compare_with_source(
     config = SpikeConfig.parse(record["config"])
     result.second_weights = second_weights(path) if path.is_dir() else []
     with torch.inference_mode():
-        expected = source(ids, use_cache=False).logits
+        expected = output_of(source(ids, use_cache=False))
     diagonals: dict[str, Tensor] = {}
     if BALANCE in record["files"]:
         if (balance := read_balance(checkpoint)) is None:
@@ -79,7 +79,8 @@ def compare_with_source(
             result.rotation_of = "the outputs of the source's linears, each by itself,"
         else:
             rotate_only(source, config)
-            found = source(ids, use_cache=False).logits
+            found = output_of(source(ids, use_cache=False))
+            result.rotation_of = "the source's states" if family_of(source).encodes else result.rotation_of
             result.rotation_error = float((found - expected).abs().max() / expected.abs().max())
 
 
@@ -139,8 +140,8 @@ def compare_tensors(
             if not isinstance(model.get_submodule(module), SpikeLinear):  # else W c, compared with the weight
                 result.different_tensors.append(name)
             continue
-        if isinstance(own := linears.get(module), SpikeLinear) and own.scheme.weights.has_bias:
-            continue  # the source's and a correction
+        if isinstance(own := linears.get(module), SpikeLinear) and (own.scheme.weights.has_bias or own.encoder.center):
+            continue  # the source's and a correction, or W c
         result.float_tensors += 1
         wanted, tolerance = expected[name].to(tensor.device), 0.0
         if module in gammas and name.endswith(".weight"):  # QuaRot folded γ into a linear that stays float
@@ -185,7 +186,7 @@ def _compare_linear(
     weight = plain.weight.data.to(linear.weight.device)
     balance = None if balance is None else balance.to(weight.device)
     rotated = rotated_weight(weight, linear.scheme, gamma, balance)
-    same, error = _bias_is_right(linear, weight) and _balance_is_right(linear, balance), 0.0
+    same, error = _bias_is_right(linear, plain) and _balance_is_right(linear, balance), 0.0
     if linear.weight_scale is None:
         return error, same and _close(linear.weight.squeeze(1), rotated, 2.0**-7)
     bits = linear.scheme.weights.bits
@@ -213,12 +214,15 @@ def _compare_calibrated(
     return error, same and bool((linear.weight_scale > 0).all())
 
 
-def _bias_is_right(linear: SpikeLinear, weight: Tensor) -> bool:
+def _bias_is_right(linear: SpikeLinear, plain: Any) -> bool:
     """Whether the constant part of the input that is taken off comes back as the bias W c."""
     center = linear.encoder.center
     if center is None or linear.bias is None:
         return True
+    weight = plain.weight.data.to(linear.bias.device)
     wanted = (weight.double() @ center.bias.data.double()).float()
+    if plain.bias is not None:
+        wanted = wanted + plain.bias.data.float().to(wanted.device)
     return _close(linear.bias.data, wanted, 2.0**-7)
 
 

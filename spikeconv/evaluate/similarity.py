@@ -1,0 +1,75 @@
+"""What a conversion leaves of an encoder's sentence vectors: the mean of its states over a sentence's tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
+
+from spikeconv.data.texts import longest_window
+from spikeconv.errors import SpikeconvError
+from spikeconv.families import family_of, output_of
+from spikeconv.loading import LoadedModel
+from spikeconv.progress import Track, silent
+
+__all__ = ["Similarity", "sentence_vectors", "similarity"]
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Two models on the same sentences.
+
+    Attributes:
+        sentences: how many.
+        mean, least: cosine between the two vectors of a sentence.
+        pairs: correlation between the cosines that the two models find for all pairs of sentences: whether what is
+            near stays near.
+    """
+
+    sentences: int
+    mean: float
+    least: float
+    pairs: float
+
+
+def sentence_vectors(loaded: LoadedModel, sentences: Sequence[str], track: Track = silent) -> Tensor:
+    """Unit vectors [sentences, hidden] float32 on the CPU.
+
+    Raises:
+        SpikeconvError: the model is no encoder, there are fewer than two sentences, or a vector is not finite.
+    """
+    model = loaded.model
+    family = family_of(model)
+    if not family.encodes:
+        raise SpikeconvError(
+            f"{family.architecture} predicts tokens, it makes no sentence vectors; `spikeconv perplexity` measures it."
+        )
+    if len(sentences) < 2:
+        raise SpikeconvError(f"Sentence vectors are compared in pairs; there are {len(sentences)} sentences.")
+    batches = [sentences[start : start + BATCH] for start in range(0, len(sentences), BATCH)]
+    vectors = []
+    with torch.inference_mode():
+        for batch in track(batches, "reading sentences", len(batches)):
+            tokens = loaded.tokenizer(list(batch), truncation=True, max_length=longest_window(model)).input_ids
+            ids = pad_sequence([torch.tensor(each) for each in tokens], batch_first=True).to(model.device)
+            lengths = torch.tensor([len(each) for each in tokens], device=model.device)
+            mask = (torch.arange(ids.shape[1], device=model.device) < lengths[:, None]).float()[..., None]
+            states = output_of(model(ids, attention_mask=mask[..., 0].long())).float()
+            vectors.append(normalize((states * mask).sum(1) / mask.sum(1), dim=-1).cpu())
+    result = torch.cat(vectors)
+    if not result.isfinite().all():
+        raise SpikeconvError(f"{loaded.name} gives a sentence vector that is not finite.")
+    return result
+
+
+def similarity(found: Tensor, expected: Tensor) -> Similarity:
+    """Compare the unit vectors [sentences, hidden] of two models."""
+    cosines = (found * expected).sum(-1)
+    above = torch.triu_indices(len(found), len(found), 1)
+    pairs = torch.stack([(vectors @ vectors.mT)[above[0], above[1]] for vectors in (found, expected)])
+    correlation = float(pairs.double().corrcoef()[0, 1]) if pairs.shape[1] > 1 else 1.0
+    return Similarity(len(found), float(cosines.mean()), float(cosines.min()), correlation)
