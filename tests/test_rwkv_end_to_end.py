@@ -85,7 +85,7 @@ def test_the_model_is_what_its_card_says(source: Path, float_model: LoadedModel)
 
 
 def test_assets_are_small() -> None:
-    assert sum(path.stat().st_size for path in ASSETS.rglob("*.safetensors")) <= 12e6
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*.safetensors")) <= 18e6
 
 
 def test_more_digits_are_nearer_to_float(measure: Measure) -> None:
