@@ -191,7 +191,8 @@ def make_linear() -> MakeLinear:
         plain = nn.Linear(in_features, out_features, bias).requires_grad_(False)
         linear = SpikeLinear(in_features, out_features, scheme, group or SpikeGroup(in_features, scheme), bias=bias)
         salient = (torch.arange(in_features) % 7 == 3).to(torch.uint8) if isinstance(scheme.inputs, GifInputs) else None
-        tensors = convert_linear(plain.weight, scheme, held=Calibrated(threshold, salient=salient)).tensors
+        held = Calibrated(None if scheme.clip is None else threshold, salient=salient)
+        tensors = convert_linear(plain.weight, scheme, held=held).tensors
         linear.load_state_dict({**tensors, **({"bias": plain.bias} if bias else {})})
         return linear, plain
 

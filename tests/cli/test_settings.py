@@ -64,7 +64,7 @@ def test_schemes_are_what_they_are_called() -> None:
             assert isinstance(inputs, CountInputs) and inputs.count_max == 300, name
             assert bool(inputs.dead_zone) == name.endswith("-sparse"), name
         else:
-            assert config.bits in name.replace("spikerwkv-", "16-").replace("l", "L"), name
+            assert config.bits in name.replace("spikerwkv-", "16-").replace("3l", "3L").replace("4-t", "4G"), name
     for name in ("quarot-4-4", "spinquant-4-4"):
         config = SpikeConfig.parse(load_scheme(name))
         assert config.rotation.kind == "quarot" and config.kv == KvSettings(bits=4, range="asymmetric")

@@ -7,13 +7,12 @@ from typing import Any
 import accelerate
 import pytest
 import torch
-from tiny_models import TRANSFORMERS
+from tiny_models import FAMILIES, TRANSFORMERS
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import spikeconv
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import FAMILIES
 from spikeconv.integrations.fallbacks import fallbacks
 from spikeconv.nn import spike_linears
 
