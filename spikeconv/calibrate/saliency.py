@@ -3,113 +3,119 @@
     score_i = mean over tokens of u_i (u W^T W)_i
 
 the first-order Taylor term of ½ ‖u W^T‖², with u what the encoder rounds and W its weight in that basis. Linears that
-share an encode share their channels, by the sum of their scores.
+share an encode share their channels, by the sum of their scores. `kv_saliency` has keys and values; one run of the
+float model, with one layer in memory, finds both.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from spikeconv.calibrate.streamed import BATCH_TOKENS, constant_of, streamed_model
+from spikeconv.calibrate.kv_saliency import observe_states
+from spikeconv.calibrate.scores import Scores
+from spikeconv.calibrate.streamed import BATCH_TOKENS, constant_of, run_streamed, streamed_model
 from spikeconv.config import GifInputs, LinearScheme
-from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, find_family
 from spikeconv.progress import Track, silent
 from spikeconv.rotation import Rotation
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
 
-__all__ = ["salient_channels", "select"]
+__all__ = ["Salient", "salient_channels"]
+
+
+class Salient(NamedTuple):
+    """Salient channels by module name: of inputs uint8 [in], and of keys and values uint8 [out]."""
+
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
 
 
 def salient_channels(
     source: Source,
     schemes: Mapping[str, LinearScheme],
     windows: Tensor,
-    diagonals: Mapping[str, Tensor] | None = None,
+    diagonals: Mapping[str, Tensor],
+    kv_low_share: float | None,
+    kv_seed: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
     track: Track = silent,
-) -> dict[str, Tensor]:
-    """The salient channels uint8 [n] of linears with `inputs.codec=gif`, by module name.
-
-    The float model runs with one layer in memory.
+) -> Salient:
+    """The salient channels of the linears with `inputs.codec=gif`, and of keys and values.
 
     Args:
         source: in the basis of the conversion, but for γ (with rotation=quarot it is divided off here).
         schemes: by module name.
         windows: token ids [windows, tokens].
         diagonals: the factors d [n] by group that encoders multiply by.
+        kv_low_share: share of the channels of keys and values that are not salient; None: they are not looked at.
+        kv_seed: of their rotation.
         batch_tokens: tokens that are run at once; windows are not split.
         track: progress display.
 
     Raises:
-        SpikeconvError: the input of a linear is not finite.
+        SpikeconvError: an input, a key or a value is not finite.
     """
-    config, model = hf_config(source.config), streamed_model(source)
-    scores: dict[object, _Scores] = {}
-    found: dict[str, _Scores] = {}
-    for linear in find_family(source.config).layout(config):
+    layout, model = find_family(source.config).layout(hf_config(source.config)), streamed_model(source)
+    states = {} if kv_low_share is None else observe_states(model, layout, kv_seed)
+    inputs: dict[object, _Input] = {}
+    for linear in layout:
         scheme = schemes.get(linear.name)
         if scheme is None or not isinstance(scheme.inputs, GifInputs):
             continue
-        key, d = (linear.group, scheme.encoding), (diagonals or {}).get(linear.group)
-        found[linear.name] = scores.setdefault(key, _Scores(scheme, linear, d, constant_of(source, linear)))
-        hook = partial(_see, found[linear.name], model)
-        model.get_submodule(linear.name).register_forward_hook(hook)
-    batches = windows.split(max(1, batch_tokens // windows.shape[1]))
-    with torch.no_grad():
-        for ids in track(batches, "looking for salient channels", len(batches)):
-            model.base_model(ids, use_cache=False)
-    return {name: select(each.mean(), each.low_share) for name, each in found.items()}
+        key = linear.group, scheme.encoding
+        if key not in inputs:
+            inputs[key] = _Input(scheme, linear, model, diagonals.get(linear.group), constant_of(source, linear))
+            model.get_submodule(linear.name).register_forward_pre_hook(partial(_see, inputs[key]))
+        inputs[key].members.append(linear.name)
+    run_streamed(model, windows, batch_tokens, "looking for salient channels", track)
+    return Salient(
+        {name: found for each in inputs.values() for found in [each.salient()] for name in each.members},
+        {name: each.salient(kv_low_share or 0.0, f"output of {name}") for name, each in states.items()},
+    )
 
 
-def select(scores: Tensor, low_share: float) -> Tensor:
-    """uint8 [n]: 1 where a score [n] is above the ⌊low_share · n⌋-th smallest."""
-    low = int(low_share * len(scores))
-    if not low:
-        return torch.ones(len(scores), dtype=torch.uint8)
-    return (scores > scores.sort().values[low - 1]).to(torch.uint8)
-
-
-class _Scores:
+class _Input:
     """Σ over tokens and linears of u ⊙ (u W^T W), in the basis of the encoder."""
 
-    def __init__(self, scheme: LinearScheme, linear: ModuleLinear, d: Tensor | None, center: Tensor | None) -> None:
+    def __init__(
+        self, scheme: LinearScheme, linear: ModuleLinear, model: Any, d: Tensor | None, center: Tensor | None
+    ) -> None:
         assert isinstance(scheme.inputs, GifInputs)
-        self.low_share, self._linear, self._d, self._center = scheme.inputs.low_share, linear, d, center
-        self._is_quarot = scheme.rotation.kind == "quarot"
-        self._seed = None if scheme.rotation.is_none else scheme.rotation.seed
-        self._total: Tensor = torch.zeros((), dtype=torch.float64)
-        self._tokens = 0
+        self.members: list[str] = []
+        self._low_share, self._linear, self._model = scheme.inputs.low_share, linear, model
+        self._d, self._center, self._scores = d, center, Scores()
+        self._settings = scheme.rotation
 
-    def add(self, x: Tensor, weight: Tensor, model: Any) -> None:
-        """Add what a linear of weight [out, n] makes of its input [..., n]."""
-        x, linear = x.detach().reshape(-1, x.shape[-1]).float(), self._linear
+    def add(self, x: Tensor) -> None:
+        """Add what the linears make of their input [..., n]; their weights are in memory now."""
+        x = x.detach().reshape(-1, x.shape[-1]).float()
         if self._center is not None:
             x = x - self._center.float()
-        back = (x @ weight.mT.float()) @ weight.float()
         # The encoder sees u = x f and its weight is W / f: with QuaRot γ is in W.
         factor = torch.ones(x.shape[-1]) if self._d is None else self._d.float()
-        if self._is_quarot and linear.norm is not None:
-            gamma = linear.norm_kind.gamma(model.get_submodule(linear.norm).weight.float())
+        if self._settings.kind == "quarot" and self._linear.norm is not None:
+            norm = self._model.get_submodule(self._linear.norm)
+            gamma = self._linear.norm_kind.gamma(norm.weight.float())
             factor = torch.where(gamma == 0, 1, factor / gamma)
-        u, back = x * factor, back / factor
-        if self._seed is not None:
-            rotation = Rotation(x.shape[-1], self._seed)
-            u, back = rotation(u), rotation(back)
-        self._total = self._total + (u.double() * back.double()).sum(0)
-        self._tokens += len(x)
+        u, sums = self._rotated(x * factor).double(), torch.zeros(x.shape[-1], dtype=torch.float64)
+        for name in self.members:
+            weight = self._model.get_submodule(name).weight.float()
+            back = (x @ weight.mT) @ weight
+            sums += (u * self._rotated(back / factor).double()).sum(0)
+        self._scores.add(sums, len(x))
 
-    def mean(self) -> Tensor:
-        """Score [n] float64 of every channel."""
-        if not self._total.isfinite().all():
-            raise SpikeconvError(f"The input of {self._linear.name} is not finite on the calibration text.")
-        return self._total / max(1, self._tokens)
+    def salient(self) -> Tensor:
+        """uint8 [n]."""
+        return self._scores.salient(self._low_share, f"input of {self._linear.name}")
+
+    def _rotated(self, values: Tensor) -> Tensor:
+        return values if self._settings.is_none else Rotation(values.shape[-1], self._settings.seed)(values)
 
 
-def _see(scores: _Scores, model: Any, module: nn.Module, arguments: tuple[Tensor, ...], _output: Any) -> None:
-    scores.add(arguments[0], module.weight, model)  # type: ignore[arg-type] # a linear has one
+def _see(seen: _Input, _module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    seen.add(arguments[0])

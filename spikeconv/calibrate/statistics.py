@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv.calibrate.balance import GroupStatistics
-from spikeconv.calibrate.streamed import BATCH_TOKENS, constant_of, streamed_model
+from spikeconv.calibrate.streamed import BATCH_TOKENS, constant_of, run_streamed, streamed_model
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, find_family
 from spikeconv.progress import Track, silent
@@ -55,10 +55,7 @@ def input_statistics(
             module = model.get_submodule(linear.name)
             module.register_forward_pre_hook(partial(_see, sums[linear.group]))
         sums[linear.group].members.append(linear.name)
-    batches = windows.split(max(1, batch_tokens // windows.shape[1]))
-    with torch.no_grad():
-        for ids in track(batches, "reading the calibration text", len(batches)):
-            model.base_model(ids, use_cache=False)
+    run_streamed(model, windows, batch_tokens, "reading the calibration text", track)
     return {group: each.result() for group, each in sums.items()}
 
 

@@ -7,14 +7,16 @@ tensors are read when it is entered and let go when it is left.
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from spikeconv.families import ModuleLinear, find_family
 from spikeconv.models.adopt import adopt
+from spikeconv.progress import Track
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import build_unloaded, hf_config
 
-__all__ = ["BATCH_TOKENS", "constant_of", "layers_of", "streamed_model"]
+__all__ = ["BATCH_TOKENS", "constant_of", "layers_of", "run_streamed", "streamed_model"]
 
 BATCH_TOKENS = 4096
 """Tokens that are run at once; every batch reads the source once more."""
@@ -35,6 +37,14 @@ def streamed_model(source: Source, with_head: bool = False) -> Any:
         layer.register_forward_pre_hook(lambda module, _: reader.load(module))
         layer.register_forward_hook(lambda module, *_: reader.release(module))
     return model
+
+
+@torch.no_grad()
+def run_streamed(model: Any, windows: Tensor, batch_tokens: int, what: str, track: Track) -> None:
+    """Run a `streamed_model` over windows [windows, tokens], which are not split, so many tokens at once."""
+    batches = windows.split(max(1, batch_tokens // windows.shape[1]))
+    for ids in track(batches, what, len(batches)):
+        model.base_model(ids, use_cache=False)
 
 
 def layers_of(source: Source, model: Any) -> list[nn.Module]:

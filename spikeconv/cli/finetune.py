@@ -110,6 +110,7 @@ def finetune(
     opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
     config = SpikeConfig.parse({"rotation.kind": rotation, "rotation.seed": seed})
     family = find_family(opened.config)
+    refuse_encoder(family, "text to be trained on so")
     plan = make_plan(opened, with_roles(config, family, clip_mode, clip_quantile, split(clip_roles)))
     settings = parse_settings(
         FinetuneSettings,
@@ -136,7 +137,6 @@ def finetune(
     accelerator = make_accelerator(settings, find_device(device).type == "cpu")
     settings = settings.model_copy(update={"processes": accelerator.num_processes})
     loaded = load_float(opened, device="cpu", dtype="float32")
-    refuse_encoder(loaded.model, "text to be trained on so")
     windows = token_windows(loaded, content, window)
     quiet = quiet or not accelerator.is_main_process
     if not quiet:

@@ -63,8 +63,9 @@ def report_firing_rate(
         picojoules = spikerwkv_report(report)
     elif energy == "spikegpt":
         profile = EnergyProfile.parse(energy_constants(energy))
-        table = {part: {"GPT": gpt, "SpikeGPT": spiking} for part, (gpt, spiking) in table_one(profile).items()}
-        picojoules = table | {"this model": dict(corrected(report, profile))}
+        printed = {part: {"GPT": gpt, "SpikeGPT": spiking} for part, (gpt, spiking) in table_one(profile).items()}
+        found = corrected(report, profile)
+        picojoules = {**printed, "this model": found}
     if as_json:
         print_json(report.to_dict() | ({"energy": {energy: picojoules}} if energy else {}))
         return
@@ -72,13 +73,11 @@ def report_firing_rate(
     if energy == "spikerwkv":
         show_energy(picojoules)
     elif energy == "spikegpt":
-        show_table_one(picojoules, report.total.tokens)
+        show_table_one(printed, found, report.total.tokens)
 
 
-def show_table_one(picojoules: dict[str, dict[str, float]], tokens: int) -> None:
+def show_table_one(printed: dict[str, dict[str, float]], found: dict[str, float], tokens: int) -> None:
     """SpikeGPT's table 1, and below what the model at hand does, with the same constants."""
-    found = picojoules["this model"]
-    printed = {part: row for part, row in picojoules.items() if row is not found}
     title = "\nSpikeGPT's table 1, by its formulas: picojoules of one block (compute only)"
     rows = table(title, "part", "GPT", "SpikeGPT")
     for part, row in printed.items():

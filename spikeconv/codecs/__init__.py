@@ -1,11 +1,22 @@
 from spikeconv.codecs.base import Norm, SpikeCounts
 from spikeconv.codecs.count import CountCodec
-from spikeconv.codecs.gif import GifCodec
+from spikeconv.codecs.gif import Encoded, GifCodec, encode_widths
 from spikeconv.codecs.multihead import MultiheadCodec
 from spikeconv.codecs.repetition import RepetitionCodec
 from spikeconv.config import CountInputs, GifInputs, RepetitionInputs, SpikingInputs
 
-__all__ = ["Codec", "CountCodec", "GifCodec", "MultiheadCodec", "Norm", "RepetitionCodec", "SpikeCounts", "codec_of"]
+__all__ = [
+    "Codec",
+    "CountCodec",
+    "Encoded",
+    "GifCodec",
+    "MultiheadCodec",
+    "Norm",
+    "RepetitionCodec",
+    "SpikeCounts",
+    "codec_of",
+    "encode_widths",
+]
 
 Codec = CountCodec | MultiheadCodec | RepetitionCodec | GifCodec
 

@@ -6,9 +6,26 @@ import torch
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.codes import UNARY, Code
 from spikeconv.rotation import Rotation
 
-__all__ = ["Norm", "SpikeCounts", "potential"]
+__all__ = ["Norm", "SpikeCounts", "Unfolds", "potential"]
+
+
+class Unfolds:
+    """Codecs whose counts a temporal code sends as they are."""
+
+    @property
+    def largest_count(self) -> int:
+        """Bound on |count|."""
+        raise NotImplementedError
+
+    def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
+        """The spike train int8 [slots, ..., n] ([slots, planes, ..., n]) of a temporal code.
+
+        Unary slots are as many as the largest count; counts that are sent whole unfold for proof only.
+        """
+        return code.unfold(counts, self.largest_count)
 
 
 class Norm(NamedTuple):

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from spikeconv import ops
-from spikeconv.codecs.base import Norm, SpikeCounts
-from spikeconv.codes import UNARY, Code
+from spikeconv.codecs.base import Norm, SpikeCounts, Unfolds
 from spikeconv.config import CountInputs
 from spikeconv.rotation import Rotation
 
@@ -18,7 +17,7 @@ __all__ = ["CountCodec"]
 
 
 @dataclass(frozen=True)
-class CountCodec:
+class CountCodec(Unfolds):
     """Encoder and unfolder for one count width; the fields are those of `CountInputs`."""
 
     count_min: int
@@ -69,10 +68,3 @@ class CountCodec:
         limits = self.count_min, self.count_max, self.symmetric
         zone = self.step, self.dead_zone, self.one_spike
         return ops.EncodeSettings(*limits, self.clip_ratio, self.clip_mode, epsilon, *zone, by_mean=self.by_mean)
-
-    def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
-        """The spike train int8 [slots, ..., n] of a temporal code.
-
-        Unary slots are T' where step two is part of the scheme; counts that are sent whole (4-4) unfold for proof only.
-        """
-        return code.unfold(counts, self.largest_count)

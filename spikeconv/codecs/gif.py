@@ -8,22 +8,26 @@ the token's range. A salient count is sent in T = 2^a steps of at most 2^n - 1 e
 where all inputs of a token have one sign.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spikeconv import ops
-from spikeconv.codecs.base import Norm, SpikeCounts, potential
-from spikeconv.codes import UNARY, Code
+from spikeconv.codecs.base import Norm, SpikeCounts, Unfolds, potential
 from spikeconv.config import GifInputs
 from spikeconv.rotation import Rotation
 
-__all__ = ["GifCodec"]
+__all__ = ["Encoded", "GifCodec", "encode_widths"]
+
+Encoded = tuple[Tensor, Tensor, Tensor]
+"""Counts, scale and zero point."""
 
 
 @dataclass(frozen=True)
-class GifCodec:
+class GifCodec(Unfolds):
     """Encoder and unfolder.
 
     Attributes:
@@ -57,17 +61,17 @@ class GifCodec:
         """Counts of x [..., n] after the norm and the rotation, by the salient channels: bool [n]."""
         assert calibrated is not None, "a linear holds its salient channels"
         u = potential(x, rotation, norm)
-        low, low_scale, low_zero, _ = ops.encode(u, [], None, None, _table(self.count_max), False)
-        high, high_scale, high_zero, _ = ops.encode(u, [], None, None, _table(self.salient_levels), False)
+        (low, *of_low), (high, *of_high) = encode_widths(u, (self.count_max, self.salient_levels))
         counts = torch.where(calibrated, high.clamp_max(self.salient_max), low)
         bins = ops.histogram_of(counts, 0, self.salient_max + 1 if histogram else 0)
-        scale, zero = torch.stack((low_scale, high_scale)), torch.stack((low_zero, high_zero))
+        scale, zero = map(torch.stack, zip(of_low, of_high, strict=True))
         return SpikeCounts(counts, scale, zero, bins, 0, channels=torch.stack((~calibrated, calibrated)))
 
-    def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
-        """The spike train int8 [slots, ..., n] of a temporal code: the integers of the T steps spike by spike."""
-        return code.unfold(counts, self.largest_count)
 
+def encode_widths(u: Tensor, largest: Sequence[int], encode: Callable[..., Any] = ops.encode) -> list[Encoded]:
+    """Unsigned counts [..., n], scale and zero point [..., 1] of a potential u [..., n], for each largest count.
 
-def _table(largest: int) -> list[float]:
-    return ops.EncodeSettings(0, largest, symmetric=False).table()
+    `encode` is `ops.encode`, or its reference.
+    """
+    tables = (ops.EncodeSettings(0, top, symmetric=False).table() for top in largest)
+    return [encode(u, [], None, None, table, False)[:3] for table in tables]

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from spikeconv import ops
-from spikeconv.codecs.base import Norm, SpikeCounts, potential
-from spikeconv.codes import UNARY, Code
+from spikeconv.codecs.base import Norm, SpikeCounts, Unfolds, potential
 from spikeconv.config import MultiheadInputs
 from spikeconv.rotation import Rotation
 
@@ -23,7 +22,7 @@ LARGEST_DIGIT = 9
 
 
 @dataclass(frozen=True)
-class MultiheadCodec:
+class MultiheadCodec(Unfolds):
     """Encoder and unfolder; the fields are those of `MultiheadInputs`."""
 
     layers: int
@@ -74,10 +73,6 @@ class MultiheadCodec:
         """What a spike of each plane is worth: W_i / T."""
         layer = [10.0 ** (self.integer_digits - 1 - i) / self.time_steps for i in range(self.layers)]
         return layer * self.time_steps
-
-    def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
-        """The spike train int8 [slots, planes, ..., n] of a temporal code; 9 unary slots."""
-        return code.unfold(counts, LARGEST_DIGIT)
 
     def _quotient(self, magnitude: Tensor) -> Tensor:
         shifted = magnitude * 10 ** (self.layers - self.integer_digits)

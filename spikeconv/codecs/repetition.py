@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from spikeconv import ops
-from spikeconv.codecs.base import Norm, SpikeCounts, potential
-from spikeconv.codes import UNARY, Code
+from spikeconv.codecs.base import Norm, SpikeCounts, Unfolds, potential
 from spikeconv.config import RepetitionInputs
 from spikeconv.rotation import Rotation
 
@@ -18,7 +17,7 @@ __all__ = ["RepetitionCodec"]
 
 
 @dataclass(frozen=True)
-class RepetitionCodec:
+class RepetitionCodec(Unfolds):
     """Encoder and unfolder; the fields are those of `RepetitionInputs`.
 
     The threshold θ of a token is the `threshold_quantile` of its |x| (1: the largest).
@@ -60,7 +59,3 @@ class RepetitionCodec:
         counts = (u.sign() * fired).nan_to_num(0).to(torch.int8)
         bins = ops.histogram_of(counts, -self.time_steps, 2 * self.time_steps + 1 if histogram else 0)
         return SpikeCounts(counts, theta / self.time_steps, None, bins, -self.time_steps)
-
-    def unfold(self, counts: Tensor, code: Code = UNARY) -> Tensor:
-        """The spike train int8 [slots, ..., n] of a temporal code; T unary slots."""
-        return code.unfold(counts, self.time_steps)

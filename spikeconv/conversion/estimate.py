@@ -154,8 +154,7 @@ def _seconds(source: Source, plan: Plan, layout: Layout, writing: Writing, folde
 def _trial(width: int, scheme: LinearScheme, device: torch.device) -> Callable[[], int]:
     """Converts some rows, and returns how many weights."""
     weight = torch.empty(max(1, SAMPLE // width), width, dtype=torch.bfloat16).uniform_(-1, 1)
-    d = torch.ones(width, device=device) if scheme.balance != "none" else None
-
+    d = torch.ones(width) if scheme.balance != "none" else None
     salient = torch.zeros(width, dtype=torch.uint8) if isinstance(scheme.inputs, GifInputs) else None
     held = Calibrated(balance=d, salient=salient).to(device)
 
@@ -207,7 +206,7 @@ def _disk_rate(data: memoryview, folder: Path, seconds: float) -> float:
 
 def _statistics_seconds(source: Source, plan: Plan) -> float:
     """Of running the float network over the text, where a balance or salient channels are calibrated."""
-    runs = bool(plan.balanced_groups) + plan.selects
+    runs = bool(plan.balanced_groups) + plan.selects  # each runs it once
     if not runs:
         return 0.0
     weights = sum(torch.Size(source.shape(f"{linear.name}.weight")).numel() for linear in plan.layout)

@@ -11,13 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from spikeconv.calibrate.balance import diagonals
-from spikeconv.calibrate.kv_saliency import salient_states
 from spikeconv.calibrate.record import ClipRecord
 from spikeconv.calibrate.saliency import salient_channels
 from spikeconv.calibrate.statistics import input_statistics
 from spikeconv.calibrate.thresholds import calibrate_source, clip_roles
 from spikeconv.calibrate.windows import STATISTICS_TOKENS, Calibration
-from spikeconv.config import GifInputs, Options, SpikeConfig
+from spikeconv.config import Options, SpikeConfig
 from spikeconv.config.base import Number, Whole
 from spikeconv.config.paths import SHORT_NAMES
 from spikeconv.conversion.demand import check_memory
@@ -205,9 +204,8 @@ def plan_conversion(
 def _select(source: Source, plan: Plan, windows: Tensor, dtype: torch.dtype | None, track: Track) -> Plan:
     """The plan with the channels that get more bits."""
     balanced, kv = plan.balanced(source, dtype), plan.config.kv
-    schemes = {job.linear.name: job.scheme for job in plan.jobs if isinstance(job.scheme.inputs, GifInputs)}
+    schemes = {job.linear.name: job.scheme for job in plan.jobs}
     told = {job.linear.group: d for job in plan.jobs if (d := plan.balance_told(job)) is not None}
-    inputs = salient_channels(balanced, schemes, windows, told, track=track) if schemes else {}
     share, seed = None if kv is None else kv.low_share, plan.config.rotation.seed
-    states = {} if share is None else salient_states(balanced, share, seed, windows, track=track)
-    return replace(plan, salient=inputs, salient_outputs=states)
+    found = salient_channels(balanced, schemes, windows, told, share, seed, track=track)
+    return replace(plan, salient=found.inputs, salient_outputs=found.outputs)

@@ -11,7 +11,7 @@ from spikeconv.data.texts import longest_window
 from spikeconv.data.tokens import chat_ids, text_ids
 from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.evaluate.models import LoadedModel
-from spikeconv.families import refuse_encoder
+from spikeconv.families import family_of, refuse_encoder
 from spikeconv.quiet import quiet_transformers
 
 __all__ = ["generate_text"]
@@ -59,7 +59,7 @@ def generate_text(
             settings are unusable.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
-    refuse_encoder(model, "text to go on with")
+    refuse_encoder(family_of(model), "text to go on with")
     ids = (chat_ids if chat else text_ids)(model, tokenizer, prompt)
     if not len(ids):
         raise SpikeconvError("The prompt is empty; give one with -p.")

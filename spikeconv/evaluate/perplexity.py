@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeconv.data.texts import token_windows
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import refuse_encoder
+from spikeconv.families import family_of, refuse_encoder
 from spikeconv.progress import Track, silent
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def perplexity(
     """
     import torch
 
-    refuse_encoder(loaded.model, "perplexity")
+    refuse_encoder(family_of(loaded.model), "perplexity")
     start = time.perf_counter()
     windows = token_windows(loaded, text, window, max_tokens)
     total, text_bytes = 0.0, 0

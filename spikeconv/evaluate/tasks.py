@@ -9,7 +9,7 @@ from spikeconv.data.offline import OFFLINE_TASKS
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.names import resolve_tasks
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
-from spikeconv.families import refuse_encoder
+from spikeconv.families import family_of, refuse_encoder
 from spikeconv.progress import Track, silent
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def evaluate_tasks(
         SpikeconvError: a value out of range, or data that cannot be had.
     """
     settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
-    refuse_encoder(loaded.model, "likelihood of an answer")
+    refuse_encoder(family_of(loaded.model), "likelihood of an answer")
     source = choose_data(data, tasks)
     built = [offline_task(task) for task in tasks] if source == "offline" else _from_hub(tasks)
 

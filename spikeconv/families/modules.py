@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families.base import ModuleLinear
+from spikeconv.families.base import Family, ModuleLinear
 from spikeconv.families.registry import FAMILIES, family_of
 
 __all__ = ["auto_class_of", "linears_of", "output_of", "own_name", "refuse_encoder"]
@@ -22,13 +22,12 @@ def output_of(output: Any) -> Any:
     return output.last_hidden_state if logits is None else logits
 
 
-def refuse_encoder(model: Any, what: str) -> None:
-    """Check that a model predicts tokens.
+def refuse_encoder(family: Family, what: str) -> None:
+    """Check that a family's models predict tokens.
 
     Raises:
-        SpikeconvError: it is an encoder, for which there is no such thing as `what`.
+        SpikeconvError: they are encoders, for which there is no such thing as `what`.
     """
-    family = family_of(model)
     if family.encodes:
         raise SpikeconvError(
             f"{family.architecture} is an encoder: it predicts no next token, so it has no {what}; "

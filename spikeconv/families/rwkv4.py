@@ -9,7 +9,7 @@ from typing import Any
 from spikeconv.families.base import Family, LinearSpec, Stack
 from spikeconv.families.norm import LAYER
 
-__all__ = ["FAMILY", "LINEARS", "NO_QUAROT", "UNSIGNED", "float_macs"]
+__all__ = ["FAMILY", "NO_QUAROT", "UNSIGNED"]
 
 NO_QUAROT = (
     "a LayerNorm and a token shift per channel stand in front of its linears, so its residual stream cannot be rotated"
@@ -17,7 +17,7 @@ NO_QUAROT = (
 UNSIGNED = {"inputs.spikes": "binary", "rotation.kind": "none"}
 
 
-def float_macs(config: Any, tokens: int) -> dict[str, int]:
+def _float_macs(config: Any, tokens: int) -> dict[str, int]:
     """WKV: numerator and denominator, each decayed and added to for the state and once more for the output."""
     per_token = {
         "wkv": 4 * config.attention_hidden_size * config.num_hidden_layers,
@@ -40,7 +40,7 @@ FAMILY = Family(
     "rwkv",
     "RwkvForCausalLM",
     (Stack("rwkv.blocks", LINEARS, LAYER),),
-    float_macs,
+    _float_macs,
     skipped={
         "rwkv.embeddings": "a table look-up multiplies nothing",
         "rwkv.blocks.*.attention.time_*": "vectors that multiply channel by channel, and the WKV recurrence",

@@ -4,11 +4,10 @@ What its linears read are real numbers, so that each gets an encoder as in RWKV-
 `feed_forward.value` are spikes, zeros and ones: counts of one bit that lose nothing, one spike for each.
 """
 
+from dataclasses import replace
 from typing import Any
 
-from spikeconv.families.base import Family, Stack
-from spikeconv.families.norm import LAYER
-from spikeconv.families.rwkv4 import LINEARS, NO_QUAROT, UNSIGNED, float_macs
+from spikeconv.families.rwkv4 import FAMILY as RWKV4
 
 __all__ = ["FAMILY"]
 
@@ -16,7 +15,7 @@ __all__ = ["FAMILY"]
 def _float_macs(config: Any, tokens: int) -> dict[str, int]:
     """RWKV-4's, and one for each neuron: its leak."""
     neurons = 2 * config.hidden_size + (config.intermediate_size if config.lif_in_ffn else 0)
-    return {**float_macs(config, tokens), "neurons": tokens * neurons * config.num_hidden_layers}
+    return {**RWKV4.float_macs(config, tokens), "neurons": tokens * neurons * config.num_hidden_layers}
 
 
 SPIKES = {
@@ -36,19 +35,12 @@ def _model_settings(config: Any) -> dict[str, dict[str, Any]]:
     return {"ffn.value": SPIKES} if config.lif_in_ffn else {}
 
 
-FAMILY = Family(
-    "spikegpt",
-    "SpikeGptForCausalLM",
-    (Stack("rwkv.blocks", LINEARS, LAYER),),
-    _float_macs,
-    skipped={
-        "rwkv.embeddings": "a table look-up multiplies nothing",
-        "rwkv.blocks.*.attention.time_*": "vectors that multiply channel by channel, and the WKV recurrence",
-        "head": "the output head stays in floating point, as in the paper",
-    },
-    recurrent=True,
+FAMILY = replace(
+    RWKV4,
+    model_type="spikegpt",
+    architecture="SpikeGptForCausalLM",
+    float_macs=_float_macs,
     fires=True,
-    role_settings={"ffn.value": UNSIGNED},
     model_settings=_model_settings,
-    no_quarot=NO_QUAROT,
+    fixed={},
 )

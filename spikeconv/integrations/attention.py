@@ -73,23 +73,21 @@ def use_spiking_attention(model: Any, scheme: KvSettings, seed: int) -> None:
             attention.kv = KvCode(scheme, attention.head_dim, seed)
             codes.append(attention.kv)
     if scheme.selects:
-        _tell_holders(model, family, codes)
+        _tell_holders(model, family)
     model.set_attn_implementation(NAME)
     model.base_model.register_forward_pre_hook(_CacheOf(codes), with_kwargs=True)
 
 
-def _tell_holders(model: Any, family: Family, codes: list[KvCode]) -> None:
+def _tell_holders(model: Any, family: Family) -> None:
     """Tell every code which linears know the salient channels of its keys and values."""
-    spiking = [stack for stack in family.stacks if stack.attention]
-    layers = [layer for stack in spiking for layer in model.get_submodule(own_name(model, stack.layers))]
     for linear in family.layout(model.config.get_text_config()):
         if linear.role not in ("k", "v"):
             continue
-        module = model.get_submodule(own_name(model, linear.name))
+        name = own_name(model, linear.name)
+        module, attention = model.get_submodule(name), model.get_submodule(name.rpartition(".")[0])
         if not isinstance(module, SpikeLinear):
             raise SpikeconvError(f"{linear.name} is not converted, but kv.low_share needs it to be.")
-        owner = next(i for i, layer in enumerate(layers) if any(module is each for each in layer.modules()))
-        codes[owner].holders[linear.role] = module
+        attention.kv.holders[linear.role] = module
 
 
 def float_caches(model: Any, ids: Tensor) -> list[str]:

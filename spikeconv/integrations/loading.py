@@ -90,9 +90,10 @@ def check_tensors(model: Any) -> None:
         sums, most = linear.weight_sum, linear.in_features * linear.scheme.weights.largest
         if sums is not None and not sums.is_meta and sums.long().abs().max() > most:  # int32 has no |-2^31|
             raise SpikeconvError(f"{name}.weight_sum holds sums that no row of such weights has; {AGAIN}.")
-        salient = linear.input_salient
-        if salient is not None and not salient.is_meta and salient.max() > 1:
-            raise SpikeconvError(f"{name}.input_salient holds {int(salient.max())}, not only 0 and 1; {AGAIN}.")
+        for kind in ("input_salient", "output_salient"):
+            salient = linear._buffers[kind]
+            if salient is not None and not salient.is_meta and salient.max() > 1:
+                raise SpikeconvError(f"{name}.{kind} holds {int(salient.max())}, not only 0 and 1; {AGAIN}.")
 
 
 def _check_marks(model: Any) -> None:

@@ -1,14 +1,13 @@
 """RWKV-6 (Finch; Peng et al. 2024), which transformers lacks; the names are those of `RWKV/rwkv-6-world-*`."""
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
-from spikeconv.models.shift import refuse_left_padding, shifted
+from spikeconv.models.recurrent import RecurrentHead, RecurrentStack
+from spikeconv.models.shift import shifted
 from spikeconv.models.wkv import wkv6
 
 __all__ = ["LayerState", "Rwkv6Config", "Rwkv6ForCausalLM", "Rwkv6Model"]
@@ -71,16 +70,6 @@ class LayerState(NamedTuple):
     attention: Tensor
     wkv: Tensor
     feed_forward: Tensor
-
-
-@dataclass
-class Rwkv6Output(ModelOutput):
-    """`last_hidden_state` [batch, tokens, hidden] or `logits` [batch, tokens, vocabulary]; `state` by layer."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    state: list[LayerState] | None = None
 
 
 class _FloatGroupNorm(nn.GroupNorm):
@@ -217,7 +206,7 @@ class Rwkv6PreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
 
-class Rwkv6Model(Rwkv6PreTrainedModel):
+class Rwkv6Model(RecurrentStack, Rwkv6PreTrainedModel):
     """Embeddings, layers and the last norm."""
 
     def __init__(self, config: Rwkv6Config) -> None:
@@ -227,63 +216,12 @@ class Rwkv6Model(Rwkv6PreTrainedModel):
         self.ln_out = nn.LayerNorm(config.hidden_size)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        state: list[LayerState] | None = None,
-        use_cache: bool | None = None,
-        **ignored: Any,
-    ) -> Rwkv6Output:
-        """Read input_ids [batch, tokens], from `state` on if given.
 
-        Raises:
-            SpikeconvError: the batch is padded on the left: a recurrent model would read the padding.
-        """
-        refuse_left_padding(attention_mask)
-        x = self.embeddings(input_ids)
-        states = []
-        for index, block in enumerate(self.blocks):
-            x, new = block(x, None if state is None else state[index])
-            states.append(new)
-        keep = self.config.use_cache if use_cache is None else use_cache
-        return Rwkv6Output(last_hidden_state=self.ln_out(x), state=states if keep else None)
-
-
-class Rwkv6ForCausalLM(Rwkv6PreTrainedModel, GenerationMixin):
+class Rwkv6ForCausalLM(RecurrentHead, Rwkv6PreTrainedModel, GenerationMixin):
     """The model with its output head."""
-
-    _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}  # noqa: RUF012 (as transformers declares it)
 
     def __init__(self, config: Rwkv6Config) -> None:
         super().__init__(config)
         self.rwkv = Rwkv6Model(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The head."""
-        return self.head
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: Any, model_kwargs: dict[str, Any], *arguments: Any, **options: Any
-    ) -> dict[str, Any]:
-        """transformers carries on what it knows by name; the state of a recurrent model is the model's own affair."""
-        kept: dict[str, Any] = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *arguments, **options)
-        return {**kept, "state": outputs.state}
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        state: list[LayerState] | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int = 0,
-        **ignored: Any,
-    ) -> Rwkv6Output:
-        """As `Rwkv6Model.forward`, with logits of the last `logits_to_keep` tokens (0: all), and the loss of labels."""
-        read = self.rwkv(input_ids, attention_mask, state, use_cache)
-        logits = self.head(read.last_hidden_state[:, -logits_to_keep:])
-        loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
-        return Rwkv6Output(loss=loss, logits=logits, state=read.state)

@@ -7,16 +7,15 @@ residual stream behind a token shift, and spikes only enter the sums. So it is h
 front of those linears and make them spike. The names are those of `RwkvForCausalLM`.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
 from spikeconv.models.lif import charges, heaviside, lif
-from spikeconv.models.shift import refuse_left_padding, shifted
+from spikeconv.models.recurrent import RecurrentHead, RecurrentStack
+from spikeconv.models.shift import shifted
 from spikeconv.models.wkv import WkvState, wkv4
 
 __all__ = ["SpikeGptConfig", "SpikeGptForCausalLM", "SpikeGptModel", "SpikeGptState"]
@@ -81,16 +80,6 @@ class SpikeGptState(NamedTuple):
     attention_potential: Tensor
     feed_forward_potential: Tensor
     inner_potential: Tensor
-
-
-@dataclass
-class SpikeGptOutput(ModelOutput):
-    """`last_hidden_state` [batch, tokens, hidden] or `logits` [batch, tokens, vocabulary]; `state` by layer."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    state: list[SpikeGptState] | None = None
 
 
 class Neuron(nn.Module):
@@ -259,7 +248,7 @@ class SpikeGptPreTrainedModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
 
-class SpikeGptModel(SpikeGptPreTrainedModel):
+class SpikeGptModel(RecurrentStack, SpikeGptPreTrainedModel):
     """Embeddings, layers and the last norm."""
 
     def __init__(self, config: SpikeGptConfig) -> None:
@@ -269,64 +258,17 @@ class SpikeGptModel(SpikeGptPreTrainedModel):
         self.ln_out = nn.LayerNorm(config.hidden_size)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        state: list[SpikeGptState] | None = None,
-        use_cache: bool | None = None,
-        **ignored: Any,
-    ) -> SpikeGptOutput:
-        """Read input_ids [batch, tokens], from `state` on if given, else from the start of a sequence.
-
-        Raises:
-            SpikeconvError: the batch is padded on the left: a recurrent model would read the padding.
-        """
-        refuse_left_padding(attention_mask)
-        x = self.embeddings(input_ids)
-        x = heaviside(x) if self.config.binary_embedding else x
-        states = []
-        for index, block in enumerate(self.blocks):
-            x, new = block(x, None if state is None else state[index])
-            states.append(new)
-        keep = self.config.use_cache if use_cache is None else use_cache
-        return SpikeGptOutput(last_hidden_state=self.ln_out(x), state=states if keep else None)
+    def embedded(self, input_ids: Tensor) -> Tensor:
+        """What the first block reads, [batch, tokens, hidden]: zeros and ones where the embedding is binary."""
+        x = super().embedded(input_ids)
+        return heaviside(x) if self.config.binary_embedding else x
 
 
-class SpikeGptForCausalLM(SpikeGptPreTrainedModel, GenerationMixin):
+class SpikeGptForCausalLM(RecurrentHead, SpikeGptPreTrainedModel, GenerationMixin):
     """The model with its output head."""
-
-    _tied_weights_keys = {"head.weight": "rwkv.embeddings.weight"}  # noqa: RUF012 (as transformers declares it)
 
     def __init__(self, config: SpikeGptConfig) -> None:
         super().__init__(config)
         self.rwkv = SpikeGptModel(config)
         self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The head."""
-        return self.head
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: Any, model_kwargs: dict[str, Any], *arguments: Any, **options: Any
-    ) -> dict[str, Any]:
-        """transformers carries on what it knows by name; the state of a recurrent model is the model's own affair."""
-        kept: dict[str, Any] = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *arguments, **options)
-        return {**kept, "state": outputs.state}
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        state: list[SpikeGptState] | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int = 0,
-        **ignored: Any,
-    ) -> SpikeGptOutput:
-        """As `SpikeGptModel.forward`, with logits of the last `logits_to_keep` tokens (0: all), and a loss."""
-        read = self.rwkv(input_ids, attention_mask, state, use_cache)
-        logits = self.head(read.last_hidden_state[:, -logits_to_keep:])
-        loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
-        return SpikeGptOutput(loss=loss, logits=logits, state=read.state)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
+from spikeconv.codecs import Encoded, encode_widths
 from spikeconv.codes import code_for
 from spikeconv.config import KvSettings
 from spikeconv.nn import gradients
@@ -14,7 +15,6 @@ from spikeconv.rotation import Rotation
 
 __all__ = ["KvCode", "attention_codes", "rows_of_two"]
 
-Encoded = tuple[Tensor, Tensor, Tensor]
 Observer = Callable[[int, int, Tensor, int], None]
 
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
@@ -57,14 +57,17 @@ class KvCode:
         self.rotation = Rotation(self.head_dim, self.seed)
         bits = scheme.bits + scheme.selects
         self.settings = ops.RowSettings(bits, self.group, scheme.symmetric, CLIP_RATIOS)
-        tops = [(1 << width) - 1 for width in range(scheme.bits, bits + 1)]
-        self.tables = [ops.EncodeSettings(0, top, symmetric=False).table() for top in tops]
         kind = "signed" if scheme.symmetric else "unsigned"
         self.geometry = (
             f"{scheme.bits}-bit {kind} counts of {self.head_dim} in groups of {self.group}, seed {self.seed}"
             + (", a bit more in salient channels" if scheme.selects else "")
         )
         """What two codes must agree on to read each other's rows."""
+
+    @property
+    def tops(self) -> tuple[int, int]:
+        """Largest counts where some channels have a bit more: of the others, and theirs."""
+        return (1 << self.scheme.bits) - 1, self.scheme.largest_count
 
     @property
     def row_bytes(self) -> int:
@@ -85,7 +88,7 @@ class KvCode:
     def _rows_of_two(self, states: Tensor, kind: str, histogram: bool) -> tuple[Tensor, Tensor]:
         """Rows of states [batch, heads, tokens, head_dim] whose salient channels have a bit more, and the histogram."""
         u, salient = self.rotation(states), self.salient(kind)
-        low, high = (ops.encode(u, [], None, None, table, False)[:3] for table in self.tables)
+        low, high = encode_widths(u, self.tops)
         seen = torch.where(salient, high[0], low[0]) if histogram else low[0]
         bins = ops.histogram_of(seen, 0, self.scheme.largest_count + 1 if histogram else 0)
         return rows_of_two(low, high, salient, self.settings.bits), bins

@@ -38,18 +38,16 @@ class Spikes(Mapping[str, LayerRecord]):
         neurons = neurons_of(model)
         if not self._linears and not attention_codes(model) and not neurons:
             raise SpikeconvError(f"This {type(model).__name__} is not converted: it has no spikes.")
+        names = [*self._linears, *neurons]
         for pattern in trains:
-            if not any(fnmatchcase(name, pattern) for name in (*self._linears, *neurons)):
-                first = [*self._linears, *neurons][0]
-                raise SpikeconvError(f"No converted linear is called {pattern}, as one is {first}.")
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise SpikeconvError(f"No converted linear is called {pattern}, as one is {names[0]}.")
         linears_of(model)  # told apart by their names in it: no wrapper has those
         self._recorder = Recorder(model)
-        self._own = NeuronRecorder(
-            model, [name for name in neurons if any(fnmatchcase(name, pattern) for pattern in trains)]
-        )
         self._schemes = {name: linear.scheme for name, linear in self._linears.items()}
-        chosen = [name for name in self._linears if any(fnmatchcase(name, pattern) for pattern in trains)]
-        self._kept: dict[str, list[_Kept]] = {name: [] for name in chosen}
+        chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in trains)]
+        self._own = NeuronRecorder(model, [name for name in chosen if name in neurons])
+        self._kept: dict[str, list[_Kept]] = {name: [] for name in chosen if name in self._linears}
         self._observers: list[tuple[Encoder, Any]] = []
         self._is_open = False
 

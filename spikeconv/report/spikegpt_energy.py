@@ -9,8 +9,6 @@ That takes all inputs of linears for spikes of rate R, leaves the output project
 (of 4 d inputs) T d². In the released model no input of a linear is a spike.
 """
 
-from collections.abc import Mapping
-
 from pydantic import Field
 
 from spikeconv.config import Options
@@ -44,7 +42,7 @@ def table_one(profile: EnergyProfile) -> dict[str, tuple[float, float]]:
     return {**rows, **attention, "softmax": (2 * tokens**2 * mac, 0.0)}
 
 
-def corrected(report: FiringReport, profile: EnergyProfile) -> Mapping[str, float]:
+def corrected(report: FiringReport, profile: EnergyProfile) -> dict[str, float]:
     """Picojoules of a recording with a table's constants, everything counted: all linears of all blocks, and the head.
 
     A converted linear costs an accumulate for each spike and output, its rotation one for each addition; what stays

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.codecs import encode_widths
 from spikeconv.nn import KvCode, attention_codes
 from spikeconv.nn.attention import rows_of_two
 from spikeconv.ops.attention import encode_rows as reference_rows
@@ -57,7 +58,7 @@ class _CheckedCode(KvCode):
         if not self.scheme.selects:
             return reference_rows(states, factors, self.settings.table(), False)[0]
         u = reference_rotate(states, factors)
-        low, high = (reference_encode(u, [], None, None, table, False)[:3] for table in self.tables)
+        low, high = encode_widths(u, self.tops, reference_encode)
         return rows_of_two(low, high, self.salient(kind), self.settings.bits)
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float) -> Tensor:

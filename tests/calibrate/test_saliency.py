@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import TRANSFORMERS
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from spikeconv.calibrate.saliency import select
+from spikeconv.calibrate.scores import select
 from spikeconv.calibrate.windows import Calibration
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
@@ -84,6 +85,19 @@ def test_a_checkpoint_holds_its_channels(tiny_checkpoint: Fixture, tmp_path: Pat
         assert torch.equal(linear.input_salient, plan.salient[name])
         assert linear.weight_sum.shape == (2, linear.out_features)
     assert verify_model(model, torch.arange(1, 9)[None], tmp_path / "out").clean
+
+
+def test_channels_that_are_neither_nor_are_refused(tiny_checkpoint: Fixture, tmp_path: Path) -> None:
+    source = HfSource(tiny_checkpoint("llama"))
+    settings = {"codec": "gif", "kv_bits": 4, "kv_range": "asymmetric", "kv_low_share": 0.5}
+    convert(source, plan_conversion(source, SpikeConfig.parse(settings), calibration=TEXT), tmp_path / "out")
+    file = tmp_path / "out" / "model.safetensors"
+    tensors = load_file(file)
+    for kind in ("input_salient", "output_salient"):
+        name = f"model.layers.1.self_attn.v_proj.{kind}"
+        save_file({**tensors, name: tensors[name] + 1}, file, {"format": "pt"})
+        with pytest.raises(SpikeconvError, match=f"{kind} holds 2"):
+            load_converted(tmp_path / "out", device="cpu")
 
 
 def test_what_is_missing_is_said(tiny_checkpoint: Fixture, tmp_path: Path) -> None:
