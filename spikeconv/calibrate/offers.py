@@ -23,7 +23,7 @@ from spikeconv.families import ModuleLinear
 from spikeconv.nn import Encoder
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
-from spikeconv.weights import dequantize, quantize_rtn
+from spikeconv.weights import dequantize, quantize_blocks, rounding_of
 
 __all__ = ["Candidate", "Menu", "Offer", "offers_of"]
 
@@ -131,7 +131,7 @@ def _rounded(weight: Tensor, encoder: Encoder) -> Tensor:
     turned = weight if encoder.rotation is None else encoder.rotation(weight)
     if scheme.weights.is_float:
         return turned
-    quantized = quantize_rtn(turned, scheme.weights.bits, scheme.weights.clip == "mse")
+    quantized = quantize_blocks([turned], len(turned), rounding_of(scheme.weights))
     return dequantize(ops.unpack(quantized.packed, weight.shape[1]), quantized.scale)
 
 

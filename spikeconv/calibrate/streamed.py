@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeconv.families import ModuleLinear, find_family
+from spikeconv.families import ModuleLinear, find_family, own_name
 from spikeconv.models.adopt import adopt
 from spikeconv.progress import Track
 from spikeconv.sources.base import Source
@@ -49,7 +49,8 @@ def run_streamed(model: Any, windows: Tensor, batch_tokens: int, what: str, trac
 
 def layers_of(source: Source, model: Any) -> list[nn.Module]:
     """The layers of a source's model, in the order in which they run."""
-    return [layer for stack in find_family(source.config).stacks for layer in model.get_submodule(stack.layers)]
+    paths = (own_name(model, stack.layers) for stack in find_family(source.config).stacks)
+    return [layer for path in paths for layer in model.get_submodule(path)]
 
 
 def constant_of(source: Source, linear: ModuleLinear) -> Tensor | None:

@@ -8,6 +8,7 @@ from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.convert_options import (
     Arch,
     Assignments,
+    AsTrained,
     Balance,
     BiasCorrection,
     Bits,
@@ -49,8 +50,10 @@ from spikeconv.cli.convert_options import (
     Weights,
 )
 from spikeconv.cli.encoding_options import (
+    Alpha,
     Codec,
     IntegerDigits,
+    K,
     KvBits,
     KvCode,
     KvGroup,
@@ -60,6 +63,7 @@ from spikeconv.cli.encoding_options import (
     KvSteps,
     Layers,
     LowShare,
+    Reset,
     SalientBits,
     SalientMode,
     SlotOverflow,
@@ -71,6 +75,7 @@ from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, number
 from spikeconv.cli.show_conversion import show_foreseen, show_plan, show_summary
+from spikeconv.errors import SpikeconvError
 from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 from spikeconv.sources.presets import DEFAULT_MODEL
 
@@ -98,6 +103,9 @@ def convert(
     layers: Layers = None,
     integer_digits: IntegerDigits = None,
     time_steps: TimeSteps = None,
+    k: K = None,
+    alpha: Alpha = None,
+    reset: Reset = None,
     salient_bits: SalientBits = None,
     low_share: LowShare = None,
     salient_mode: SalientMode = None,
@@ -117,6 +125,7 @@ def convert(
     clip_text: ClipText = None,
     clip_tokens: ClipTokens = 8192,
     clip_from: ClipFrom = None,
+    as_trained: AsTrained = False,
     calibration: Calibration = None,
     calibration_tokens: CalibrationTokens = None,
     calibration_seed: CalibrationSeed = None,
@@ -165,6 +174,9 @@ def convert(
         "layers": layers,
         "integer_digits": integer_digits,
         "time_steps": time_steps,
+        "k": k,
+        "alpha": alpha,
+        "reset": reset,
         "salient_bits": salient_bits,
         "low_share": low_share,
         "salient_mode": salient_mode,
@@ -175,16 +187,21 @@ def convert(
         "kv_steps": kv_steps,
         "kv_range": kv_range,
         "kv_group": 0 if kv_group == "head_dim" else kv_group,
+        "kv_low_share": kv_low_share,
         "kv_code": kv_code,
         "kv_slots": kv_slots,
         "seed": seed,
     }
     config = build_config(scheme, options, assignments or [], skip or [], override or [])
+    said = scheme or assignments or skip or override or any(value is not None for value in options.values())
+    if as_trained and said:
+        raise SpikeconvError("--as-trained brings all settings of the conversion; leave the others out.")
     if source is None and clip_from is not None:
         source = str(clip_from)
     if source is None and not quiet:
         err.print("[note]No SOURCE given; converting the embedded model {model}.[/]", model=DEFAULT_MODEL)
 
+    from spikeconv.calibrate.training_record import note_training
     from spikeconv.calibrate.windows import Calibration
     from spikeconv.checkpoint.folder import remember
     from spikeconv.checkpoint.scratch import check_target
@@ -238,10 +255,17 @@ def convert(
     if dry_run:
         opened = open_or_outline(name, trust_remote_code=trust_remote_code, arch=arch)
     else:
-        check_target(target, force, RECORD)
+        if not as_trained:  # what is called after its settings is known when they are
+            check_target(target, force, RECORD)
         opened = open_named(
             name, trust_remote_code=trust_remote_code, delete_shards=delete_source_shards, arch=arch, note=note
         )
+    trained = note_training(opened.path, as_trained, note)
+    if trained is not None:
+        config = trained.settings()
+        target = output or Path(f"{model_name(name)}-{config.bits}")
+        if not dry_run:
+            check_target(target, force, RECORD)
     plan = plan_conversion(
         opened,
         config,
@@ -253,6 +277,7 @@ def convert(
         max_memory=most,
         track=tracker(quiet),
         note=note,
+        trained=trained,
     )
     if dry_run:
         foreseen = foresee(opened, plan, float_dtype, writing, target, searches=wanted.asked)

@@ -9,6 +9,7 @@ from spikeconv.cli.options import CALIBRATION, CLIPPING, SETTINGS, WRITING
 
 __all__ = [
     "Arch",
+    "AsTrained",
     "Assignments",
     "Balance",
     "BiasCorrection",
@@ -56,7 +57,8 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="Directory t
 Bits = Annotated[
     str | None,
     typer.Option(
-        help="W-S: weight bits and spikes; 1.58 ternary, 1 binary, 2…8 integer counts, 16 float.",
+        help="W-S: weight bits (2…8; 1 sign, 1.58 ternary, 16 float) and spikes; 1.58 ternary, 1 binary, 2…8 integer "
+        "counts, 16 float.",
         rich_help_panel=SETTINGS,
         show_default="4-1.58",
     ),
@@ -98,9 +100,10 @@ WeightClip = Annotated[
     typer.Option(help="Weight range search per output channel.", rich_help_panel=SETTINGS, show_default="mse"),
 ]
 Weights = Annotated[
-    Literal["rtn", "gptq", "gptaq", "qronos"] | None,
+    Literal["rtn", "gptq", "gptaq", "qronos", "sign", "ternary"] | None,
     typer.Option(
-        help="How weights are rounded: to the nearest, or for the inputs that a calibration text gives.",
+        help="How weights are rounded: to the nearest; for the inputs that a calibration text gives; or signs alone "
+        "(bits 1-… and 1.58-…).",
         rich_help_panel=SETTINGS,
         show_default="rtn",
     ),
@@ -152,6 +155,14 @@ ClipFrom = Annotated[
         help="A model that `finetune` made: takes its τ, and the model itself if SOURCE is omitted.",
         rich_help_panel=CLIPPING,
         show_default=False,
+    ),
+]
+AsTrained = Annotated[
+    bool,
+    typer.Option(
+        "--as-trained",
+        help="SOURCE was trained through spikes: takes the settings, and all that was calibrated, from it.",
+        rich_help_panel=CALIBRATION,
     ),
 ]
 Calibration = Annotated[

@@ -18,7 +18,7 @@ def doctor(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: Quiet = False,  # noqa: ARG001 (it says nothing beside its answer)
 ) -> None:
     """Say what is installed, which device and back end run, and why; of a checkpoint, what falls back.
 

@@ -7,8 +7,10 @@ import typer
 from spikeconv.cli.options import SETTINGS
 
 __all__ = [
+    "Alpha",
     "Codec",
     "IntegerDigits",
+    "K",
     "KvBits",
     "KvCode",
     "KvGroup",
@@ -18,6 +20,7 @@ __all__ = [
     "KvSteps",
     "Layers",
     "LowShare",
+    "Reset",
     "SalientBits",
     "SalientMode",
     "SlotOverflow",
@@ -28,10 +31,10 @@ __all__ = [
 
 CodeName = Literal["unary", "binary", "signed-digit", "ramp"]
 Codec = Annotated[
-    Literal["count", "multihead", "repetition", "gif"] | None,
+    Literal["count", "multihead", "repetition", "gif", "elastic", "lif"] | None,
     typer.Option(
         help="How an input becomes spikes: SDLLM's counts, SpikeRWKV's decimal digits, its repetition baseline, "
-        "SpikeLLM's counts with more bits in salient channels.",
+        "SpikeLLM's counts with more bits in salient channels, SpikeLM's elastic neurons, its LIF baseline.",
         rich_help_panel=SETTINGS,
         show_default="count",
     ),
@@ -45,7 +48,29 @@ IntegerDigits = Annotated[
 ]
 TimeSteps = Annotated[
     int | None,
-    typer.Option(help="multihead, repetition: time steps T.", rich_help_panel=SETTINGS, show_default="1"),
+    typer.Option(help="multihead, repetition, elastic, lif: time steps T.", rich_help_panel=SETTINGS, show_default="1"),
+]
+K = Annotated[
+    float | None,
+    typer.Option(
+        "--k", help="elastic: α is k times the mean |m| of a batch.", rich_help_panel=SETTINGS, show_default="2"
+    ),
+]
+Alpha = Annotated[
+    Literal["batch", "learned", "one"] | None,
+    typer.Option(
+        help="elastic: what a spike is worth: as a calibration batch says, or learned in training from there, or 1.",
+        rich_help_panel=SETTINGS,
+        show_default="batch",
+    ),
+]
+Reset = Annotated[
+    Literal["code", "normalised"] | None,
+    typer.Option(
+        help="elastic: what a spike leaves of a potential, as the public code has it, or nothing of either sign.",
+        rich_help_panel=SETTINGS,
+        show_default="code",
+    ),
 ]
 SalientBits = Annotated[
     int | None,

@@ -1,7 +1,7 @@
 """`spikeconv eval`: accuracy on lm-eval tasks."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -9,9 +9,15 @@ from rich.table import Table
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience, show_lost_baseline
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, MadeFrom, Quiet, TrustRemoteCode
+from spikeconv.cli.settings import split
+from spikeconv.data.labelled import is_labelled
 from spikeconv.evaluate.compare import Comparison, compare
+from spikeconv.evaluate.names import labels_texts
 from spikeconv.evaluate.results import EvaluationResult, TaskResult, result_path, save_results
 from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
+
+if TYPE_CHECKING:
+    from spikeconv.loading import LoadedModel
 
 __all__ = ["evaluate"]
 
@@ -49,23 +55,34 @@ def evaluate(
     execution: Execution = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Measure accuracy on lm-eval tasks.
+    """Measure accuracy on lm-eval tasks, or of a classifier on the test splits of sst2, mrpc, rte or .jsonl files.
 
     Example: spikeconv eval --tasks piqa,arc --limit 100 --baseline
     """
-    names = resolve_tasks(tasks, suite)
-    settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
-    source = choose_data(data, names)
-
     from spikeconv.checkpoint.folder import resolve_checkpoint
 
-    path = resolve_checkpoint(checkpoint)
+    settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
+    path, labelled = None, split(tasks)
+    if labelled and all(is_labelled(name) for name in labelled):  # lm-eval too has tasks of these names
+        path = resolve_checkpoint(checkpoint)
+    by_label = path is not None and labels_texts(path)
+    names = labelled if by_label else resolve_tasks(tasks, suite)
+    source = "offline" if by_label else choose_data(data, names)
+    path = path or resolve_checkpoint(checkpoint)
+
+    def measure(loaded: "LoadedModel") -> EvaluationResult:
+        if by_label:
+            from spikeconv.evaluate.classification import classify_tasks
+
+            return classify_tasks(loaded, names, limit=limit, batch_size=settings["batch_size"], track=tracker(quiet))
+        return evaluate_tasks(loaded, names, data=source, track=tracker(quiet), **settings)
+
     if not quiet:
         err.print(
             "[note]checkpoint {path}, tasks {tasks}, data: {data}[/]", path=path, tasks=", ".join(names), data=source
         )
     result = compare(
-        lambda loaded: evaluate_tasks(loaded, names, data=source, track=tracker(quiet), **settings),
+        measure,
         path,
         baseline=baseline,
         source=made_from,

@@ -9,9 +9,7 @@ from spikeconv.errors import SpikeconvWarning
 __all__ = ["show_fallbacks", "show_warning", "silence_fallbacks"]
 
 
-def show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
-) -> None:
+def show_warning(message: Warning | str, category: type[Warning], *_place: Any, **_options: Any) -> None:
     """`warnings.showwarning` of the command line: ours without the place in the code, which says nothing to a user."""
     text = str(message) if issubclass(category, SpikeconvWarning) else f"{category.__name__}: {message}"
     err.print("[bad]warning:[/] {text}", text=text)

@@ -1,14 +1,16 @@
-"""`spikeconv finetune`: rotational sparse training."""
+"""`spikeconv finetune`: rotational sparse training, and training through spikes."""
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
+from spikeconv.cli.convert_options import Assignments, Bits, Skip
+from spikeconv.cli.encoding_options import Codec, TimeSteps
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Device, Quiet, Source, TrustRemoteCode
-from spikeconv.cli.settings import model_name, split
+from spikeconv.cli.settings import build_config, model_name, split
 from spikeconv.sources.presets import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["finetune"]
 
-TRAINING = "Training"
+TRAINING, SPIKES = "Training", "Through spikes"
 
 
 def finetune(
@@ -28,6 +30,31 @@ def finetune(
     dataset: Annotated[
         str | None, typer.Option(help="wikitext2, c4 or a hub id to train on.", show_default=False)
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled texts to train a classifier on: sst2, mrpc, rte (parts of GLUE that need no hub), or a "
+            '.jsonl file of {"text", "pair", "label"}.',
+            show_default=False,
+        ),
+    ] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option(help="Train through the spikes of this conversion.", rich_help_panel=SPIKES, show_default=False),
+    ] = None,
+    bits: Bits = None,
+    codec: Codec = None,
+    time_steps: TimeSteps = None,
+    assignments: Assignments = None,
+    skip: Skip = None,
+    distill: Annotated[
+        bool,
+        typer.Option(
+            "--distill/--no-distill",
+            help="Learn from the float model's logits and hidden states too.",
+            rich_help_panel=SPIKES,
+        ),
+    ] = True,
     clip_quantile: Annotated[
         float, typer.Option(help="Share of the membrane potentials cut off, 0 to 1.", rich_help_panel=CLIPPING)
     ] = 0.5,
@@ -81,43 +108,74 @@ def finetune(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune a float model for sparse spikes: the inputs of attention are clipped at a quantile that is learned.
+    """Fine-tune a float model for sparse spikes, or through the spikes of a conversion.
 
-    The result is an ordinary checkpoint that converts with `convert --clip-from`. Several processes, FSDP and
-    DeepSpeed: `accelerate launch -m spikeconv finetune …`.
+    By default the inputs of attention are clipped at a quantile that is learned; the result is an ordinary checkpoint
+    that converts with `convert --clip-from`. With --scheme, --bits, --codec or --set the model computes what that
+    conversion will, gradients pass its spikes, and the result converts with `convert --as-trained`. A --task trains a
+    classifier. Several processes, FSDP and DeepSpeed: `accelerate launch -m spikeconv finetune …`.
 
-    Example: [cyan]spikeconv finetune --text book.txt -o sparse && spikeconv convert --clip-from sparse[/]
+    Examples: [cyan]spikeconv finetune --text book.txt -o sparse && spikeconv convert --clip-from sparse[/]
+
+    [cyan]spikeconv finetune minilm-l6 --task sst2 --codec elastic --time-steps 4 -o spiking[/]
     """
     from spikeconv.calibrate.record import RECORD
-    from spikeconv.calibrate.thresholds import clip_roles as with_roles
+    from spikeconv.calibrate.training_record import TRAINING_RECORD
     from spikeconv.checkpoint.scratch import check_target
+    from spikeconv.data.labelled import labelled
+    from spikeconv.errors import SpikeconvError
+
+    options: dict[str, Any] = {"bits": bits, "codec": codec, "time_steps": time_steps}
+    asked = scheme is not None or assignments is not None or any(value is not None for value in options.values())
+    through = asked or task is not None
+    if task is not None and (text is not None or dataset is not None):
+        raise SpikeconvError("Give --task, or --text or --dataset, not both.")
+    name = source or DEFAULT_MODEL
+    suffix = "clipped" if not through else "trained"
+    target = (output or Path(f"{model_name(name)}-{suffix}")).absolute()  # its run folder lies beside it
+    check_target(target, force or resume, TRAINING_RECORD if through else RECORD)
+    if through:
+        clips = clip_roles is not None or refit_tokens is not None
+        if clips:
+            raise SpikeconvError("What is clipped belongs to the other way of training; leave it out with spikes.")
+        options = options if asked else {"bits": "16-16", "rotation": "none"}
+        spiking = build_config(scheme, options, assignments or [], skip or [], [])
+    examples = None if task is None else labelled(task, "train")
+
+    from spikeconv.calibrate.thresholds import clip_roles as with_roles
     from spikeconv.config import SpikeConfig, parse_settings
     from spikeconv.conversion.plan import make_plan
     from spikeconv.data.texts import token_windows, training_text
     from spikeconv.families import find_family, refuse_encoder
+    from spikeconv.finetune.prepare import clipped_session, load_to_train, spiking_session
     from spikeconv.finetune.refit import enough_to_refit
     from spikeconv.finetune.settings import FinetuneSettings
     from spikeconv.finetune.train import Course, make_accelerator
     from spikeconv.finetune.train import finetune as run
     from spikeconv.loading import find_device
-    from spikeconv.sources.float_model import load_float
-    from spikeconv.sources.resolve import open_source, resolve_source
+    from spikeconv.sources.resolve import open_named
 
-    name = source or DEFAULT_MODEL
-    target = (output or Path(f"{model_name(name)}-clipped")).absolute()  # its run folder lies beside it
-    check_target(target, force or resume, RECORD)
-    content, label = training_text(text, dataset)
-    opened = open_source(resolve_source(name), trust_remote_code=trust_remote_code)
-    config = SpikeConfig.parse({"rotation.kind": rotation, "rotation.seed": seed})
+    content, label = ("", f"{task}, {len(examples)} texts") if examples is not None else training_text(text, dataset)
+    opened = open_named(name, trust_remote_code=trust_remote_code)
     family = find_family(opened.config)
-    refuse_encoder(family, "text to be trained on so")
-    plan = make_plan(opened, with_roles(config, family, clip_mode, clip_quantile, split(clip_roles)))
+    if examples is None:
+        refuse_encoder(family, "text to be trained on so")
+    if through:
+        plan = None
+    else:
+        config = SpikeConfig.parse({"rotation.kind": rotation, "rotation.seed": seed})
+        plan = make_plan(opened, with_roles(config, family, clip_mode, clip_quantile, split(clip_roles)))
+    refits = 0 if plan is None else enough_to_refit(plan) if refit_tokens is None else refit_tokens
     settings = parse_settings(
         FinetuneSettings,
         {
             "source": name,
             "text": label,
-            "text_sha256": hashlib.sha256(content.encode()).hexdigest(),
+            "text_sha256": hashlib.sha256((content or repr(examples)).encode()).hexdigest(),
+            "scheme": spiking.model_dump(mode="json") if through else None,
+            "task": task,
+            "distill_logits": float(asked and distill),
+            "distill_hidden": float(asked and distill),
             "clip_mode": clip_mode,
             "clip_quantile": clip_quantile,
             "clip_roles": split(clip_roles),
@@ -126,7 +184,7 @@ def finetune(
             "seed": seed,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
-            "refit_tokens": enough_to_refit(plan) if refit_tokens is None else refit_tokens,
+            "refit_tokens": refits,
             "batch_size": batch_size,
             "accumulate": accumulate,
             "window": window,
@@ -136,25 +194,28 @@ def finetune(
     )
     accelerator = make_accelerator(settings, find_device(device).type == "cpu")
     settings = settings.model_copy(update={"processes": accelerator.num_processes})
-    loaded = load_float(opened, device="cpu", dtype="float32")
-    windows = token_windows(loaded, content, window)
+    loaded = load_to_train(opened, examples, seed)
+    windows = None if examples is not None else token_windows(loaded, content, window)
     quiet = quiet or not accelerator.is_main_process
     if not quiet:
         err.print(
-            "[note]Training on {tokens:,} tokens of {label}; processes: {settings.processes}.[/]",
-            tokens=windows.numel(),
+            "[note]Training on {label}{tokens}; processes: {settings.processes}.[/]",
+            tokens="" if windows is None else f", {windows.numel():,} tokens",
             label=label,
             settings=settings,
         )
+    if plan is not None and windows is not None:
+        session = clipped_session(loaded, plan.config, settings, windows, target, accelerator)
+    else:
+        read = examples if windows is None else windows
+        assert read is not None
+        session = spiking_session(loaded, spiking, settings, read, target, accelerator, tracker(quiet))
     try:
         summary = run(
-            loaded,
-            plan.config,
-            settings,
-            windows,
+            session,
+            loaded.tokenizer,
             target,
             Course(steps, save_every, log_every, resume, force),
-            accelerator,
             track=tracker(quiet),
             on_step=lambda result: None if quiet else show_step(result),
         )
@@ -165,12 +226,14 @@ def finetune(
     if as_json:
         print_json(summary.to_dict())
         return
+    threshold = "" if summary.threshold is None else f", mean τ {summary.threshold:.3f}"
     rate = "" if summary.firing_rate is None else f", firing rate {summary.firing_rate:.3f}"
     out.print(
         "[good]Fine-tuned[/] for {summary.steps} steps ({summary.tokens:,} tokens) in "
-        "[number]{summary.seconds:.0f} s[/]: loss {summary.loss:.3f}, mean τ {summary.threshold:.3f}{rate}\n"
+        "[number]{summary.seconds:.0f} s[/]: loss {summary.loss:.3f}{threshold}{rate}\n"
         "Saved to [number]{summary.output}[/]",
         summary=summary,
+        threshold=threshold,
         rate=rate,
     )
 
@@ -178,9 +241,10 @@ def finetune(
 def show_step(result: "StepResult") -> None:
     """One logged step."""
     rate = "" if result.firing_rate is None else f"  rate {result.firing_rate:.3f}"
-    thresholds = f"{result.threshold:.3f} ({result.lowest_threshold:.3f} to {result.highest_threshold:.3f})"
+    lowest, highest = result.lowest_threshold, result.highest_threshold
+    thresholds = "" if result.threshold is None else f"  τ {result.threshold:.3f} ({lowest:.3f} to {highest:.3f})"
     err.print(
-        "[note]step {result.step}[/]  loss {result.loss:.4f}  τ {thresholds}{rate}  "
+        "[note]step {result.step}[/]  loss {result.loss:.4f}{thresholds}{rate}  "
         "[note]{result.tokens_per_second:,.0f} tokens/s[/]",
         result=result,
         thresholds=thresholds,

@@ -9,7 +9,7 @@ from spikeconv.systems import SYSTEMS
 __all__ = ["models"]
 
 
-def models(as_json: AsJson = False, quiet: Quiet = False) -> None:
+def models(as_json: AsJson = False, quiet: Quiet = False) -> None:  # noqa: ARG001 (it says nothing beside its answer)
     """List model presets, published systems, supported architectures and schemes.
 
     Example: [cyan]spikeconv models[/]

@@ -2,8 +2,9 @@ from spikeconv.codecs.base import Norm, SpikeCounts
 from spikeconv.codecs.count import CountCodec
 from spikeconv.codecs.gif import Encoded, GifCodec, encode_widths
 from spikeconv.codecs.multihead import MultiheadCodec
+from spikeconv.codecs.neuron import Neuron, NeuronCodec
 from spikeconv.codecs.repetition import RepetitionCodec
-from spikeconv.config import CountInputs, GifInputs, RepetitionInputs, SpikingInputs
+from spikeconv.config import CountInputs, GifInputs, MultiheadInputs, RepetitionInputs, SpikingInputs
 
 __all__ = [
     "Codec",
@@ -11,6 +12,8 @@ __all__ = [
     "Encoded",
     "GifCodec",
     "MultiheadCodec",
+    "Neuron",
+    "NeuronCodec",
     "Norm",
     "RepetitionCodec",
     "SpikeCounts",
@@ -18,7 +21,7 @@ __all__ = [
     "encode_widths",
 ]
 
-Codec = CountCodec | MultiheadCodec | RepetitionCodec | GifCodec
+Codec = CountCodec | MultiheadCodec | RepetitionCodec | GifCodec | NeuronCodec
 
 
 def codec_of(inputs: SpikingInputs) -> Codec:
@@ -27,4 +30,6 @@ def codec_of(inputs: SpikingInputs) -> Codec:
         return CountCodec.of(inputs)
     if isinstance(inputs, GifInputs):
         return GifCodec.of(inputs)
-    return RepetitionCodec.of(inputs) if isinstance(inputs, RepetitionInputs) else MultiheadCodec.of(inputs)
+    if isinstance(inputs, RepetitionInputs):
+        return RepetitionCodec.of(inputs)
+    return MultiheadCodec.of(inputs) if isinstance(inputs, MultiheadInputs) else NeuronCodec.of(inputs)

@@ -45,6 +45,7 @@ class SpikeCounts(NamedTuple):
         histogram: int64 [largest - lowest + 1], how many counts are `lowest`, `lowest + 1`, …; [0] unless asked for.
         lowest: smallest count that there can be.
         stacked: whether the first axis holds planes whose potentials add up.
+        steps: time steps, streams of the network that the rows of the counts hold one after the other.
         channels: bool [planes, n], which of the counts [..., n] have the scale and zero point of a plane; None where
             all have the same.
     """
@@ -56,6 +57,7 @@ class SpikeCounts(NamedTuple):
     lowest: int
     stacked: bool = False
     channels: Tensor | None = None
+    steps: int = 1
 
     @property
     def has_planes(self) -> bool:

@@ -11,10 +11,11 @@ from spikeconv.config.inputs import (
     SpikingInputs,
 )
 from spikeconv.config.kv import KvSettings
+from spikeconv.config.neurons import ElasticInputs, LifInputs, NeuronInputs
 from spikeconv.config.overrides import Override, matches
 from spikeconv.config.parsing import Options, parse_settings
 from spikeconv.config.rotation import RotationSettings
-from spikeconv.config.scheme import LinearScheme, SpikeConfig
+from spikeconv.config.scheme import LinearScheme, Outputs, SpikeConfig
 from spikeconv.config.weights import WeightSettings
 
 __all__ = [
@@ -22,13 +23,17 @@ __all__ = [
     "ClipSettings",
     "CodeSettings",
     "CountInputs",
+    "ElasticInputs",
     "FloatInputs",
     "GifInputs",
     "InputSettings",
     "KvSettings",
+    "LifInputs",
     "LinearScheme",
     "MultiheadInputs",
+    "NeuronInputs",
     "Options",
+    "Outputs",
     "Override",
     "RepetitionInputs",
     "RotationSettings",

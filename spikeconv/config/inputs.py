@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from spikeconv.config.base import FLOAT_BITS, Number, Settings, Whole
+from spikeconv.config.neurons import ElasticInputs, LifInputs
 
 __all__ = [
     "INPUTS",
@@ -320,7 +321,7 @@ STEPS = {"rms": 0.085, "mean": 1 / 3}
 """δ unless it is said: about one spike per input of a rotated model on a ramp of 24 slots (docs/temporal-codes.md);
 SpikingBrain's (its released code: a threshold of mean |x| / 3)."""
 
-SpikingInputs = CountInputs | MultiheadInputs | RepetitionInputs | GifInputs
+SpikingInputs = CountInputs | MultiheadInputs | RepetitionInputs | GifInputs | ElasticInputs | LifInputs
 InputSettings = Annotated[SpikingInputs | FloatInputs, Field(discriminator="codec")]
 
 INPUTS: dict[str, type[Settings]] = {
@@ -328,6 +329,8 @@ INPUTS: dict[str, type[Settings]] = {
     "multihead": MultiheadInputs,
     "repetition": RepetitionInputs,
     "gif": GifInputs,
+    "elastic": ElasticInputs,
+    "lif": LifInputs,
     "float": FloatInputs,
 }
 """The models by `codec`."""

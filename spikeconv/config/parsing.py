@@ -75,7 +75,8 @@ def _unknown(where: str, codec: str | None, settings: type[BaseModel]) -> str:
     if codec is not None and where == f"inputs.{key}":
         owners = [name for name, model in INPUTS.items() if key in model.model_fields]
         if owners:
-            return f"{where} belongs to codec={' or '.join(owners)}, not {codec}"
+            listed = " or ".join(filter(None, (", ".join(owners[:-1]), owners[-1])))
+            return f"{where} belongs to codec={listed}, not {codec}"
     known = known_paths(settings)
     path = ".".join(part for part in where.split(".") if not part.isdecimal())
     level = f"{path.rsplit('.', 1)[0]}." if "." in path else ""

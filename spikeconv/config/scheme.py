@@ -9,17 +9,21 @@ from spikeconv.config.base import Settings
 from spikeconv.config.code import CodeSettings
 from spikeconv.config.inputs import ClipSettings, CountInputs, FloatInputs, InputSettings
 from spikeconv.config.kv import KvSettings
+from spikeconv.config.neurons import NeuronInputs
 from spikeconv.config.overrides import Override, matches
 from spikeconv.config.parsing import parse_settings, sentence
 from spikeconv.config.paths import SHORT_NAMES, Tree, overlay
 from spikeconv.config.rotation import RotationSettings
-from spikeconv.config.short import DIGITS, expand
+from spikeconv.config.short import PLAIN, expand
 from spikeconv.config.weights import WeightSettings
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["LinearScheme", "SpikeConfig"]
+__all__ = ["LinearScheme", "Outputs", "SpikeConfig"]
 
 ACCUMULATOR = 1 << 31
+
+Outputs = Literal["plain", "salient", "neuron"]
+"""What becomes of a linear's outputs: nothing; some channels have more bits; they pass a neuron."""
 
 
 class LinearScheme(Settings):
@@ -44,8 +48,8 @@ class LinearScheme(Settings):
             return values
         tree = expand(values)
         inputs = tree.setdefault("inputs", {})
-        if isinstance(inputs, dict) and inputs.setdefault("codec", "count") in DIGITS:
-            # As in SpikeRWKV: float weights, nothing rotated.
+        if isinstance(inputs, dict) and inputs.setdefault("codec", "count") in PLAIN:
+            # As in SpikeRWKV and SpikeLM: float weights, nothing rotated.
             for key, default in (("weights", {"bits": 16}), ("rotation", {"kind": "none"})):
                 if isinstance(given := tree.get(key, {}), dict):
                     tree[key] = {**default, **given}
@@ -61,6 +65,13 @@ class LinearScheme(Settings):
             raise ValueError("inputs.clip needs rotation=gamma-sqp or none: QuaRot's u lacks γ")
         if isinstance(self.inputs, CountInputs):
             object.__setattr__(self, "inputs", self._as_the_code_sends(self.inputs))
+        if isinstance(self.inputs, NeuronInputs):
+            if self.balance != "none":
+                raise ValueError(f"balance is for counts; what codec={self.inputs.codec} sends is its α or nothing")
+            if self.code.kind != "unary":
+                raise ValueError(f"codec={self.inputs.codec} sends its spikes as they are: no code={self.code.kind}")
+            if self.weights.is_calibrated:
+                raise ValueError(f"codec={self.inputs.codec} needs weights=rtn, sign or ternary")
         if self.clip is not None and self.weights.is_calibrated:
             raise ValueError(
                 f"inputs.clip needs weights=rtn: {self.weights.method} aims at the float model, which clips nothing"
@@ -90,9 +101,14 @@ class LinearScheme(Settings):
         return self.inputs.clip if isinstance(self.inputs, CountInputs | FloatInputs) else None
 
     @property
+    def centers(self) -> bool:
+        """Whether a constant part of an input is taken off first: a neuron's threshold is for all of it."""
+        return not isinstance(self.inputs, NeuronInputs)
+
+    @property
     def bits(self) -> str:
         """The scheme's name: `W-S`; with other codecs `W-3L`, `W-3LT2` (layers, time steps) or `W-T4`."""
-        return f"{self.weights.bits}-{self.inputs.name}"
+        return f"{self.weights.name}-{self.inputs.name}"
 
     @property
     def sends_each_spike(self) -> bool:
@@ -104,6 +120,8 @@ class LinearScheme(Settings):
     def sending(self) -> str:
         """How its counts are sent, in a few words: `T'=8`, or `ramp code of 24 slots, counts up to 300`."""
         inputs, code = self.inputs, self.code
+        if isinstance(inputs, NeuronInputs):
+            return f"{inputs.codec} neurons, T={inputs.time_steps}"
         if code.kind == "unary" or isinstance(inputs, FloatInputs):
             return f"T'={inputs.virtual_steps}"
         slots = f" of {code.slots or inputs.largest_count} slots" if code.kind == "ramp" else ""
@@ -148,11 +166,18 @@ class SpikeConfig(LinearScheme):
 
     @model_validator(mode="after")
     def _overrides_are_valid(self) -> "SpikeConfig":
+        if self.kv is not None and isinstance(self.inputs, NeuronInputs):
+            raise ValueError(f"kv_bits: with codec={self.inputs.codec} keys and values pass neurons of their own")
         for index, override in enumerate(self.overrides):
             try:
                 scheme = self._alone_or_after(index)
             except ValueError as error:
                 raise ValueError(f"override {override.pattern}: {sentence(error, LinearScheme)}") from None
+            if isinstance(scheme.inputs, NeuronInputs) and scheme.inputs.time_steps != self.time_steps:
+                raise ValueError(
+                    f"override {override.pattern}: time_steps is {scheme.inputs.time_steps} there and {self.time_steps}"
+                    " elsewhere, but all layers run the same streams"
+                )
             if "quarot" in (scheme.rotation.kind, self.rotation.kind) and scheme.rotation.kind != self.rotation.kind:
                 raise ValueError(
                     f"override {override.pattern}: rotation=quarot changes the norms, so it is all layers or none"
@@ -175,9 +200,18 @@ class SpikeConfig(LinearScheme):
             tree = overlay(tree, expand(override.settings, tree))
         return LinearScheme.model_validate(tree)
 
-    def selects_outputs(self, role: str) -> bool:
-        """Whether some channels of a linear's outputs, keys or values, have more bits than others."""
-        return self.kv is not None and self.kv.selects and role in ("k", "v")
+    def outputs_of(self, role: str, scheme: LinearScheme) -> Outputs:
+        """What becomes of a linear's outputs: keys and values may have salient channels, or pass a neuron."""
+        if role not in ("k", "v"):
+            return "plain"
+        if isinstance(scheme.inputs, NeuronInputs):
+            return "neuron"
+        return "salient" if self.kv is not None and self.kv.selects else "plain"
+
+    @property
+    def time_steps(self) -> int:
+        """T: streams that the layers run."""
+        return self.inputs.time_steps if isinstance(self.inputs, NeuronInputs) else 1
 
     def for_linear(self, name: str, role: str) -> LinearScheme | None:
         """The settings of one linear, or None if it is skipped.

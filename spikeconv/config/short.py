@@ -10,13 +10,14 @@ from typing import Any
 
 from spikeconv.config.base import FLOAT_BITS, shown
 from spikeconv.config.paths import Tree, merge, nest
+from spikeconv.config.weights import SIGNS
 
 __all__ = ["count_bits", "expand", "parse_bits"]
 
-NAME = re.compile(r"([0-9]{1,2})-(1\.58|16|[1-8])")
+NAME = re.compile(r"(1\.58|[0-9]{1,2})-(1\.58|16|[1-8])")
 SPIKES = {"1.58": "ternary", "1": "binary"}
-DIGITS = ("multihead", "repetition")
-"""Codecs with a width of their own; they send signed spikes."""
+PLAIN = ("multihead", "repetition", "elastic", "lif")
+"""Codecs with a width of their own; their papers leave weights float and rotate nothing."""
 
 
 def expand(values: Mapping[Any, Any], base: Tree | None = None) -> Tree:
@@ -48,7 +49,7 @@ def expand(values: Mapping[Any, Any], base: Tree | None = None) -> Tree:
 def _counts(bits: Any, steps: int | None, inputs: Tree, tree: Tree) -> Tree:
     """What `bits` and `steps` stand for with a codec."""
     codec = inputs.get("codec", "count")
-    if steps is not None and codec in (*DIGITS, "gif"):
+    if steps is not None and codec in (*PLAIN, "gif"):
         raise ValueError("steps belong to codec=count; the other codecs have time_steps, gif salient_bits")
     if bits is None:
         spikes = inputs.get("spikes", "ternary")
@@ -62,9 +63,11 @@ def _counts(bits: Any, steps: int | None, inputs: Tree, tree: Tree) -> Tree:
         if parsed["inputs"].get("spikes") != "integer":
             raise ValueError(f"codec=gif sends integers of 2 to 8 bits: its bits are as 4-4, not {shown(bits)}")
         return {"weights": parsed["weights"], "inputs": {"bits": parsed["inputs"]["bits"]}}
-    if codec in DIGITS:
-        if parsed["inputs"].get("spikes") != "ternary":
-            raise ValueError(f"codec={codec} sends signed spikes: its bits are W-1.58, not {shown(bits)}")
+    if codec in PLAIN:
+        own = "binary" if codec == "lif" else inputs.get("spikes", "ternary") if codec == "elastic" else "ternary"
+        if parsed["inputs"].get("spikes") != own:
+            sends, name = ("binary", "1") if own == "binary" else ("signed", "1.58")
+            raise ValueError(f"codec={codec} sends {sends} spikes: its bits are W-{name}, not {shown(bits)}")
         return {"weights": parsed["weights"]}
     if named and codec in ("count", "float") and codec != parsed["inputs"]["codec"]:
         raise ValueError(f"bits={shown(bits)} is not codec={codec}")
@@ -75,7 +78,8 @@ def parse_bits(bits: str, steps: int | None = None) -> Tree:
     """Settings for a scheme name `W-S` and a number of virtual steps T'.
 
     S is 1.58 (ternary, T' = 2^(W-1) unless `steps`), 1 (binary, T' = 2^W - 1), 2 to 8 (integer counts) or 16 (float).
-    With float weights (W = 16) counts have 4 bits unless `steps` says otherwise.
+    With float weights (W = 16), and with weights of which only signs are kept (1: sign, 1.58: ternary), counts have 4
+    bits unless `steps` says otherwise.
 
     Raises:
         ValueError: not a scheme name, or a T' that no count width gives.
@@ -83,8 +87,10 @@ def parse_bits(bits: str, steps: int | None = None) -> Tree:
     match = NAME.fullmatch(bits)
     if not match:
         raise ValueError(f"bits must look like 4-1.58, 4-1, 4-4 or 16-16, not {bits[:40]!r}")
-    weight_bits, spike = int(match[1]), match[2]
-    weights = {"bits": weight_bits}
+    spike = match[2]
+    signs = {name: method for method, name in SIGNS.items()}
+    weights: Tree = {"bits": 2, "method": signs[match[1]]} if match[1] in signs else {"bits": int(match[1])}
+    weight_bits = FLOAT_BITS if match[1] in signs else int(match[1])
     if spike not in SPIKES:
         if steps is not None:
             raise ValueError(f"steps needs ternary (1.58) or binary (1) spikes, not {bits!r}")

@@ -9,12 +9,19 @@ from spikeconv.config.base import FLOAT_BITS, Number, Settings, Whole
 __all__ = ["WeightSettings"]
 
 
+CALIBRATED = ("gptq", "gptaq", "qronos")
+SIGNS = {"sign": "1", "ternary": "1.58"}
+"""Methods that keep signs, with what they are called in the name of a scheme."""
+
+
 class WeightSettings(Settings):
     """Integer weights with one scale per output channel, or float ones."""
 
     bits: Whole = Field(4, description="2 to 8, or 16 for float")
-    method: Literal["rtn", "gptq", "gptaq", "qronos"] = Field(
-        "rtn", description="rtn: round to nearest; the others: for the inputs that a calibration text gives"
+    method: Literal["rtn", "gptq", "gptaq", "qronos", "sign", "ternary"] = Field(
+        "rtn",
+        description="rtn: round to nearest; gptq, gptaq, qronos: for the inputs that a calibration text gives; sign, "
+        "ternary: ±1 or -1, 0, 1 times a mean magnitude, in two bits",
     )
     clip: Literal["mse", "none"] = Field("mse", description="search of the range per output channel, or min-max")
     damping: Number = Field(0.1, ge=0, description="added to the Hessian's diagonal, as a share of its mean")
@@ -35,16 +42,18 @@ class WeightSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "WeightSettings":
-        if self.bias_correction != "none" and self.method == "rtn":
+        if self.method in SIGNS and self.bits != 2:
+            raise ValueError(f"method={self.method} is stored in 2 bits, not {self.bits}")
+        if self.bias_correction != "none" and self.method not in CALIBRATED:
             raise ValueError("bias_correction needs a calibrated method: gptq, gptaq or qronos")
-        if self.importance != "equal" and self.method == "rtn":
+        if self.importance != "equal" and self.method not in CALIBRATED:
             raise ValueError("importance needs a calibrated method: gptq, gptaq or qronos")
         return self
 
     @property
     def is_calibrated(self) -> bool:
         """Whether they are rounded for the inputs that a text gives."""
-        return self.method != "rtn" and not self.is_float
+        return self.method in CALIBRATED and not self.is_float
 
     @property
     def sees_float(self) -> bool:
@@ -65,3 +74,8 @@ class WeightSettings(Settings):
     def largest(self) -> int:
         """Bound on |integer weight|: 2^(b-1)."""
         return 1 << self.bits - 1
+
+    @property
+    def name(self) -> str:
+        """W of a scheme's name W-S."""
+        return SIGNS.get(self.method, str(self.bits))

@@ -156,7 +156,7 @@ def _trial(width: int, scheme: LinearScheme, device: torch.device) -> Callable[[
     weight = torch.empty(max(1, SAMPLE // width), width, dtype=torch.bfloat16).uniform_(-1, 1)
     d = torch.ones(width) if scheme.balance != "none" else None
     salient = torch.zeros(width, dtype=torch.uint8) if isinstance(scheme.inputs, GifInputs) else None
-    held = Calibrated(balance=d, salient=salient).to(device)
+    held = Calibrated(balance=d, salient=salient).to(device)  # α of neurons costs nothing
 
     def convert() -> int:
         convert_linear(weight.to(device), scheme, held=held)

@@ -36,6 +36,8 @@ def fingerprint(source: Source, plan: Plan, dtype: torch.dtype | None, writing: 
         "balance": _bytes_digest(plan.diagonals or {}),
         "salient": _bytes_digest(plan.salient or {}),
         "salient outputs": _bytes_digest(plan.salient_outputs or {}),
+        "alphas": _bytes_digest(plan.alphas or {}),
+        "output alphas": _bytes_digest(plan.output_alphas or {}),
         "versions": versions(PACKAGES),
     }
 

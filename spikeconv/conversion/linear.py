@@ -14,7 +14,7 @@ from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn import packed_row_sums
 from spikeconv.rotation import Rotation
-from spikeconv.weights import QuantizedWeight, Statistics, quantize_blocks, quantize_calibrated
+from spikeconv.weights import QuantizedWeight, Statistics, quantize_blocks, quantize_calibrated, rounding_of
 
 __all__ = ["BLOCK", "Calibrated", "ConvertedLinear", "convert_blocks", "convert_linear", "rotated_weight"]
 
@@ -31,16 +31,20 @@ class Calibrated:
         balance: d [in], which the encoder will multiply the input by: W is divided by it.
         salient: uint8 [in], 1 in the channels that get more bits (codec gif).
         outputs: uint8 [out], the same of its outputs, where they are keys or values with salient channels.
+        alpha: float32 [T], what a spike of the neurons in front is worth (codecs elastic and lif).
+        output_alpha: float32 [T], the same of neurons behind keys and values.
     """
 
     threshold: float | None = None
     balance: Tensor | None = None
     salient: Tensor | None = None
     outputs: Tensor | None = None
+    alpha: Tensor | None = None
+    output_alpha: Tensor | None = None
 
     def to(self, device: torch.device) -> "Calibrated":
         """The same on a device."""
-        tensors = self.balance, self.salient, self.outputs
+        tensors = self.balance, self.salient, self.outputs, self.alpha, self.output_alpha
         return Calibrated(self.threshold, *(None if each is None else each.to(device) for each in tensors))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -48,7 +52,7 @@ class Calibrated:
         threshold = None if self.threshold is None else torch.tensor([self.threshold], dtype=torch.float32)
         balance = None if self.balance is None else self.balance.float()
         named = {"input_threshold": threshold, "input_balance": balance, "input_salient": self.salient}
-        named["output_salient"] = self.outputs
+        named |= {"output_salient": self.outputs, "input_alpha": self.alpha, "output_alpha": self.output_alpha}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
@@ -127,7 +131,7 @@ def convert_blocks(
                 constant.append(_times(block, center))
             yield rotated_weight(block, scheme, gamma, held.balance)
 
-    quantized = quantize_blocks(rotated(), rows, scheme.weights.bits, scheme.weights.clip == "mse")
+    quantized = quantize_blocks(rotated(), rows, rounding_of(scheme.weights))
     return ConvertedLinear(
         _tensors(quantized, scheme, _others(constant, held, bias), held.salient), quantized.relative_error
     )
@@ -155,7 +159,7 @@ def _calibrated(
     salient: Tensor | None,
 ) -> ConvertedLinear:
     settings = scheme.weights
-    assert settings.method != "rtn"
+    assert settings.method in ("gptq", "gptaq", "qronos")
     found = quantize_calibrated(
         rotated,
         statistics if settings.residual else replace(statistics, residual=None, residuals=None),

@@ -53,7 +53,7 @@ def convert_in_memory(
     """
     tensors = converted_tensors(source, plan, dtype, track=track)
     config = hf_config(checkpoint_config(source, plan, dtype))
-    model_class: Any = plan.family.auto_model()._model_mapping[type(config)]
+    model_class: Any = plan.family.auto_model(config.architectures)._model_mapping[type(config)]
     with quiet_transformers():
         model: Any = model_class.from_pretrained(None, config=config, state_dict=tensors, dtype=config.dtype)
     if isinstance(source, ModelSource):

@@ -143,7 +143,7 @@ def convert(
             hashes = digested.digests(), sink.headers(), sink.digests(), others
             record = make_record(source, plan, *hashes, command, layers.results())
             write_json(sink.scratch / RECORD, record)
-            card = model_card(sink.target.name, record, plan.family.auto_class)
+            card = model_card(sink.target.name, record, plan.family.auto_name(source.config.get("architectures")))
             (sink.scratch / "README.md").write_text(card, encoding="utf-8", errors="replace")
             size = sink.commit(checkpoint_config(source, plan, dtype))
         with suppress(OSError):  # then commands ask where its source is

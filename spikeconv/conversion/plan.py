@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from spikeconv.calibrate.sequential import why_not
 from spikeconv.calibrate.windows import CalibrationText
-from spikeconv.config import GifInputs, LinearScheme, SpikeConfig, matches
+from spikeconv.config import GifInputs, LinearScheme, NeuronInputs, Outputs, SpikeConfig, matches
 from spikeconv.conversion.linear import Calibrated
 from spikeconv.conversion.tensors import check_tensors
 from spikeconv.errors import SpikeconvError
@@ -31,8 +31,7 @@ __all__ = ["Job", "Plan", "make_plan"]
 class Job:
     """One linear to convert.
 
-    `threshold` is τ, where its input is clipped and that was calibrated; `selects_outputs` says whether its outputs are
-    keys or values of which some channels have more bits.
+    `threshold` is τ, where its input is clipped and that was calibrated; `outputs` says what becomes of its outputs.
     """
 
     linear: ModuleLinear
@@ -40,7 +39,7 @@ class Job:
     in_features: int
     out_features: int
     threshold: float | None = None
-    selects_outputs: bool = False
+    outputs: Outputs = "plain"
 
     @property
     def weights(self) -> int:
@@ -57,8 +56,8 @@ class Job:
     @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
         """Of the converted tensors by buffer name; None is the dtype of the model."""
-        flags = self.linear.folds, self.selects_outputs
-        return buffer_shapes(self.in_features, self.out_features, self.scheme, *flags)
+        place = self.linear.folds, self.outputs
+        return buffer_shapes(self.in_features, self.out_features, self.scheme, *place)
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,8 @@ class Plan:
         diagonals: the factors d [n] float32 by group, where inputs are balanced and that was calibrated.
         salient: the channels uint8 [n] with more bits by module name, where there are some and they were calibrated.
         salient_outputs: the same of keys and values [out].
+        alphas: α float32 [T] in front of linears by module name, where inputs pass neurons and that was calibrated.
+        output_alphas: the same behind keys and values.
         assumption: what the source was taken for because nobody said, in a sentence.
         found: what the record says of encoders that were chosen on the text, if they were.
     """
@@ -93,6 +94,8 @@ class Plan:
     diagonals: Mapping[str, Tensor] | None = field(default=None, compare=False)
     salient: Mapping[str, Tensor] | None = field(default=None, compare=False)
     salient_outputs: Mapping[str, Tensor] | None = field(default=None, compare=False)
+    alphas: Mapping[str, Tensor] | None = field(default=None, compare=False)
+    output_alphas: Mapping[str, Tensor] | None = field(default=None, compare=False)
     found: dict[str, Any] | None = field(default=None, compare=False)
 
     @property
@@ -119,12 +122,14 @@ class Plan:
 
     def calibrated(self, job: Job) -> Calibrated:
         """What was calibrated of a linear."""
-        scheme = job.scheme
+        scheme, name = job.scheme, job.linear.name
         return Calibrated(
             None if scheme.clip is None else job.threshold,
             self.balance_told(job),
-            (self.salient or {})[job.linear.name] if isinstance(scheme.inputs, GifInputs) else None,
-            (self.salient_outputs or {})[job.linear.name] if job.selects_outputs else None,
+            (self.salient or {})[name] if isinstance(scheme.inputs, GifInputs) else None,
+            (self.salient_outputs or {})[name] if job.outputs == "salient" else None,
+            (self.alphas or {})[name] if isinstance(scheme.inputs, NeuronInputs) else None,
+            (self.output_alphas or {})[name] if job.outputs == "neuron" else None,
         )
 
     def balance_told(self, job: Job) -> Tensor | None:
@@ -135,7 +140,12 @@ class Plan:
     @property
     def selects(self) -> bool:
         """Whether channels of an input, or of keys and values, have more bits than others."""
-        return any(isinstance(job.scheme.inputs, GifInputs) or job.selects_outputs for job in self.jobs)
+        return any(isinstance(job.scheme.inputs, GifInputs) or job.outputs == "salient" for job in self.jobs)
+
+    @property
+    def fires(self) -> bool:
+        """Whether inputs pass neurons, whose α a text says."""
+        return any(isinstance(job.scheme.inputs, NeuronInputs) for job in self.jobs)
 
     @property
     def calibrates(self) -> bool:
@@ -178,7 +188,7 @@ class Plan:
 
     def _without_layers(self, reasons: dict[str, str]) -> dict[str, str]:
         paths = "|".join(re.escape(stack.layers) for stack in self.family.stacks)
-        layer = re.compile(rf"^({paths})\.\d+\.")
+        layer = re.compile(rf"^((?:{self.family.base}\.)?(?:{paths}))\.\d+\.")
         return {layer.sub(r"\1.*.", name): reason for name, reason in reasons.items()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -256,8 +266,9 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
                 raise SpikeconvError(f"{linear.name}: {reason}.")
             if scheme.weights.is_calibrated and (reason := why_not(family)):
                 raise SpikeconvError(f"weights={scheme.weights.method} is impossible: {reason}.")
-            selects = config.selects_outputs(linear.role)
-            jobs.append(Job(linear, scheme, in_features, out_features, selects_outputs=selects))
+            placed = linear if scheme.centers else replace(linear, center=None)
+            outputs = config.outputs_of(linear.role, scheme)
+            jobs.append(Job(placed, scheme, in_features, out_features, outputs=outputs))
     _check_patterns("--override", (override.pattern for override in config.overrides), layout, source)
     _check_patterns("--skip", config.skip, layout, source)
     if not jobs:
@@ -267,7 +278,7 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
         if float_states:
             raise SpikeconvError(f"kv_low_share needs {float_states[0]} to be converted; do not skip it.")
     _check_balance(jobs)
-    reasons = {**skipped, **family.skipped}
+    reasons = {**skipped, **family.skipped_in(model_config)}
     names, ignored = tuple(tensors.shapes), dict(tensors.ignored)
     return Plan(family, config, tuple(jobs), reasons, names, ignored, tuple(layout), source.assumption)
 

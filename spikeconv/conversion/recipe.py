@@ -15,6 +15,8 @@ from spikeconv.calibrate.record import ClipRecord
 from spikeconv.calibrate.saliency import salient_channels
 from spikeconv.calibrate.statistics import input_statistics
 from spikeconv.calibrate.thresholds import calibrate_source, clip_roles
+from spikeconv.calibrate.through_spikes import find_alphas
+from spikeconv.calibrate.training_record import TRAINING_RECORD, TrainingRecord
 from spikeconv.calibrate.windows import STATISTICS_TOKENS, Calibration
 from spikeconv.config import Options, SpikeConfig
 from spikeconv.config.base import Number, Whole
@@ -27,6 +29,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
+from spikeconv.sources.float_model import load_float
 from spikeconv.sources.model import ModelSource
 from spikeconv.sources.presets import load_scheme
 from spikeconv.sources.resolve import open_named
@@ -128,6 +131,7 @@ def plan_conversion(
     max_memory: int | None = None,
     track: Track = silent,
     note: Callable[[str], None] = lambda text: None,
+    trained: TrainingRecord | None = None,
 ) -> Plan:
     """Plan a conversion, with everything found on a text that the plan wants to know of one.
 
@@ -142,6 +146,7 @@ def plan_conversion(
         max_memory: bytes that the process may have; None: no limit.
         track: progress display.
         note: told, in a sentence, of work that takes long.
+        trained: what the source was trained for, whose settings `config` has: nothing is found on a text.
 
     Raises:
         SpikeconvError: the source cannot be converted like that.
@@ -157,10 +162,14 @@ def plan_conversion(
                 "The thresholds of --clip-from belong to its own settings; leave --budget and auto out."
             )
         return plan
+    if trained is not None:
+        if clipping.asked or wanted.asked:
+            raise SpikeconvError("What a model was trained for is neither clipped nor searched; leave that out.")
+        return _as_trained(make_plan(source, config), trained)
     config = clipping.apply(config, source)
     plan = make_plan(source, config)
     groups = plan.balanced_groups
-    if source.deletes and (groups or plan.calibrates or plan.clips or plan.selects or wanted.asked):
+    if source.deletes and (groups or plan.calibrates or plan.clips or plan.selects or plan.fires or wanted.asked):
         raise SpikeconvError(
             "What is found on a text reads the source more than once; leave --delete-source-shards out."
         )
@@ -168,7 +177,7 @@ def plan_conversion(
         if wanted.asked:
             raise SpikeconvError("--max-memory cannot be kept while encoders are chosen; leave one of the two out.")
         check_memory(source, plan, dtype, max_memory)
-    if calibrate and (groups or plan.calibrates or plan.selects or wanted.asked):
+    if calibrate and (groups or plan.calibrates or plan.selects or plan.fires or wanted.asked):
         text = calibration.read(source, WEIGHT_TOKENS if plan.calibrates else STATISTICS_TOKENS)
         plan = replace(plan, calibration=text)
         if plan.calibrates:
@@ -186,6 +195,12 @@ def plan_conversion(
         windows = text.windows[: max(1, STATISTICS_TOKENS // text.windows.shape[1])]
         note(f"Looking for salient channels on {windows.numel():,} tokens of {text.record['text']}.")
         plan = _select(source, plan, windows, dtype, track)
+    if plan.fires and plan.calibration is not None:
+        text = plan.calibration
+        note(f"Calibrating neurons on the first batch of {text.record['text']}.")
+        model = load_float(source, device="cpu", dtype="float32").model
+        inputs, outputs = find_alphas(model, plan.config, text.windows, track)
+        plan = replace(plan, alphas=inputs, output_alphas=outputs)
     if wanted.asked and plan.calibration is not None:
         text = plan.calibration
         note(f"Choosing encoders on {text.record['text']}.")
@@ -199,6 +214,19 @@ def plan_conversion(
         balanced = plan.balanced(source, dtype)
         plan = plan.with_thresholds(calibrate_source(balanced, plan.config, content, clipping.clip_tokens, track))
     return plan
+
+
+def _as_trained(plan: Plan, trained: TrainingRecord) -> Plan:
+    """The plan with everything that training found."""
+    kinds = ("input_salient", "input_alpha", "output_alpha")
+    salient, alphas, outputs = (trained.tensors(kind) for kind in kinds)
+    for job in plan.jobs:
+        wanted = job.shapes
+        for kind, found in zip(kinds, (salient, alphas, outputs), strict=True):
+            tensor = found.get(job.linear.name)
+            if kind in wanted and (tensor is None or tuple(tensor.shape) != wanted[kind][0]):
+                raise SpikeconvError(f"{TRAINING_RECORD} has no {kind} for {job.linear.name}; it is of another model.")
+    return replace(plan, salient=salient, alphas=alphas, output_alphas=outputs)
 
 
 def _select(source: Source, plan: Plan, windows: Tensor, dtype: torch.dtype | None, track: Track) -> Plan:

@@ -137,7 +137,7 @@ def choose_encoders(
     name, number = target
     if name == "spikes":
         return _found(config, menus, within_spikes(menus, number), {"budget": wanted.budget})
-    return _within_perplexity(source, config, plan, menus, number, windows[-HELD_OUT:], dtype, track)
+    return _within_perplexity(source, config, plan, menus, number, windows[-HELD_OUT:], track)
 
 
 def _groups(plan: Plan) -> list[list[ModuleLinear]]:
@@ -216,7 +216,6 @@ def _within_perplexity(
     menus: Sequence[Menu],
     ratio: float,
     windows: Tensor,
-    dtype: torch.dtype | None,
     track: Track,
 ) -> Found:
     """The fewest spikes whose perplexity, measured on the windows, is no more than `ratio` times the float model's."""

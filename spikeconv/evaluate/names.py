@@ -9,8 +9,9 @@ from pathlib import Path
 
 from spikeconv.data.offline import OFFLINE_TASKS
 from spikeconv.errors import SpikeconvError
+from spikeconv.sources.json_file import read_json
 
-__all__ = ["ALIASES", "SUITES", "resolve_tasks"]
+__all__ = ["ALIASES", "SUITES", "labels_texts", "resolve_tasks"]
 
 SUITES = {"sdllm": ("piqa", "arc_easy", "arc_challenge", "boolq", "hellaswag", "winogrande")}
 """Named lists of tasks. `sdllm` is the paper's table of zero-shot accuracies."""
@@ -24,6 +25,12 @@ ALIASES = {
 
 DECLARED = re.compile(r"""^["']?(?:task|group|tag)["']?:[ ]*["']?([^\s"'\[{!#]+)["']?[ ]*$""", re.M)
 LISTED = re.compile(r"""^["']?tag["']?:[ ]*\n((?:[ ]*-[ ]*\S+[ ]*(?:\n|$))+)""", re.M)
+
+
+def labels_texts(checkpoint: Path) -> bool:
+    """Whether a checkpoint is a classifier's."""
+    named = read_json(checkpoint / "config.json").get("architectures")
+    return isinstance(named, list) and bool(named) and str(named[0]).endswith("ForSequenceClassification")
 
 
 def resolve_tasks(names: str | Iterable[str] | None = None, suite: str | None = None) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ of modules; everything else is read from the checkpoint.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from spikeconv.config import Override, SpikeConfig
 from spikeconv.families.native import GatedDecoder
@@ -15,6 +15,7 @@ from spikeconv.families.norm import RMS, NormKind
 
 __all__ = [
     "Family",
+    "Head",
     "LinearSpec",
     "ModuleLinear",
     "Stack",
@@ -104,6 +105,16 @@ class Stack:
         return int(getattr(config, self.count))
 
 
+HEAD_STAYS = "a head stays in floating point, as in the papers"
+
+
+class Head(NamedTuple):
+    """What an architecture adds to a family's layers: the class of transformers that makes it, and its module."""
+
+    auto_class: str
+    module: str
+
+
 @dataclass(frozen=True)
 class Family:
     """One architecture.
@@ -127,6 +138,8 @@ class Family:
         package: the package that brings the model class, if transformers and spikeconv do not.
         no_quarot: why QuaRot's rotation is impossible, or None.
         auto_class: the class of transformers that makes its models.
+        heads: other architectures of the same layers, which have a head.
+        base: what such an architecture calls the model below its head.
     """
 
     model_type: str
@@ -149,12 +162,39 @@ class Family:
     package: str | None = None
     no_quarot: str | None = None
     auto_class: str = "AutoModelForCausalLM"
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    base: str = ""
 
-    def auto_model(self) -> Any:
-        """The class of transformers that `auto_class` names."""
+    def head_of(self, architectures: Any) -> Head | None:
+        """The head of the first of a config's `architectures` that has one."""
+        named = architectures if isinstance(architectures, list | tuple) else [architectures]
+        return next((self.heads[str(each)] for each in named if str(each) in self.heads), None)
+
+    def auto_name(self, architectures: Any) -> str:
+        """The name of the class of transformers that makes the model of a config's `architectures`."""
+        head = self.head_of(architectures)
+        return self.auto_class if head is None else head.auto_class
+
+    def auto_model(self, architectures: Any = None) -> Any:
+        """That class itself."""
         import transformers  # which takes seconds, and a family is data
 
-        return getattr(transformers, self.auto_class)
+        return getattr(transformers, self.auto_name(architectures))
+
+    def prefix_of(self, config: Any) -> str:
+        """What stands in front of the names of modules in a model with that transformers configuration."""
+        return f"{self.base}." if self.head_of(getattr(config, "architectures", None)) else ""
+
+    def skipped_in(self, config: Any) -> dict[str, str]:
+        """What stays of such a model, with the reason."""
+        head, base = self.head_of(getattr(config, "architectures", None)), self.prefix_of(config)
+        own = {f"{base}{module}": reason for module, reason in self.skipped.items()}
+        return own if head is None else {**own, head.module: HEAD_STAYS}
+
+    def is_float(self, module: str) -> bool:
+        """Whether a module is one of those that stay, or of a head, as the family calls it."""
+        kept = (*self.skipped, *(head.module for head in self.heads.values()))
+        return any(module == name or module.startswith(f"{name}.") for name in kept)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -188,15 +228,16 @@ class Family:
     def layout(self, config: Any) -> list[ModuleLinear]:
         """Every linear of a model with that transformers configuration (of its text part), in order."""
         result: list[ModuleLinear] = []
-        before = 0
+        before, base = 0, self.prefix_of(config)
         for stack in self.stacks:
             for layer in range(stack.size(config)):
-                prefix = f"{stack.layers}.{layer}"
+                prefix = f"{base}{stack.layers}.{layer}"
                 for spec in stack.linears:
                     paths = (spec.norm, spec.center, spec.writer)
                     norm, center, writer = (name and f"{prefix}.{name}" for name in paths)
+                    entry = stack.entry and f"{base}{stack.entry}"
                     if spec.before:
-                        center = f"{stack.layers}.{layer - 1}.{spec.center}" if layer else stack.entry
+                        center = f"{base}{stack.layers}.{layer - 1}.{spec.center}" if layer else entry
                     name, group = f"{prefix}.{spec.name}", f"{prefix}.{spec.group}"
                     head = head_dim(config) if spec.heads else None
                     place = (name, spec.role, before + layer, group)

@@ -5,15 +5,18 @@ What a linear reads behind a LayerNorm has that norm's bias as a constant part: 
 
 from typing import Any
 
-from spikeconv.families.base import Family, LinearSpec, Stack
+from spikeconv.families.base import Family, Head, LinearSpec, Stack
 from spikeconv.families.norm import LAYER
 
 __all__ = ["FAMILY"]
 
 
 def _float_macs(config: Any, tokens: int) -> dict[str, int]:
-    """Scores and sums of attention, over the full N²; no head."""
-    return {"attention": 2 * tokens**2 * config.hidden_size * config.num_hidden_layers}
+    """Scores and sums of attention, over the full N², and the head of a masked language model."""
+    result = {"attention": 2 * tokens**2 * config.hidden_size * config.num_hidden_layers}
+    if "BertForMaskedLM" in (config.architectures or []):
+        result["head"] = tokens * config.hidden_size * (config.hidden_size + config.vocab_size)
+    return result
 
 
 LINEARS = (
@@ -32,9 +35,14 @@ FAMILY = Family(
     _float_macs,
     skipped={
         "embeddings": "a table look-up multiplies nothing",
-        "pooler.dense": "the pooler reads one token of a text, and sentence vectors do without it",
+        "pooler.dense": "the pooler reads one token of a text",
     },
     encodes=True,
     no_quarot="its norms stand behind the sums, so its residual stream cannot be rotated",
     auto_class="AutoModel",
+    heads={
+        "BertForMaskedLM": Head("AutoModelForMaskedLM", "cls"),
+        "BertForSequenceClassification": Head("AutoModelForSequenceClassification", "classifier"),
+    },
+    base="bert",
 )

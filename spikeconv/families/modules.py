@@ -7,19 +7,26 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families.base import Family, ModuleLinear
 from spikeconv.families.registry import FAMILIES, family_of
 
-__all__ = ["auto_class_of", "linears_of", "output_of", "own_name", "refuse_encoder"]
+__all__ = ["auto_class_of", "classifies", "linears_of", "output_of", "own_name", "refuse_encoder"]
 
 
 def own_name(model: Any, name: str) -> str:
     """What a model calls a module that is called `name` in the model with its output head."""
     prefix: str = model.base_model_prefix
-    return name if hasattr(model, prefix) else name.removeprefix(f"{prefix}.")
+    if not hasattr(model, prefix):
+        return name.removeprefix(f"{prefix}.")
+    return name if hasattr(model, name.partition(".")[0]) else f"{prefix}.{name}"
 
 
 def output_of(output: Any) -> Any:
     """What a forward gives: logits [batch, tokens, vocabulary], or an encoder's states [batch, tokens, hidden]."""
     logits = getattr(output, "logits", None)
     return output.last_hidden_state if logits is None else logits
+
+
+def classifies(model: Any) -> bool:
+    """Whether a model's head labels texts."""
+    return type(model).__name__.endswith("ForSequenceClassification")
 
 
 def refuse_encoder(family: Family, what: str) -> None:
@@ -31,7 +38,8 @@ def refuse_encoder(family: Family, what: str) -> None:
     if family.encodes:
         raise SpikeconvError(
             f"{family.architecture} is an encoder: it predicts no next token, so it has no {what}; "
-            "`spikeconv similarity` compares its sentence vectors with the float model's."
+            "`spikeconv similarity` compares its sentence vectors with the float model's, `spikeconv finetune --task` "
+            "makes a classifier of it."
         )
 
 
@@ -39,7 +47,7 @@ def auto_class_of(config: Mapping[str, Any]) -> Any:
     """The class of transformers that loads what a `config.json` describes; that of causal models if it is unknown."""
     family = FAMILIES.get(str(config.get("model_type", "")))
     if family is not None:
-        return family.auto_model()
+        return family.auto_model(config.get("architectures"))
     from transformers import AutoModelForCausalLM  # which takes seconds
 
     return AutoModelForCausalLM

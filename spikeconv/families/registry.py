@@ -35,7 +35,7 @@ def find_family(config: Mapping[str, Any]) -> Family:
     named = config.get("architectures") or []
     architectures = named if isinstance(named, list | tuple) else [named]
     family = FAMILIES.get(model_type)
-    if family and (not architectures or family.architecture in architectures):
+    if family and (not architectures or {family.architecture, *family.heads} & set(map(str, architectures))):
         return family
     found = architectures[0] if architectures else model_type or "nothing"
     supported = sorted(f.architecture for f in FAMILIES.values())

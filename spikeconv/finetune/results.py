@@ -15,21 +15,21 @@ class StepResult:
         tokens: read so far, by all processes.
         loss: mean over the step, in nats.
         gradient_norm: before it was clipped.
-        threshold: mean τ.
-        lowest_threshold, highest_threshold: over the layers.
-        firing_rate: mean over the clipped layers, of the latest batch, with the default counts.
         tokens_per_second: since the run began, or went on.
+        firing_rate: mean over the layers that are clipped, or that fire, of the latest batch.
+        threshold: mean τ, where inputs are clipped.
+        lowest_threshold, highest_threshold: over the layers.
     """
 
     step: int
     tokens: int
     loss: float
     gradient_norm: float
-    threshold: float
-    lowest_threshold: float
-    highest_threshold: float
-    firing_rate: float | None
     tokens_per_second: float
+    firing_rate: float | None = None
+    threshold: float | None = None
+    lowest_threshold: float | None = None
+    highest_threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FinetuneSummary:
     steps: int
     tokens: int
     loss: float
-    threshold: float
+    threshold: float | None
     firing_rate: float | None
     seconds: float
 

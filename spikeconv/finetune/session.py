@@ -10,16 +10,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from spikeconv.calibrate.thresholds import clip_inputs, thresholds_of
-from spikeconv.config import SpikeConfig
 from spikeconv.disk import plain_errors
 from spikeconv.errors import SpikeconvError
 from spikeconv.finetune.batches import Batches
 from spikeconv.finetune.folder import RunFolder
-from spikeconv.finetune.refit import refit
+from spikeconv.finetune.method import Method
 from spikeconv.finetune.results import StepResult
 from spikeconv.finetune.settings import FinetuneSettings
-from spikeconv.loading import LoadedModel
 from spikeconv.progress import Track
 
 __all__ = ["Session"]
@@ -29,50 +26,45 @@ LARGEST_GRADIENT = 1.0
 
 
 class Session:
-    """A model, its clips and an optimizer; accelerate saves `step`, thresholds and `result` through the `state_dict`s.
+    """A model, a way to train it and an optimizer; accelerate saves the rest through the `state_dict`s.
 
     Args:
-        loaded: the float model, in float32.
-        config: says where and how to clip, as a plan holds it.
+        model: in float32, as `method` has made it ready.
+        method: the way.
         settings: of the training.
-        windows: token ids [windows, settings.window].
+        batches: what is read.
         folder: where states are kept.
         accelerator: accelerate's view of the processes.
-
-    Raises:
-        SpikeconvError: the text is too short.
     """
 
     def __init__(
         self,
-        loaded: LoadedModel,
-        config: SpikeConfig,
+        model: Any,
+        method: Method,
         settings: FinetuneSettings,
-        windows: Tensor,
+        batches: Batches,
         folder: RunFolder,
         accelerator: Accelerator,
     ) -> None:
-        self.settings, self.windows, self.folder, self.accelerator = settings, windows, folder, accelerator
-        self._batches = Batches(windows, settings, accelerator)
-        self.model: Any = loaded.model.to(accelerator.device).train()
-        self.clips = clip_inputs(self.model, config)
+        self.settings, self.folder, self.accelerator = settings, folder, accelerator
+        self.method, self._batches = method, batches
+        self.model: Any = model.to(accelerator.device).train()
         self.step = 0
         self.result: StepResult | None = None
+        self._tokens = 0
         self._optimizer: Any = None
         self._started = (0, time.perf_counter())
 
     def begin(self, force: bool, track: Track) -> None:
-        """Start anew: refit, and measure the loss before any training."""
+        """Start anew, and measure the loss before any training."""
         self._in_turn(lambda: self.folder.begin(self.settings, force=force))
-        if self.settings.refit_tokens:
-            count = max(1, self.settings.refit_tokens // self.settings.window)
-            refit(self.model, self.clips, self.windows[:count], track)
+        self.method.begin(track)
         self._prepare()
-        self._measure_rates(True)
+        self.method.measure(True)
         with torch.no_grad():
-            loss = self._mean(self.model(**self._batches.take(0)).loss)
+            loss = self._mean(self.method.loss(self.model, self._batches.take(0)))
         self._check(loss)
-        self._update_thresholds()
+        self.method.update(self._mean)
         self.result = self._result(loss, torch.zeros(()))
 
     def resume(self, steps: int) -> None:
@@ -86,15 +78,17 @@ class Session:
         if self.step > steps:
             raise SpikeconvError(f"{self.folder.path} has {self.step} steps already, more than --steps {steps}.")
         self._in_turn(lambda: self.folder.forget_after(self.step))
-        self._started = (self.step, time.perf_counter())
+        self._started = (self._tokens, time.perf_counter())
 
     def advance(self, measure: bool) -> None:
         """One optimizer step; what was measured is in `result`."""
-        self._measure_rates(measure)
+        self.method.measure(measure)
         losses, norm = [], torch.zeros(())
         for batch in range(self.settings.accumulate):
             with self.accelerator.accumulate(self.model):
-                loss = self.model(**self._batches.take(self.step * self.settings.accumulate + batch)).loss
+                given = self._batches.take(self.step * self.settings.accumulate + batch)
+                self._tokens += int(given["input_ids"].numel()) * self.accelerator.num_processes
+                loss = self.method.loss(self.model, given)
                 losses.append(self._mean(loss.detach()))
                 self._check(losses[-1])
                 self.accelerator.backward(loss)
@@ -103,7 +97,7 @@ class Session:
                     self._check(norm)
                 self._optimizer.step()
                 self._optimizer.zero_grad()
-        self._update_thresholds()
+        self.method.update(self._mean)
         self.step += 1
         if measure:
             self.result = self._result(torch.stack(losses).mean(), norm)
@@ -119,13 +113,12 @@ class Session:
     def state_dict(self) -> dict[str, Any]:
         """What accelerate saves beside weights, optimizer and random numbers."""
         result = None if self.result is None else asdict(self.result)
-        return {"step": self.step, "result": result, "thresholds": [clip.threshold for clip in self.clips]}
+        return {"step": self.step, "tokens": self._tokens, "result": result, "method": self.method.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
-        self.step, self.result = state["step"], StepResult(**state["result"])
-        for clip, threshold in zip(self.clips, state["thresholds"], strict=True):
-            clip.threshold = threshold
+        self.step, self._tokens, self.result = state["step"], state["tokens"], StepResult(**state["result"])
+        self.method.load(state["method"])
 
     def _prepare(self) -> None:
         if self.settings.gradient_checkpointing:
@@ -149,14 +142,6 @@ class Session:
         result: Tensor = self.accelerator.reduce(value, "mean")
         return result
 
-    def _measure_rates(self, wanted: bool) -> None:
-        for clip in self.clips:
-            clip.measures_rate = wanted
-
-    def _update_thresholds(self) -> None:
-        for clip in self.clips:
-            clip.update(self.settings.clip_momentum, self._mean)
-
     def _check(self, value: Tensor) -> None:
         if not math.isfinite(float(value)):
             state = self.folder.state
@@ -167,18 +152,12 @@ class Session:
             )
 
     def _result(self, loss: Tensor, norm: Tensor) -> StepResult:
-        thresholds = list(thresholds_of(self.clips).values())
-        rates = [clip.rate for clip in self.clips if clip.rate is not None]
-        step_tokens = self._batches.step_windows * self.settings.window
         first, start = self._started
         return StepResult(
             step=self.step,
-            tokens=self.step * step_tokens,
+            tokens=self._tokens,
             loss=float(loss),
             gradient_norm=float(norm),
-            threshold=sum(thresholds) / len(thresholds),
-            lowest_threshold=min(thresholds),
-            highest_threshold=max(thresholds),
-            firing_rate=sum(rates) / len(rates) if rates else None,
-            tokens_per_second=(self.step - first) * step_tokens / (time.perf_counter() - start),
+            tokens_per_second=(self._tokens - first) / (time.perf_counter() - start),
+            **self.method.measured(),
         )

@@ -1,5 +1,7 @@
 """What decides the course of a fine-tune; a run goes on only with the settings that it began with."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["FinetuneSettings"]
@@ -17,6 +19,10 @@ class FinetuneSettings(BaseModel):
     clip_quantile: float = 0.5
     clip_roles: tuple[str, ...] = ()
     clip_momentum: float = Field(0.9, ge=0, lt=1, description="share of the old τ in the moving average")
+    scheme: dict[str, Any] | None = Field(None, description="settings of the conversion that it trains for, or None")
+    task: str | None = Field(None, description="labelled texts to train on, or None: a text")
+    distill_logits: float = Field(0.0, ge=0, description="weight of the float model's logits in the loss")
+    distill_hidden: float = Field(0.0, ge=0, description="weight of its hidden states")
     rotation: str = "gamma-sqp"
     seed: int = Field(2, description="of the rotation's signs, and of the order of the text")
     learning_rate: float = Field(2e-5, gt=0)

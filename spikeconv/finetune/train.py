@@ -1,6 +1,6 @@
-"""Rotational sparse training (SDLLM, appendix B): AdamW on a float model whose attention inputs are clipped.
+"""Fine-tuning: AdamW on a float model that a `Method` makes ready for spikes.
 
-Rotations stand only where the clipping is; the conversion rotates everything. accelerate brings the processes: one,
+accelerate brings the processes: one,
 several, FSDP or DeepSpeed, as its configuration says (`accelerate launch -m spikeconv finetune …`).
 """
 
@@ -9,17 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
-from torch import Tensor
 
-from spikeconv.config import SpikeConfig
-from spikeconv.finetune.folder import RunFolder
 from spikeconv.finetune.publish import publish
 from spikeconv.finetune.results import FinetuneSummary, StepResult
 from spikeconv.finetune.session import Session
 from spikeconv.finetune.settings import FinetuneSettings
-from spikeconv.loading import LoadedModel
 from spikeconv.progress import Track, silent
 
 __all__ = ["Course", "finetune", "make_accelerator"]
@@ -52,39 +49,32 @@ def make_accelerator(settings: FinetuneSettings, cpu: bool) -> Accelerator:
 
 
 def finetune(
-    loaded: LoadedModel,
-    config: SpikeConfig,
-    settings: FinetuneSettings,
-    windows: Tensor,
+    session: Session,
+    tokenizer: Any,
     output: Path,
     course: Course,
-    accelerator: Accelerator,
     *,
     track: Track = silent,
     on_step: Callable[[StepResult], None] = lambda result: None,
 ) -> FinetuneSummary:
-    """Train a float model with clipped inputs, and write it as an ordinary checkpoint with a record of its τ.
+    """Train a float model by a session's method, and write it as an ordinary checkpoint with that method's record.
 
     Args:
-        loaded: the float model, in float32.
-        config: says where and how to clip, as a plan holds it.
-        settings: of the training.
-        windows: token ids [windows, settings.window].
-        output: the directory to create; beside it stands the folder of the run.
+        session: where it stands; beside `output` stands the folder of the run.
+        tokenizer: the model's.
+        output: the directory to create.
         course: how far to go.
-        accelerator: from `make_accelerator`.
         track: progress display.
         on_step: told of logged steps, in the main process.
 
     Raises:
-        SpikeconvError: the text is too short, an earlier run is in the way, has other settings or more steps, or the
-            loss is no number any more (the last state stays).
+        SpikeconvError: an earlier run is in the way, has other settings or more steps, or the loss is no number any
+            more (the last state stays).
     """
     start = time.perf_counter()
-    session = Session(loaded, config, settings, windows, RunFolder(output), accelerator)
 
     def note() -> None:
-        if accelerator.is_main_process and session.result is not None:
+        if session.accelerator.is_main_process and session.result is not None:
             session.folder.log(asdict(session.result))
             on_step(session.result)
 
@@ -101,6 +91,6 @@ def finetune(
         if step % course.save_every == 0 or step == course.steps:
             session.save()
     assert session.result is not None
-    publish(session, output, loaded.tokenizer, config)
+    publish(session, output, tokenizer)
     measured = {key: value for key, value in asdict(session.result).items() if key in FinetuneSummary.__annotations__}
     return FinetuneSummary(output=str(output), steps=session.step, seconds=time.perf_counter() - start, **measured)

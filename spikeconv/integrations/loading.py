@@ -136,7 +136,7 @@ def _place(name: str, expected: dict[str, Tensor], prefix: str) -> str | None:
 def _is_head(name: str, family: Family, model: Any) -> bool:
     """Whether a tensor belongs to an output head that the family knows and this model does not have."""
     module = name.rpartition(".")[0]
-    return module in family.skipped and not module.startswith(f"{model.base_model_prefix}.")
+    return family.is_float(module) and not module.startswith(f"{model.base_model_prefix}.")
 
 
 def _check_missing(model: Any, missing: Iterable[str], present: Iterable[str], family: Family) -> None:
@@ -146,7 +146,8 @@ def _check_missing(model: Any, missing: Iterable[str], present: Iterable[str], f
     for name in sorted(missing):
         if tied.get(name, name) in there:  # any one of those that share a tensor is enough
             continue
-        if name.startswith(base) or name.rpartition(".")[0] in family.skipped:
+        own = type(model).__name__ in (model.config.architectures or [])  # its head too is in the checkpoint
+        if own or name.startswith(base) or name.rpartition(".")[0] in family.skipped:
             lacking = tied.get(name, name)
             raise SpikeconvError(f"The checkpoint lacks {lacking}, which {type(model).__name__} needs; {AGAIN}.")
 

@@ -29,6 +29,7 @@ from spikeconv.nn import (
     arrange_weights,
     check_shared,
     guard_first_forward,
+    run_streams,
     spike_linears,
 )
 
@@ -150,12 +151,14 @@ def swap_linears(model: Any, config: SpikeConfig) -> dict[str, SpikeLinear]:
                 bias=has_bias,
                 dtype=old.weight.dtype,
                 folds=folds[name],
-                selects_outputs=config.selects_outputs(roles[name]),
+                outputs=config.outputs_of(roles[name], scheme),
             )
         if old.bias is not None:
             new.bias = old.bias
         model.set_submodule(name, new)
         swapped[name] = new
+    for stack in family_of(model).stacks:
+        run_streams(list(model.get_submodule(own_name(model, stack.layers))), config.time_steps)
     return swapped
 
 
@@ -190,7 +193,7 @@ def _groups(model: Any, layout: list[ModuleLinear], schemes: dict[str, LinearSch
     groups: dict[Any, SpikeGroup] = {}
     for linear in layout:
         if (key := keys.get(linear.name)) and key not in groups:
-            center = model.get_submodule(linear.center) if linear.center else None
+            center = model.get_submodule(linear.center) if linear.center and schemes[linear.name].centers else None
             center = None if center is None or center.bias is None else center
             in_features = model.get_submodule(linear.name).in_features
             groups[key] = SpikeGroup(in_features, schemes[linear.name], norms.get(key), center)

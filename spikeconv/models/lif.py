@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["BETA", "THRESHOLD", "charges", "heaviside", "lif"]
+__all__ = ["BETA", "THRESHOLD", "arctan_slope", "charges", "heaviside", "lif"]
 
 BETA, THRESHOLD = 0.5, 1.0
 SLOPE = 2.0
@@ -59,7 +59,8 @@ def heaviside(x: Tensor) -> Tensor:
     return _Heaviside.apply(x)  # type: ignore[no-any-return]
 
 
-def _slope(x: Tensor) -> Tensor:
+def arctan_slope(x: Tensor) -> Tensor:
+    """The gradient of [x ≥ 0] as an arctan's."""
     return SLOPE / 2 / (1 + (math.pi / 2 * SLOPE * x).square())
 
 
@@ -72,7 +73,7 @@ class _Heaviside(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return gradient * _slope(x)
+        return gradient * arctan_slope(x)
 
 
 class _Lif(torch.autograd.Function):
@@ -88,7 +89,7 @@ class _Lif(torch.autograd.Function):
     def backward(ctx: Any, of_spikes: Tensor, of_last: Tensor) -> tuple[Tensor, Tensor]:
         (charged,) = ctx.saved_tensors
         fired = charged >= THRESHOLD
-        slope = _slope(charged - THRESHOLD)
+        slope = arctan_slope(charged - THRESHOLD)
         # H = U (1 - S): what comes back through H reaches U where it stayed, and S by -U.
         through = torch.where(fired, 0.0, 1.0) - charged * slope
         of_charged = of_spikes * slope

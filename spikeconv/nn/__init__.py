@@ -4,6 +4,8 @@ from spikeconv.nn.group import SpikeGroup, check_shared
 from spikeconv.nn.guard import guard_first_forward
 from spikeconv.nn.layout import arrange_weights, prefers_events, set_execution
 from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, packed_row_sums, row_sums, spike_linears
+from spikeconv.nn.streams import run_streams
+from spikeconv.nn.training import TrainedInput, TrainedLinear
 
 __all__ = [
     "EXECUTIONS",
@@ -12,6 +14,8 @@ __all__ = [
     "KvCode",
     "SpikeGroup",
     "SpikeLinear",
+    "TrainedInput",
+    "TrainedLinear",
     "arrange_weights",
     "attention_codes",
     "buffer_shapes",
@@ -20,6 +24,7 @@ __all__ = [
     "packed_row_sums",
     "prefers_events",
     "row_sums",
+    "run_streams",
     "set_execution",
     "spike_linears",
 ]

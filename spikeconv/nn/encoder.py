@@ -8,18 +8,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.codecs import CountCodec, GifCodec, Norm, SpikeCounts, codec_of
+from spikeconv.codecs import CountCodec, GifCodec, NeuronCodec, Norm, SpikeCounts, codec_of
 from spikeconv.codes import code_for
 from spikeconv.config import FloatInputs, LinearScheme
-from spikeconv.nn.gradients import flow, rotated
+from spikeconv.nn.firing import fired
+from spikeconv.nn.gradients import flow, rotated, straight
 from spikeconv.rotation import Rotation
 
 __all__ = ["CALIBRATED", "Encoder", "Encoding", "FoldedNorm"]
 
-CALIBRATED = ("input_threshold", "input_balance", "input_salient")
+CALIBRATED = ("input_threshold", "input_balance", "input_salient", "input_alpha")
 """Buffers of linears that say something of their input: the same in all linears of a group, of which one tells it."""
 
 
@@ -67,7 +69,7 @@ class Encoder:
 
     `held_by` has, by name of such a buffer, the linear that is asked for it: `input_balance` [n] float32, d, if the
     input is balanced here; `input_threshold` [1] float32, τ, where the scheme clips; `input_salient` [n] uint8, where
-    some channels have more bits.
+    some channels have more bits; `input_alpha` [T] float32, where the input passes neurons.
     """
 
     def __init__(
@@ -106,7 +108,9 @@ class Encoder:
     def held(self, name: str) -> Tensor | None:
         """What one of the linears has in a buffer of `CALIBRATED`; None where none has it."""
         holder = self.held_by.get(name)
-        return None if holder is None else holder._buffers[name]
+        if holder is None:
+            return None
+        return holder._buffers[name] if name in holder._buffers else holder._parameters[name]
 
     @property
     def prepares(self) -> bool:
@@ -137,6 +141,23 @@ class Encoder:
             codec, calibrated = replace(codec, clip_mode="none"), None
         return self._told(codec.encode(u, calibrated=calibrated, histogram=bool(self.observers)))
 
+    def decoded(self, u: Tensor) -> Tensor:
+        """What the counts of a potential stand for, float32 [..., n]; gradients pass as `through` says."""
+        if isinstance(self.codec, NeuronCodec) and not self.observers:  # which runs its steps anyway
+            return self.through(u)
+        with torch.no_grad():
+            encoding = self.rounded(u)
+        return self.through(u) if encoding.spikes is None else self.through(u, encoding.spikes.decode())
+
+    def through(self, u: Tensor, value: Tensor | None = None) -> Tensor:
+        """The decoded potential [..., n] where gradients pass it by the surrogate of a neuron; else `value`, or u.
+
+        Through counts they pass straight to u.
+        """
+        if isinstance(self.codec, NeuronCodec) and (alpha := self.calibrated) is not None:
+            return fired(self.codec.streams(u), alpha, self.codec.neuron).view(u.shape)
+        return u if value is None else straight(value, u)
+
     def _told(self, spikes: SpikeCounts) -> Encoding:
         for observer in tuple(self.observers):
             observer(spikes)
@@ -149,7 +170,9 @@ class Encoder:
 
     @property
     def calibrated(self) -> Tensor | None:
-        """What its codec takes: τ, or the salient channels, bool [n]."""
+        """What its codec takes: τ, the salient channels, bool [n], or α of each time step."""
+        if isinstance(self.codec, NeuronCodec):
+            return self.held("input_alpha")
         if not isinstance(self.codec, GifCodec):
             return self.threshold
         salient = self.held("input_salient")

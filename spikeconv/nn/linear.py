@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.config import GifInputs, LinearScheme
+from spikeconv.codecs import Neuron
+from spikeconv.config import ElasticInputs, GifInputs, LifInputs, LinearScheme, NeuronInputs, Outputs
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn.encoder import CALIBRATED, Encoder, Encoding
+from spikeconv.nn.firing import fired
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.weights import dequantize
 
@@ -26,7 +28,7 @@ EXECUTIONS = ("auto", *ops.EXECUTIONS)
 UNPACKED = 1 << 18
 """Weights that are unpacked at once to be added up."""
 
-FLOAT32 = ("weight_scale", "input_threshold", "input_balance")
+FLOAT32 = ("weight_scale", "input_threshold", "input_balance", "input_alpha", "output_alpha")
 """Buffers that stay in float32 whatever the model's dtype."""
 
 
@@ -43,7 +45,11 @@ class SpikeLinear(nn.Module):
         input_balance: float32 [in], the factors d of a balanced input that nothing in front could take in, the same in
             all linears of a group (where `folds` is false).
         input_salient: uint8 [in], 1 in the channels that have more bits (codec gif only), the same in all of a group.
-        output_salient: uint8 [out], the same of the outputs, where they are keys or values with salient channels.
+        input_alpha: float32 [T], what a spike of the neurons in front is worth in each time step, the same in all of a
+            group (codecs elastic and lif only).
+        output_salient: uint8 [out], the salient channels of the outputs, where they are keys or values that have some.
+        output_alpha: float32 [T], what a spike of the neurons behind is worth, where the outputs are keys or values
+            that pass some.
 
     The output has the dtype of the input; everything in between is int32 and float32.
     """
@@ -54,7 +60,9 @@ class SpikeLinear(nn.Module):
     input_threshold: Tensor | None
     input_balance: Tensor | None
     input_salient: Tensor | None
+    input_alpha: Tensor | None
     output_salient: Tensor | None
+    output_alpha: Tensor | None
     bias: nn.Parameter | None
 
     def __init__(
@@ -67,15 +75,15 @@ class SpikeLinear(nn.Module):
         bias: bool = False,
         dtype: torch.dtype | None = None,
         folds: bool = True,
-        selects_outputs: bool = False,
+        outputs: Outputs = "plain",
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.scheme, self.group = scheme, group
         group.members.append(self)
         self.execution = default_execution()
-        shapes = buffer_shapes(in_features, out_features, scheme, folds, selects_outputs)
-        for name in ("weight", "weight_scale", "weight_sum", *CALIBRATED, "output_salient"):
+        shapes = buffer_shapes(in_features, out_features, scheme, folds, outputs)
+        for name in ("weight", "weight_scale", "weight_sum", *CALIBRATED, "output_salient", "output_alpha"):
             spec = shapes.get(name)
             buffer = torch.empty(spec[0], dtype=spec[1] or dtype) if spec else None
             self.register_buffer(name, buffer)
@@ -92,7 +100,16 @@ class SpikeLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out_features] of x [..., in_features], in the dtype of x."""
-        return self.group.output(self, x)
+        return self.past_neurons(self.group.output(self, x))
+
+    def past_neurons(self, y: Tensor) -> Tensor:
+        """An output [..., out] as the spikes of the neurons behind it, in the dtype of y; y itself if there are none."""
+        inputs, alpha = self.scheme.inputs, self._buffers["output_alpha"]
+        if alpha is None:
+            return y
+        assert isinstance(inputs, ElasticInputs | LifInputs)
+        streams = y.float().unflatten(0, (inputs.time_steps, -1))
+        return fired(streams, alpha, Neuron.of(inputs, leak=0.0)).view(y.shape).to(y.dtype)
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """weight, weight_scale, weight_sum and bias."""
@@ -171,8 +188,9 @@ class SpikeLinear(nn.Module):
 
     def dtypes(self) -> dict[str, torch.dtype | None]:
         """The dtype of every tensor of it in a checkpoint but the bias; None: the model's."""
-        calibrated = self.input_balance is None, self.output_salient is not None
-        shapes = buffer_shapes(self.in_features, self.out_features, self.scheme, *calibrated)
+        outputs: Outputs = "plain" if self.output_salient is None else "salient"
+        outputs = outputs if self.output_alpha is None else "neuron"
+        shapes = buffer_shapes(self.in_features, self.out_features, self.scheme, self.input_balance is None, outputs)
         return {name: dtype for name, (_, dtype) in shapes.items()}
 
     @property
@@ -224,12 +242,12 @@ def buffer_shapes(
     out_features: int,
     scheme: LinearScheme,
     folds: bool = True,
-    selects_outputs: bool = False,
+    outputs: Outputs = "plain",
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype | None]]:
     """Shape and dtype (None: the model's) of every buffer of a converted linear, which are its checkpoint tensors.
 
     `folds` says whether what stands in front takes in the factors of a balanced input (`ModuleLinear.folds`),
-    `selects_outputs` whether its outputs are keys or values of which some have more bits.
+    `outputs` what becomes of its outputs.
     """
     shapes: dict[str, tuple[tuple[int, ...], torch.dtype | None]] = {}
     if scheme.weights.is_float:
@@ -247,7 +265,11 @@ def buffer_shapes(
         shapes["input_balance"] = ((in_features,), torch.float32)
     if isinstance(scheme.inputs, GifInputs):
         shapes["input_salient"] = ((in_features,), torch.uint8)
-    if selects_outputs:
+    if isinstance(scheme.inputs, NeuronInputs):
+        shapes["input_alpha"] = ((scheme.inputs.time_steps,), torch.float32)
+    if outputs == "neuron":
+        shapes["output_alpha"] = ((scheme.inputs.virtual_steps,), torch.float32)
+    if outputs == "salient":
         shapes["output_salient"] = ((out_features,), torch.uint8)
     return shapes
 

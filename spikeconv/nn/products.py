@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spikeconv import ops
 from spikeconv.nn.encoder import Encoder, Encoding
-from spikeconv.nn.gradients import flow, product, straight
+from spikeconv.nn.gradients import flow, product
 
 if TYPE_CHECKING:
     from spikeconv.nn.linear import SpikeLinear
@@ -30,9 +30,11 @@ def differentiable_outputs(encoder: Encoder, members: "list[SpikeLinear]", x: Te
         encoding = encoder.rounded(u)
         values = _products_of(members, encoding) if is_packed else []
     if is_packed:
-        products = [product(u, y, linear) for y, linear in zip(values, members, strict=True)] if flow(u) else values
+        through = encoder.through(u) if flow(u) else None
+        pairs = zip(values, members, strict=True)
+        products = values if through is None else [product(through, y, linear) for y, linear in pairs]
     else:
-        potential = u if encoding.spikes is None else straight(encoding.decode(), u)
+        potential = u if encoding.spikes is None else encoder.through(u, encoding.spikes.decode())
         products = [linear.float_product(potential) for linear in members]
     return [linear.with_bias(y, x.dtype) for y, linear in zip(products, members, strict=True)]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spikeconv.codes import Code, Cost, code_for
-from spikeconv.config import KvSettings, LinearScheme
+from spikeconv.config import FloatInputs, KvSettings, LinearScheme, MultiheadInputs, NeuronInputs
 from spikeconv.record.neurons import NeuronRecord
 
 __all__ = ["CacheRecord", "LayerRecord", "SpikeRecord", "magnitude_of", "ones_of"]
@@ -69,9 +69,12 @@ class LayerRecord:
 
     @property
     def virtual_steps(self) -> int:
-        """T': slots of the code where counts are sent by one; T · l of the digits of `multihead`, 1 of whole counts."""
+        """T': slots of the code where counts are sent by one; T · l of the digits of `multihead`, 1 of whole counts.
+
+        T of neurons.
+        """
         inputs = self.scheme.inputs
-        if inputs.codec == "multihead" or inputs.codec == "float" or inputs.spikes == "integer":
+        if isinstance(inputs, MultiheadInputs | FloatInputs | NeuronInputs) or inputs.spikes == "integer":
             return inputs.virtual_steps
         return self.code.slots(inputs.largest_count)
 
@@ -79,7 +82,7 @@ class LayerRecord:
     def cost(self) -> Cost:
         """What an output does for one token beside the additions for spikes; nothing where counts go whole."""
         inputs = self.scheme.inputs
-        if inputs.codec == "float" or inputs.spikes == "integer":
+        if isinstance(inputs, FloatInputs | NeuronInputs) or inputs.spikes == "integer":
             return Cost(self.virtual_steps)
         return self.code.cost(inputs.largest_count)
 

@@ -22,7 +22,7 @@ __all__ = ["Recorder", "SpikeStatistics"]
 class SpikeStatistics:
     """What one encoder saw: tokens, inputs, and a histogram of its counts, from which all else follows.
 
-    With several planes every plane counts: an input has as many counts.
+    With several planes every plane counts: an input has as many counts, as it has with T time steps.
 
     Attributes:
         tokens: of all encodings.
@@ -41,7 +41,7 @@ class SpikeStatistics:
     def add(self, encoded: SpikeCounts) -> None:
         """Count one encoding; nothing is copied to the host."""
         counts = encoded.counts
-        self.planes = len(counts) if encoded.stacked else 1
+        self.planes = len(counts) if encoded.stacked else encoded.steps
         self.note(counts.numel() // self.planes, counts.shape[-1], encoded.histogram, encoded.lowest)
 
     def note(self, inputs: int, size: int, histogram: Tensor, lowest: int) -> None:

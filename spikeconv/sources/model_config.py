@@ -62,7 +62,7 @@ def build_empty(config: PretrainedConfig) -> PreTrainedModel:
     family = find_family(config.to_dict())
     try:
         with torch.device("meta"), quiet_transformers():
-            model: PreTrainedModel = family.auto_model().from_config(config)
+            model: PreTrainedModel = family.auto_model(config.architectures).from_config(config)
     except Exception as error:  # each model fails in its own way
         raise _impossible(family, error) from None
     return model
@@ -71,7 +71,8 @@ def build_empty(config: PretrainedConfig) -> PreTrainedModel:
 def build_unloaded(config: PretrainedConfig) -> PreTrainedModel:
     """The model of a configuration in float32: its parameters on the meta device, its buffers real (rotary tables)."""
     with init_empty_weights(include_buffers=False), quiet_transformers():
-        model: PreTrainedModel = find_family(config.to_dict()).auto_model().from_config(config, dtype=torch.float32)
+        auto_model = find_family(config.to_dict()).auto_model(config.architectures)
+        model: PreTrainedModel = auto_model.from_config(config, dtype=torch.float32)
     model.eval().requires_grad_(False)
     return model
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikeconv import ops
 from spikeconv.checkpoint.balance import BALANCE, read_balance
 from spikeconv.checkpoint.folder import source_arch, source_path
 from spikeconv.config import FLOAT_BITS, SpikeConfig
@@ -31,6 +32,7 @@ from spikeconv.verification.balance import balance_model
 from spikeconv.verification.files import second_weights
 from spikeconv.verification.result import ERROR_TOLERANCE, ROUNDING_TOLERANCE, VerifyResult
 from spikeconv.verification.rotation import rotate_only, rotation_error_alone
+from spikeconv.weights import rounding_of
 
 __all__ = ["compare_with_source", "read_source"]
 
@@ -101,7 +103,8 @@ def read_source(path: Path, arch: str | None = None) -> tuple[Any, str]:
         return load_float(opened, device="cpu", dtype="float32").model, "spikeconv"
     try:
         with quiet_transformers(), redirect_stderr(io.StringIO()):  # it draws a bar of its own for a GGUF file
-            model = find_family(opened.config).auto_model().from_pretrained(folder, dtype=torch.float32, **options)
+            auto_model = find_family(opened.config).auto_model(config.architectures)
+            model = auto_model.from_pretrained(folder, dtype=torch.float32, **options)
     except Exception as error:  # whatever it makes of somebody's files
         raise SpikeconvError(f"The source {path} cannot be loaded with transformers: {reason_of(error)}") from error
     return model.eval(), "transformers"
@@ -192,6 +195,10 @@ def _compare_linear(
     bits = linear.scheme.weights.bits
     assert bits != FLOAT_BITS
     values = linear.integers()
+    if linear.scheme.weights.method in ("sign", "ternary"):
+        packed, scale, *_ = rounding_of(linear.scheme.weights)(rotated)
+        wanted = ops.unpack(packed, linear.in_features)
+        return error, same and torch.equal(values, wanted) and _close(linear.weight_scale, scale, 1e-6)
     top = 2 ** (bits - 1) - 1
     steps = (rotated / linear.weight_scale[:, None]).clamp_(-top - 1, top)
     error = float((values - steps).abs().max())

@@ -1,6 +1,6 @@
 from spikeconv.weights.calibrated import CalibratedWeight, quantize_calibrated
 from spikeconv.weights.hessian import Statistics
-from spikeconv.weights.rtn import QuantizedWeight, dequantize, quantize_blocks, quantize_rtn
+from spikeconv.weights.rtn import QuantizedWeight, dequantize, quantize_blocks, quantize_rtn, rounding_of, to_nearest
 
 __all__ = [
     "CalibratedWeight",
@@ -10,4 +10,6 @@ __all__ = [
     "quantize_blocks",
     "quantize_calibrated",
     "quantize_rtn",
+    "rounding_of",
+    "to_nearest",
 ]

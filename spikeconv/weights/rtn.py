@@ -1,15 +1,21 @@
 """Round-to-nearest weights: symmetric, one scale per output channel (the arithmetic is in `ops/rtn.py`)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
 
 from spikeconv import ops
+from spikeconv.config import WeightSettings
 from spikeconv.errors import SpikeconvError
+from spikeconv.weights.signs import round_to_sign, round_to_ternary
 
-__all__ = ["QuantizedWeight", "dequantize", "quantize_blocks", "quantize_rtn"]
+__all__ = ["QuantizedWeight", "Rounding", "dequantize", "quantize_blocks", "quantize_rtn", "rounding_of", "to_nearest"]
+
+Rounding = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+"""Of rows [some, in]: packed, scale, row sums and squared error (see `ops.quantize_rtn`)."""
 
 
 class QuantizedWeight(NamedTuple):
@@ -34,17 +40,28 @@ def quantize_rtn(weight: Tensor, bits: int, search_clip: bool) -> QuantizedWeigh
     Raises:
         SpikeconvError: a weight, or what would stand for one, is not a finite float32.
     """
-    return quantize_blocks([weight], len(weight), bits, search_clip)
+    return quantize_blocks([weight], len(weight), to_nearest(bits, search_clip))
 
 
-def quantize_blocks(blocks: Iterable[Tensor], rows: int, bits: int, search_clip: bool) -> QuantizedWeight:
+def to_nearest(bits: int, search_clip: bool) -> Rounding:
+    """Round to the nearest, with 2 to 8 bits; search the range of each row, or take its largest weight."""
+    return partial(ops.quantize_rtn, bits=bits, search_clip=search_clip)
+
+
+def rounding_of(settings: WeightSettings) -> Rounding:
+    """How weights are rounded that no text is read for."""
+    if settings.method in ("sign", "ternary"):
+        return round_to_sign if settings.method == "sign" else round_to_ternary
+    return to_nearest(settings.bits, settings.clip == "mse")
+
+
+def quantize_blocks(blocks: Iterable[Tensor], rows: int, rounding: Rounding) -> QuantizedWeight:
     """Quantize a matrix that comes in blocks of rows: each row is rounded by itself.
 
     Args:
         blocks: [some, in] each.
         rows: of all of them.
-        bits: 2 to 8.
-        search_clip: search the range of each row.
+        rounding: of a block.
 
     Raises:
         SpikeconvError: as `quantize_rtn`.
@@ -52,8 +69,8 @@ def quantize_blocks(blocks: Iterable[Tensor], rows: int, bits: int, search_clip:
     whole: list[Tensor] = []
     first, squares, power = 0, 0.0, 0.0
     for block in blocks:
-        *parts, error = ops.quantize_rtn(block, bits, search_clip)
-        _check_finite(block, parts[1] * float(1 << bits - 1) + error, first)
+        *parts, error = rounding(block)
+        _check_finite(block, parts[1] * float(1 << parts[0].shape[-1] - 1) + error, first)
         norm = float(block.float().norm())
         if not 0 < norm < math.inf:  # of weights whose squares no float32 holds
             norm = float(block.double().norm())

@@ -47,15 +47,30 @@ def test_bits_and_steps(
     assert inputs.symmetric == (low < 0)
 
 
-@pytest.mark.parametrize("bits", ["4-1.58", "4-1", "6-1.58", "6-1", "4-4", "8-8", "16-1.58", "4-16", "16-16", "3-5"])
-def test_bits_name_round_trip(bits: str) -> None:
-    assert SpikeConfig.parse({"bits": bits}).bits == bits
+def test_bits_name_round_trip() -> None:
+    names = ("4-1.58", "4-1", "6-1.58", "6-1", "4-4", "8-8", "16-1.58", "4-16", "16-16", "3-5", "1-1.58", "1.58-4")
+    for bits in names:
+        assert SpikeConfig.parse({"bits": bits}).bits == bits
 
 
-@pytest.mark.parametrize("bits", ["4-16", "16-16"])
-def test_float_activations_have_no_counts(bits: str) -> None:
-    config = SpikeConfig.parse({"bits": bits})
-    assert config.inputs == FloatInputs(codec="float")
+def test_float_activations_have_no_counts() -> None:
+    for bits in ("4-16", "16-16"):
+        assert SpikeConfig.parse({"bits": bits}).inputs == FloatInputs(codec="float")
+
+
+def test_neurons_leave_weights_float_and_rotate_nothing() -> None:
+    elastic = SpikeConfig.parse({"codec": "elastic", "time_steps": 4})
+    assert (elastic.bits, elastic.time_steps, elastic.rotation.is_none, elastic.weights.is_float) == (
+        "16-E4",
+        4,
+        True,
+        True,
+    )
+    assert SpikeConfig.parse({"codec": "elastic", "bits": "1-1.58"}).bits == "1-E1"
+    assert SpikeConfig.parse({"codec": "lif", "bits": "4-1", "time_steps": 2}).bits == "4-L2"
+    assert SpikeConfig.parse({"codec": "elastic", "inputs.spikes": "binary", "bits": "4-1"}).bits == "4-E1+"
+    for role, outputs in (("k", "neuron"), ("v", "neuron"), ("q", "plain"), ("down", "plain")):
+        assert elastic.outputs_of(role, elastic) == outputs
 
 
 BAD: list[tuple[dict[str, Any], list[str]]] = [
@@ -63,7 +78,24 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"bits": "4"}, ["4-1.58", "'4'"]),
     ({"bits": "4-3.14"}, ["'4-3.14'"]),
     ({"bits": "4-9"}, ["'4-9'"]),
-    ({"bits": "1-1.58"}, ["weights.bits", "2 to 8"]),
+    ({"bits": "0-1.58"}, ["weights.bits", "2 to 8"]),
+    ({"weights": "sign"}, ["method=sign", "2 bits", "not 4"]),
+    ({"codec": "elastic", "k": 0}, ["inputs.k", "0"]),
+    ({"codec": "elastic", "k": -2}, ["inputs.k", "-2"]),
+    ({"codec": "elastic", "time_steps": 0}, ["time_steps", "0"]),
+    ({"codec": "elastic", "time_steps": 17}, ["time_steps", "16"]),
+    ({"codec": "elastic", "steps": 8}, ["steps", "time_steps"]),
+    ({"codec": "elastic", "bits": "4-1"}, ["codec=elastic", "W-1.58"]),
+    ({"codec": "lif", "bits": "4-1.58"}, ["codec=lif", "binary", "W-1,"]),
+    ({"codec": "lif", "k": 2}, ["inputs.k", "codec=elastic", "not lif"]),
+    ({"codec": "elastic", "code": "ramp"}, ["codec=elastic", "code=ramp"]),
+    ({"codec": "elastic", "bits": "4-1.58", "balance": "sqrt"}, ["balance", "codec=elastic"]),
+    ({"codec": "elastic", "bits": "4-1.58", "weights": "gptq"}, ["codec=elastic", "rtn"]),
+    ({"codec": "elastic", "kv_bits": 4}, ["kv_bits", "neurons of their own"]),
+    (
+        {"codec": "elastic", "overrides": [{"pattern": "q", "settings": {"time_steps": 4}}]},
+        ["q", "time_steps is 4", "same streams"],
+    ),
     ({"bits": "9-1"}, ["weights.bits", "2 to 8"]),
     ({"codec": "multihead", "layers": 8}, ["layers", "7"]),
     ({"codec": "multihead", "integer_digits": 4}, ["integer_digits is 4", "3 layers"]),
@@ -81,7 +113,7 @@ BAD: list[tuple[dict[str, Any], list[str]]] = [
     ({"inputs.spikes": "integer", "steps": 8}, ["steps", "ternary"]),
     ({"bits": "4-16", "inputs.clip_ratio": 0.9}, ["inputs.clip_ratio", "codec=count", "not float"]),
     ({"layers": 3}, ["inputs.layers", "codec=multihead", "not count"]),
-    ({"time_steps": 3}, ["inputs.time_steps", "multihead or repetition", "not count"]),
+    ({"time_steps": 3}, ["inputs.time_steps", "multihead, repetition, elastic or lif", "not count"]),
     ({"codec": "multihead", "inputs.bits": 4}, ["inputs.bits", "codec=count", "not multihead"]),
     ({"codec": "repetition", "inputs.clip.mode": "relu"}, ["inputs.clip", "count or float", "not repetition"]),
     ({"inputs.clip.mode": "relu", "rotation": "quarot"}, ["inputs.clip", "QuaRot"]),

@@ -16,7 +16,7 @@ from spikeconv.conversion.plan import make_plan
 from spikeconv.conversion.work import Unit, Work
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.hf import HfSource
-from spikeconv.weights import quantize_blocks, quantize_rtn
+from spikeconv.weights import quantize_blocks, quantize_rtn, to_nearest
 
 Fixture = Callable[..., Any]
 
@@ -37,13 +37,13 @@ def test_blocks_round_as_the_whole() -> None:
     weight[5] = 0
     for search, rows in product((False, True), (1, 8, 36, 37)):
         whole = quantize_rtn(weight, 4, search)
-        found = quantize_blocks(weight.split(rows), 37, 4, search)
+        found = quantize_blocks(weight.split(rows), 37, to_nearest(4, search))
         for ours, theirs in zip(found[:3], whole[:3], strict=True):
             assert torch.equal(ours, theirs)
         assert found.relative_error == pytest.approx(whole.relative_error, rel=1e-6)
     weight[30, 2] = torch.inf
     with pytest.raises(SpikeconvError, match="Row 30"):
-        quantize_blocks(weight.split(8), 37, 4, True)
+        quantize_blocks(weight.split(8), 37, to_nearest(4, True))
 
 
 @pytest.mark.parametrize("settings", [{}, {"rotation": "quarot"}, {"bits": "6-1"}, {"rotation": "none"}])

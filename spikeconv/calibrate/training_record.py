@@ -1,0 +1,78 @@
+"""The record of a model that was trained through spikes: the conversion that it was trained for."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from spikeconv.config import SpikeConfig
+from spikeconv.errors import SpikeconvError
+from spikeconv.untrusted import read_bounded
+
+__all__ = ["TRAINING_RECORD", "TrainingRecord", "note_training"]
+
+TRAINING_RECORD = "spikeconv-training.json"
+"""In every model that was trained through spikes."""
+MOST_BYTES = 256 << 20
+DTYPES = {"input_salient": torch.uint8}
+"""Of what was calibrated; everything else is float32."""
+
+
+class TrainingRecord(BaseModel):
+    """What `TRAINING_RECORD` holds.
+
+    Attributes:
+        config: settings of the conversion.
+        held: what was calibrated or learned for it, by module name and buffer.
+        training: how it was trained, for the reader.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    config: dict[str, Any]
+    held: dict[str, dict[str, list[float]]]
+    training: dict[str, Any] = {}
+
+    @classmethod
+    def read(cls, folder: Path) -> "TrainingRecord":
+        """The record in a trained model.
+
+        Raises:
+            SpikeconvError: there is none, or it is damaged.
+        """
+        try:
+            return cls.model_validate(json.loads(read_bounded(folder / TRAINING_RECORD, MOST_BYTES)))
+        except (FileNotFoundError, NotADirectoryError):
+            raise SpikeconvError(
+                f"{folder} holds no {TRAINING_RECORD}; --as-trained is for what `spikeconv finetune` trained through "
+                "spikes."
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
+            reason = str(error).strip().splitlines()[0]
+            raise SpikeconvError(f"{folder / TRAINING_RECORD} is damaged: {reason}") from None
+
+    def settings(self) -> SpikeConfig:
+        """The conversion's."""
+        return SpikeConfig.parse(self.config)
+
+    def tensors(self, kind: str) -> dict[str, Tensor]:
+        """What is held in the buffers of a name, by module name."""
+        dtype = DTYPES.get(kind, torch.float32)
+        return {name: torch.tensor(each[kind], dtype=dtype) for name, each in self.held.items() if kind in each}
+
+
+def note_training(folder: Path, as_trained: bool, note: Callable[[str], None]) -> TrainingRecord | None:
+    """The record of a source, if it is asked for; a source that has one and is converted otherwise is noted.
+
+    Raises:
+        SpikeconvError: it is asked for, and there is none, or it is damaged.
+    """
+    if as_trained:
+        return TrainingRecord.read(folder)
+    if (folder / TRAINING_RECORD).is_file():
+        note(f"{folder.name} was trained through spikes; --as-trained converts it with the settings of that.")
+    return None
