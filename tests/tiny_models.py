@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 __all__ = ["ENCODERS", "FAMILIES", "TRANSFORMERS", "save_model"]
 
@@ -67,6 +67,20 @@ TRANSFORMERS = [name for name in FAMILIES if name != "spikegpt" and not name.sta
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 72, "num_attention_heads": 9, "intermediate_size": 100},
+    "bart": {
+        "d_model": 72,
+        "encoder_layers": 2,
+        "decoder_layers": 3,
+        "encoder_attention_heads": 9,
+        "decoder_attention_heads": 9,
+        "encoder_ffn_dim": 100,
+        "decoder_ffn_dim": 60,
+        "scale_embedding": True,
+        "init_std": 0.1,
+        "pad_token_id": 0,
+        "decoder_start_token_id": 1,
+        "forced_eos_token_id": 1,
+    },
 }
 """Families that predict no next token."""
 
@@ -75,6 +89,8 @@ def save_model(family: str, overrides: dict[str, Any], path: Path) -> None:
     """Save a float checkpoint of random weights, in which every parameter matters."""
     tokenizer = _tokenizer()
     fields = {"num_hidden_layers": 2, "max_position_embeddings": 64, "initializer_range": 0.1, "dtype": "float32"}
+    if family == "bart":  # which calls them something else, once for each half
+        fields = {"max_position_embeddings": 64, "dtype": "float32"}
     config = AutoConfig.for_model(
         family,
         **{**fields, **(FAMILIES | ENCODERS)[family], "vocab_size": len(tokenizer), **overrides},
@@ -82,7 +98,8 @@ def save_model(family: str, overrides: dict[str, Any], path: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
     )
     torch.manual_seed(len(family))
-    model = (AutoModel if family in ENCODERS else AutoModelForCausalLM).from_config(config)
+    auto = {"bert": AutoModel, "bart": AutoModelForSeq2SeqLM}.get(family, AutoModelForCausalLM)
+    model = auto.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):

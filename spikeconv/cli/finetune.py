@@ -48,27 +48,39 @@ def finetune(
     assignments: Assignments = None,
     skip: Skip = None,
     distill: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--distill/--no-distill",
             help="Learn from the float model's logits and hidden states too.",
             rich_help_panel=SPIKES,
+            show_default="distill",
         ),
-    ] = True,
+    ] = None,
     clip_quantile: Annotated[
-        float, typer.Option(help="Share of the membrane potentials cut off, 0 to 1.", rich_help_panel=CLIPPING)
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Share of the membrane potentials cut off, 0 to 1.", rich_help_panel=CLIPPING, show_default="0.5"
+        ),
+    ] = None,
     clip_mode: Annotated[
-        Literal["relu", "shifted", "two-sided"],
-        typer.Option(help="u where u > τ; max(u - τ, 0); or both signs towards 0 by τ.", rich_help_panel=CLIPPING),
-    ] = "relu",
+        Literal["relu", "shifted", "two-sided"] | None,
+        typer.Option(
+            help="u where u > τ; max(u - τ, 0); or both signs towards 0 by τ.",
+            rich_help_panel=CLIPPING,
+            show_default="relu",
+        ),
+    ] = None,
     clip_roles: ClipRoles = None,
     clip_momentum: Annotated[
-        float, typer.Option(help="Share of the old τ in its moving average.", rich_help_panel=CLIPPING)
-    ] = 0.9,
+        float | None,
+        typer.Option(help="Share of the old τ in its moving average.", rich_help_panel=CLIPPING, show_default="0.9"),
+    ] = None,
     rotation: Annotated[
-        Literal["gamma-sqp", "none"], typer.Option(help="What the conversion will rotate.", rich_help_panel=CLIPPING)
-    ] = "gamma-sqp",
+        Literal["gamma-sqp", "none"] | None,
+        typer.Option(
+            help="What the conversion will rotate.", rich_help_panel=CLIPPING, show_default="gamma-sqp, or the scheme's"
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(help="Seed of the random signs and of the order of the text.", rich_help_panel=CLIPPING)
     ] = 2,
@@ -87,7 +99,9 @@ def finetune(
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.", rich_help_panel=TRAINING)] = 0.0,
     batch_size: Annotated[int, typer.Option(help="Windows at once in a process.", rich_help_panel=TRAINING)] = 4,
     accumulate: Annotated[int, typer.Option(help="Batches of one step.", rich_help_panel=TRAINING)] = 1,
-    window: Annotated[int, typer.Option(help="Tokens of a window.", rich_help_panel=TRAINING)] = 512,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens of a window of a text.", rich_help_panel=TRAINING, show_default="512")
+    ] = None,
     precision: Annotated[
         Literal["float32", "bfloat16"],
         typer.Option(help="Of the products; weights stay float32.", rich_help_panel=TRAINING),
@@ -126,25 +140,35 @@ def finetune(
     from spikeconv.errors import SpikeconvError
 
     options: dict[str, Any] = {"bits": bits, "codec": codec, "time_steps": time_steps}
-    asked = scheme is not None or assignments is not None or any(value is not None for value in options.values())
+    asked = scheme is not None or bool(assignments) or any(value is not None for value in options.values())
     through = asked or task is not None
-    if task is not None and (text is not None or dataset is not None):
-        raise SpikeconvError("Give --task, or --text or --dataset, not both.")
+    of_clipping = {
+        "--clip-quantile": clip_quantile,
+        "--clip-mode": clip_mode,
+        "--clip-roles": clip_roles,
+        "--clip-momentum": clip_momentum,
+        "--refit-tokens": refit_tokens,
+    }
+    of_texts = {"--text": text, "--dataset": dataset, "--window": window}
+    of_spikes = {"--distill": distill, "--skip": skip or None}
+    for these, are_out, why in (
+        (of_clipping, through, "belongs to training with clipped inputs, not through spikes"),
+        (of_texts, task is not None, "belongs to a text; --task has texts of its own"),
+        (of_spikes, not asked, "belongs to training through spikes; say which, as --codec elastic"),
+    ):
+        if are_out and (given := [option for option, value in these.items() if value is not None]):
+            raise SpikeconvError(f"{given[0]} {why}.")
     name = source or DEFAULT_MODEL
     suffix = "clipped" if not through else "trained"
     target = (output or Path(f"{model_name(name)}-{suffix}")).absolute()  # its run folder lies beside it
     check_target(target, force or resume, TRAINING_RECORD if through else RECORD)
-    if through:
-        clips = clip_roles is not None or refit_tokens is not None
-        if clips:
-            raise SpikeconvError("What is clipped belongs to the other way of training; leave it out with spikes.")
-        options = options if asked else {"bits": "16-16", "rotation": "none"}
-        spiking = build_config(scheme, options, assignments or [], skip or [], [])
+    options = {**options, "rotation": rotation} if asked else {"bits": "16-16", "rotation": "none"}
+    spiking = build_config(scheme, options, assignments or [], skip or [], [])
     examples = None if task is None else labelled(task, "train")
 
     from spikeconv.calibrate.thresholds import clip_roles as with_roles
     from spikeconv.config import SpikeConfig, parse_settings
-    from spikeconv.conversion.plan import make_plan
+    from spikeconv.conversion.plan import check_convertible, make_plan
     from spikeconv.data.texts import token_windows, training_text
     from spikeconv.families import find_family, refuse_encoder
     from spikeconv.finetune.prepare import clipped_session, load_to_train, spiking_session
@@ -157,14 +181,16 @@ def finetune(
 
     content, label = ("", f"{task}, {len(examples)} texts") if examples is not None else training_text(text, dataset)
     opened = open_named(name, trust_remote_code=trust_remote_code)
+    check_convertible(opened.config, str(opened.path))
     family = find_family(opened.config)
     if examples is None:
         refuse_encoder(family, "text to be trained on so")
     if through:
         plan = None
     else:
-        config = SpikeConfig.parse({"rotation.kind": rotation, "rotation.seed": seed})
-        plan = make_plan(opened, with_roles(config, family, clip_mode, clip_quantile, split(clip_roles)))
+        config = SpikeConfig.parse({"rotation.kind": rotation or "gamma-sqp", "rotation.seed": seed})
+        quantile = 0.5 if clip_quantile is None else clip_quantile
+        plan = make_plan(opened, with_roles(config, family, clip_mode or "relu", quantile, split(clip_roles)))
     refits = 0 if plan is None else enough_to_refit(plan) if refit_tokens is None else refit_tokens
     settings = parse_settings(
         FinetuneSettings,
@@ -174,20 +200,20 @@ def finetune(
             "text_sha256": hashlib.sha256((content or repr(examples)).encode()).hexdigest(),
             "scheme": spiking.model_dump(mode="json") if through else None,
             "task": task,
-            "distill_logits": float(asked and distill),
-            "distill_hidden": float(asked and distill),
-            "clip_mode": clip_mode,
-            "clip_quantile": clip_quantile,
+            "distill_logits": float(asked and distill is not False),
+            "distill_hidden": float(asked and distill is not False),
+            "clip_mode": clip_mode or "relu",
+            "clip_quantile": 0.5 if clip_quantile is None else clip_quantile,
             "clip_roles": split(clip_roles),
-            "clip_momentum": clip_momentum,
-            "rotation": rotation,
+            "clip_momentum": 0.9 if clip_momentum is None else clip_momentum,
+            "rotation": spiking.rotation.kind if through else rotation or "gamma-sqp",
             "seed": seed,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
             "refit_tokens": refits,
             "batch_size": batch_size,
             "accumulate": accumulate,
-            "window": window,
+            "window": 512 if window is None else window,
             "precision": precision,
             "gradient_checkpointing": gradient_checkpointing,
         },
@@ -195,7 +221,7 @@ def finetune(
     accelerator = make_accelerator(settings, find_device(device).type == "cpu")
     settings = settings.model_copy(update={"processes": accelerator.num_processes})
     loaded = load_to_train(opened, examples, seed)
-    windows = None if examples is not None else token_windows(loaded, content, window)
+    windows = None if examples is not None else token_windows(loaded, content, settings.window)
     quiet = quiet or not accelerator.is_main_process
     if not quiet:
         err.print(

@@ -1,7 +1,7 @@
 """`spikeconv report-firing-rate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, Trus
 
 if TYPE_CHECKING:
     from spikeconv.report.firing_rate import FiringReport, TotalFiring
+    from spikeconv.report.spikelm_energy import TableRow
 
 __all__ = ["report_firing_rate"]
 
@@ -27,7 +28,8 @@ def report_firing_rate(
         typer.Option("--save", help="Note the shares of zeros in the checkpoint, to choose layouts at load."),
     ] = False,
     energy: Annotated[
-        Literal["spikerwkv", "spikegpt"] | None, typer.Option(help="Also picojoules, as that paper computes them.")
+        Literal["spikerwkv", "spikegpt", "spikelm"] | None,
+        typer.Option(help="Also picojoules, as that paper computes them."),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -47,6 +49,7 @@ def report_firing_rate(
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
     from spikeconv.report.spikegpt_energy import EnergyProfile, corrected, table_one
+    from spikeconv.report.spikelm_energy import SpikeLmProfile, table_five, this_model
     from spikeconv.sources.presets import energy_constants
 
     path = resolve_checkpoint(checkpoint)
@@ -58,7 +61,7 @@ def report_firing_rate(
     if save:
         with convenience("the shares of zeros are not noted in the checkpoint"):
             save_zero_shares(path, {layer.name: layer.zero_share for layer in report.layers})
-    picojoules: dict[str, dict[str, float]] = {}
+    picojoules: dict[str, dict[str, Any]] = {}
     if energy == "spikerwkv":
         picojoules = spikerwkv_report(report)
     elif energy == "spikegpt":
@@ -66,6 +69,10 @@ def report_firing_rate(
         printed = {part: {"GPT": gpt, "SpikeGPT": spiking} for part, (gpt, spiking) in table_one(profile).items()}
         found = corrected(report, profile)
         picojoules = {**printed, "this model": found}
+    elif energy == "spikelm":
+        constants = SpikeLmProfile.parse(energy_constants(energy))
+        lines = {"table 5": table_five(constants), "this model": this_model(report, constants)}
+        picojoules = {f"{part}: {row.name}": row._asdict() for part, rows in lines.items() for row in rows}
     if as_json:
         print_json(report.to_dict() | ({"energy": {energy: picojoules}} if energy else {}))
         return
@@ -74,6 +81,25 @@ def report_firing_rate(
         show_energy(picojoules)
     elif energy == "spikegpt":
         show_table_one(printed, found, report.total.tokens)
+    elif energy == "spikelm":
+        show_table_five(lines, report.total.tokens)
+
+
+def show_table_five(lines: "dict[str, list[TableRow]]", tokens: int) -> None:
+    """SpikeLM's table 5 and 7, and the model at hand by the same formulas."""
+    titles = {
+        "table 5": "\nSpikeLM's tables 5 and 7: millijoules of one sentence of 128 tokens (compute only)",
+        "this model": f"\nThis model over {tokens} tokens, by the same formulas; attention's products count as spikes",
+    }
+
+    def cell(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3g}"
+
+    for part, rows in lines.items():
+        shown = table(titles[part], "model", "fp32 printed", "fp32", "fp16 printed", "fp16", "spikes per input")
+        for row in rows:
+            shown.add_row(row.name, *map(cell, row[1:]))
+        out.show(shown)
 
 
 def show_table_one(printed: dict[str, dict[str, float]], found: dict[str, float], tokens: int) -> None:

@@ -22,6 +22,9 @@ __all__ = ["LinearScheme", "Outputs", "SpikeConfig"]
 
 ACCUMULATOR = 1 << 31
 
+KEYS_AND_VALUES = ("k", "v", "cross_k", "cross_v")
+"""Roles whose outputs they are."""
+
 Outputs = Literal["plain", "salient", "neuron"]
 """What becomes of a linear's outputs: nothing; some channels have more bits; they pass a neuron."""
 
@@ -202,7 +205,7 @@ class SpikeConfig(LinearScheme):
 
     def outputs_of(self, role: str, scheme: LinearScheme) -> Outputs:
         """What becomes of a linear's outputs: keys and values may have salient channels, or pass a neuron."""
-        if role not in ("k", "v"):
+        if role not in KEYS_AND_VALUES:
             return "plain"
         if isinstance(scheme.inputs, NeuronInputs):
             return "neuron"

@@ -24,7 +24,7 @@ from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import build_empty, hf_config
 from spikeconv.suggest import did_you_mean
 
-__all__ = ["Job", "Plan", "make_plan"]
+__all__ = ["Job", "Plan", "check_convertible", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,10 @@ def make_plan(source: Source, config: SpikeConfig) -> Plan:
     family = find_family(source.config)
     if family.no_quarot and config.rotation.kind == "quarot":
         raise SpikeconvError(f"rotation=quarot is impossible with {family.architecture}: {family.no_quarot}.")
+    if family.recurrent and config.time_steps > 1:
+        raise SpikeconvError(
+            f"time_steps={config.time_steps} is impossible with {family.architecture}: its state is that of one stream."
+        )
     model_config = hf_config(source.config, most_layers=len(source.names()))
     _check_kv(model_config, family, config)
     config = family.settle(config, model_config)

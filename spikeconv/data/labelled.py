@@ -65,10 +65,16 @@ def is_labelled(task: str) -> bool:
 def collate(tokenizer: Any, examples: Sequence[Labelled]) -> dict[str, Any]:
     """What a classifier is called with for some examples: ids, masks, labels; padded to the longest."""
     import torch  # the command line knows the tasks without it
+    from torch.nn.utils.rnn import pad_sequence
 
     columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
-    encoded = tokenizer(*columns, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
-    return {**encoded, "labels": torch.tensor([example.label for example in examples])}
+    encoded = tokenizer(*columns, truncation=True, max_length=LONGEST)
+    padded = {  # by 0, which no mask lets anything see: not every tokenizer has a token for it
+        name: pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+        for name, rows in encoded.items()
+        if name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+    return {**padded, "labels": torch.tensor([example.label for example in examples])}
 
 
 @cache

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from spikeconv.data.texts import longest_window
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import family_of, output_of
+from spikeconv.families import family_of
 from spikeconv.loading import LoadedModel
 from spikeconv.progress import Track, silent
 
@@ -58,7 +58,8 @@ def sentence_vectors(loaded: LoadedModel, sentences: Sequence[str], track: Track
             ids = pad_sequence([torch.tensor(each) for each in tokens], batch_first=True).to(model.device)
             lengths = torch.tensor([len(each) for each in tokens], device=model.device)
             mask = (torch.arange(ids.shape[1], device=model.device) < lengths[:, None]).float()[..., None]
-            states = output_of(model(ids, attention_mask=mask[..., 0].long())).float()
+            reader = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+            states = reader(ids, attention_mask=mask[..., 0].long()).last_hidden_state.float()
             vectors.append(normalize((states * mask).sum(1) / mask.sum(1), dim=-1).cpu())
     result = torch.cat(vectors)
     if not result.isfinite().all():

@@ -164,6 +164,11 @@ class Encoder:
         return Encoding(spikes, None)
 
     @property
+    def streams(self) -> int:
+        """Streams of the network that its input's rows are of: the time steps of neurons, else one."""
+        return self.codec.time_steps if isinstance(self.codec, NeuronCodec) else 1
+
+    @property
     def threshold(self) -> Tensor | None:
         """τ [1] float32, or None where nothing is clipped."""
         return None if self.scheme.clip is None else self.held("input_threshold")

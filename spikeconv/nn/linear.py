@@ -103,7 +103,7 @@ class SpikeLinear(nn.Module):
         return self.past_neurons(self.group.output(self, x))
 
     def past_neurons(self, y: Tensor) -> Tensor:
-        """An output [..., out] as the spikes of the neurons behind it, in the dtype of y; y itself if there are none."""
+        """An output [..., out] as the spikes of the neurons behind it, in its dtype; itself if there are none."""
         inputs, alpha = self.scheme.inputs, self._buffers["output_alpha"]
         if alpha is None:
             return y

@@ -37,7 +37,7 @@ def layer_records(model: Any, recorder: Recorder) -> list[LayerRecord]:
                 planes=counted.planes,
                 histogram=counted.counts,
                 weight_bytes=linear.weight.nbytes,
-                rotation_additions=encoder.rotation.additions() if encoder.rotation and first else 0,
+                rotation_additions=encoder.streams * encoder.rotation.additions() if encoder.rotation and first else 0,
             )
         )
     return records

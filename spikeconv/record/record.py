@@ -173,6 +173,7 @@ class SpikeRecord:
         float_linears: (in, out) of the family's linears that have no spikes.
         float_macs: multiply-accumulates outside the linears that a float model has, by what they are for.
         neurons: those that are part of the model.
+        streams: of the network, one for each time step; what stays float is there for all of them.
     """
 
     family: str
@@ -182,6 +183,7 @@ class SpikeRecord:
     float_linears: tuple[tuple[int, int], ...]
     float_macs: dict[str, int]
     neurons: tuple[NeuronRecord, ...] = ()
+    streams: int = 1
 
     @property
     def tokens(self) -> int:

@@ -7,6 +7,7 @@ import torch
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
+from spikeconv.nn import spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.record.layers import cache_records, layer_records
 from spikeconv.record.neurons import NeuronRecorder
@@ -45,15 +46,18 @@ def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, 
         raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
     spiking = {layer.name for layer in layers}
     linears = (model.get_submodule(each.name) for each in family.layout(config) if each.name not in spiking)
+    streams = max((linear.encoder.streams for linear in spike_linears(model).values()), default=1)
     macs: Counter[str] = Counter()
     for window in windows:
         macs.update(family.float_macs(config, len(window)))
+    macs["attention"] *= streams
     return SpikeRecord(
         family=family.model_type,
         sequences=tuple(map(len, windows)),
         layers=layers,
         cache=cache,
-        float_linears=tuple((linear.in_features, linear.out_features) for linear in linears),
-        float_macs=dict(macs),
+        float_linears=tuple((linear.in_features, linear.out_features) for linear in linears) * streams,
+        float_macs={name: count for name, count in macs.items() if count},
         neurons=own.records,
+        streams=streams,
     )

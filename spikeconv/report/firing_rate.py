@@ -127,12 +127,16 @@ class CacheFiring:
 
 @dataclass(frozen=True)
 class FiringReport:
-    """Per layer, in total, of the key-value cache by `k` and `v` (empty where it is float), and of neurons by name."""
+    """Per layer, in total, of the key-value cache by `k` and `v` (empty where it is float), and of neurons by name.
+
+    `streams` of the network ran, one for each time step.
+    """
 
     layers: tuple[LayerFiring, ...]
     total: TotalFiring
     cache: dict[str, CacheFiring]
     neurons: dict[str, float]
+    streams: int = 1
 
     @property
     def neuron_rate(self) -> float | None:
@@ -152,6 +156,7 @@ class FiringReport:
             "total": asdict(self.total),
             "cache": {kind: asdict(firing) for kind, firing in self.cache.items()},
             "neurons": self.neurons,
+            "streams": self.streams,
         }
 
 
@@ -169,7 +174,8 @@ def firing_report(record: SpikeRecord) -> FiringReport:
         sums = macs // cached.group if kind == "k" else macs // pairs * record.tokens
         cache[kind] = _cache(cached, record.tokens, macs, sums)
     neurons = {each.name: each.firing_rate for each in record.neurons}
-    return FiringReport(tuple(layers), _total(layers, record.tokens, stays_float, cache), cache, neurons)
+    total = _total(layers, record.tokens, stays_float, cache)
+    return FiringReport(tuple(layers), total, cache, neurons, record.streams)
 
 
 def _cache(record: CacheRecord, tokens: int, macs: int, sums: int) -> CacheFiring:

@@ -38,12 +38,14 @@ def hf_config(config: dict[str, Any], most_layers: int | None = None) -> Pretrai
     family = find_family(config)
     if family.model_type not in CONFIG_MAPPING:
         raise SpikeconvError(f"{family.architecture} needs a package: pip install {family.package}")
-    for name in POSITIVE:  # models divide by most of them
+    counts = dict.fromkeys((LAYERS, *(stack.count for stack in family.stacks)))
+    for name in dict.fromkeys((*POSITIVE, *counts)):  # models divide by most of them
         if isinstance(size := config.get(name), int) and size < 1:
             raise SpikeconvError(f"config.json has {name} {size}, which no {family.architecture} can have.")
-    layers = config.get(LAYERS)
-    if most_layers is not None and isinstance(layers, int) and layers > most_layers:
-        raise SpikeconvError(f"config.json asks for {layers} layers ({LAYERS}), but there are {most_layers} tensors.")
+    for name in counts:
+        layers = config.get(name)
+        if most_layers is not None and isinstance(layers, int) and layers > most_layers:
+            raise SpikeconvError(f"config.json asks for {layers} layers ({name}), but there are {most_layers} tensors.")
     try:
         with quiet_transformers():
             result = CONFIG_MAPPING[family.model_type].from_dict({**config, **family.fixed})

@@ -1,6 +1,7 @@
 """From texts on the command line to one `SpikeConfig`, or a sentence."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,19 @@ def test_file_then_options_then_assignments(tmp_path: Path) -> None:
     assert build_config(str(scheme), {}, ["skip=[k]"], ["q"], []).skip == ("k", "q")
 
 
+BITS = {
+    **{f"spikerwkv-{digits}l": f"16-{digits}L" for digits in range(3, 7)},
+    **{f"snn-rwkv-{steps}": f"16-T{steps}" for steps in (3, 4)},
+    **{f"spikelm-t4{row}": "16-E4" for row in ("", "-k3", "-k4", "-learned", "-unscaled")},
+    "spikelm-t4-binary": "16-E4+",
+    "spikelm-t1": "16-E1",
+    "spikelm-1-t1": "1-E1",
+    "lif-bert-t4": "16-L4",
+    "lif-bert-arctan-t4": "16-L4",
+}
+"""Names that do not have the bits in them."""
+
+
 def test_schemes_are_what_they_are_called() -> None:
     for name in scheme_names():
         config = SpikeConfig.parse(load_scheme(name))
@@ -63,8 +77,10 @@ def test_schemes_are_what_they_are_called() -> None:
             assert config.bits == f"{name[5]}-1.58" and config.code.slots == 24, name
             assert isinstance(inputs, CountInputs) and inputs.count_max == 300, name
             assert bool(inputs.dead_zone) == name.endswith("-sparse"), name
+        elif name in BITS:
+            assert config.bits == BITS[name], name
         else:
-            assert config.bits in name.replace("spikerwkv-", "16-").replace("3l", "3L").replace("4-t", "4G"), name
+            assert config.bits in name.replace("4-t", "4G"), name
     for name in ("quarot-4-4", "spinquant-4-4"):
         config = SpikeConfig.parse(load_scheme(name))
         assert config.rotation.kind == "quarot" and config.kv == KvSettings(bits=4, range="asymmetric")
@@ -72,6 +88,16 @@ def test_schemes_are_what_they_are_called() -> None:
     assert plain.rotation.is_none and plain.weights.clip == "none" and plain.inputs.clip_ratio == 1
     assert SpikeConfig.parse(load_scheme("smoothquant-4-4")) == plain.model_copy(update={"balance": "smoothquant"})
     assert SpikeConfig.parse(load_scheme("quarot-4-1.58")).rotation.kind == "quarot"
+    elastic: dict[str, Any] = {"codec": "elastic", "time_steps": 4}
+    for name, settings in (
+        ("spikelm-t4-k3", {**elastic, "k": 3}),
+        ("spikelm-t4-k4", {**elastic, "k": 4}),
+        ("spikelm-t4-learned", {**elastic, "alpha": "learned"}),
+        ("spikelm-t4-unscaled", {**elastic, "alpha": "one"}),
+        ("lif-bert-arctan-t4", {"codec": "lif", "time_steps": 4, "inputs.gradient": "arctan"}),
+        ("gptq-4-4", {"bits": "4-4", "rotation": "none", "weights": "gptq", "clip_ratio": 1.0}),
+    ):
+        assert SpikeConfig.parse(load_scheme(name)) == SpikeConfig.parse(settings), name
     assert SpikeConfig.parse(load_scheme("sdllm-4-1.58-kv4")).kv == KvSettings(bits=4)
     with pytest.raises(SpikeconvError, match=r"Did you mean quarot-4-1\.58"):
         load_scheme("quarot-4-1.5")

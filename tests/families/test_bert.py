@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import spikeconv
 from spikeconv.calibrate.windows import Calibration
+from spikeconv.checkpoint.folder import read_record
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.recipe import plan_conversion
@@ -41,7 +44,7 @@ def made(source: HfSource, path: Path, **settings: Any) -> Path:
 
 
 def test_what_stands_in_front_of_each_linear() -> None:
-    layout = FAMILIES["bert"].layout(type("Config", (), {"num_hidden_layers": 2}))
+    layout = FAMILIES["bert"].layout(SimpleNamespace(num_hidden_layers=2, architectures=["BertModel"]))
     centers = {linear.name: linear.center for linear in layout}
     for name in ("query", "key", "value"):
         assert centers[f"encoder.layer.0.attention.self.{name}"] == "embeddings.LayerNorm"
@@ -119,3 +122,40 @@ def test_in_memory(source: HfSource) -> None:
     with torch.no_grad(), spikeconv.record_spikes(model) as spikes:
         model(ids)
     assert len(spikes) == 12
+
+
+def test_heads_stay_and_names_find_each_other(tiny_checkpoint: Fixture, tmp_path: Path) -> None:
+    """A masked language model and a classifier convert as what they are; either loads as the encoder below its head."""
+    for auto, head in ((AutoModelForMaskedLM, "cls"), (AutoModelForSequenceClassification, "classifier")):
+        model = auto.from_pretrained(tiny_checkpoint("bert")).eval()
+        folder = tmp_path / head
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tiny_checkpoint("bert")).save_pretrained(folder)
+        opened = HfSource(folder)
+        ids = torch.randint(256, (2, 12))
+        for index, settings in enumerate(({"bits": "16-16", "balance": "sqrt"}, {"codec": "elastic"})):
+            path = made(opened, tmp_path / f"{head}{index}", **settings)
+            loaded = load_checkpoint(path, device="cpu")
+            assert type(loaded.model) is type(model)
+            found = verify_model(loaded.model, ids[:1], path)
+            assert found.clean and found.linears == 12, found
+            with torch.no_grad():
+                logits, expected = loaded.model(ids).logits, model(ids).logits
+                pooled = {} if head == "classifier" else {"add_pooling_layer": False}
+                below = AutoModel.from_pretrained(path, **pooled).eval()(ids).last_hidden_state
+                inside = loaded.model.bert(ids).last_hidden_state
+            assert torch.equal(below, inside)
+            if index == 0:
+                assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+        record = read_record(path)
+        assert head in record["skipped"] and not {"cls", "classifier"} - {head} & set(record["skipped"])
+        weights = load_file(path / "model.safetensors")
+        lost = next(name for name in weights if name.startswith(f"{head}."))
+        tensor = weights.pop(lost)
+        save_file(weights, path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(SpikeconvError, match=rf"lacks {lost}"):
+            load_checkpoint(path, device="cpu")
+        assert tensor.numel()
+    encoder = made(HfSource(tiny_checkpoint("bert")), tmp_path / "encoder")
+    grown = AutoModelForSequenceClassification.from_pretrained(encoder)  # a new head, which training is for
+    assert grown.classifier.weight.isfinite().all()

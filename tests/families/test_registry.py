@@ -15,17 +15,19 @@ from spikeconv.families import FAMILIES, Family, LinearSpec, Stack, find_family
 from spikeconv.families.norm import LAYER, RMS, RMS_PLUS_ONE
 from spikeconv.sources.presets import load_scheme
 
-LAYERS = SimpleNamespace(num_hidden_layers=2, head_dim=8)
+LAYERS = SimpleNamespace(num_hidden_layers=2, encoder_layers=2, decoder_layers=2, head_dim=8)
 
 
 def test_supported_families() -> None:
-    assert set(FAMILIES) >= {"llama", "mistral", "qwen2", "qwen3", "rwkv", "rwkv6", "rwkv7", "spikegpt", "bert"}
+    assert set(FAMILIES) >= {"llama", "mistral", "qwen2", "qwen3", "rwkv", "rwkv6", "rwkv7", "spikegpt", "bert", "bart"}
 
 
 @pytest.mark.parametrize("model_type", list(FAMILIES))
 def test_layout_is_every_linear_of_the_model(model_type: str) -> None:
     family = FAMILIES[model_type]
-    config = AutoConfig.for_model(model_type, num_hidden_layers=2, vocab_size=32, **family.fixed)
+    config = AutoConfig.for_model(
+        model_type, **{stack.count: 2 for stack in family.stacks}, vocab_size=32, **family.fixed
+    )
     with torch.device("meta"):
         model = family.auto_model().from_config(config)
     assert type(model).__name__ == family.architecture
@@ -49,9 +51,9 @@ def test_layout_is_every_linear_of_the_model(model_type: str) -> None:
 def test_what_stays_float_is_counted(model_type: str) -> None:
     """Against a count of the multiplications that torch sees, where it sees them; twice the tokens, twice the work."""
     family = FAMILIES[model_type]
-    config = AutoConfig.for_model(model_type, num_hidden_layers=2, vocab_size=32)
+    config = AutoConfig.for_model(model_type, **{stack.count: 2 for stack in family.stacks}, vocab_size=32)
     macs = family.float_macs(config, 10)
-    assert macs.get("head", 0) == (0 if family.encodes else 10 * config.hidden_size * 32)
+    assert macs.get("head", 0) == (0 if family.auto_class == "AutoModel" else 10 * config.hidden_size * 32)
     twice = family.float_macs(config, 20)
     assert all(twice[name] == count * (4 if name == "attention" else 2) for name, count in macs.items())
     if "low rank" in macs:
@@ -126,7 +128,11 @@ def test_norms_and_native_layers_are_those_of_the_model() -> None:
     """The declared ε is the module's, the native layer's modules are all that there are, the class is the declared."""
     for model_type, family in FAMILIES.items():
         config = AutoConfig.for_model(
-            model_type, num_hidden_layers=2, vocab_size=32, rms_norm_eps=0.125, **family.fixed
+            model_type,
+            **{stack.count: 2 for stack in family.stacks},
+            vocab_size=32,
+            rms_norm_eps=0.125,
+            **family.fixed,
         )
         with torch.device("meta"):
             model = family.auto_model().from_config(config)
