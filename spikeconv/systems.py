@@ -35,5 +35,10 @@ SYSTEMS = (
     System("SpikeRWKV", "a layer of spikes for each decimal digit", "convert --codec multihead", "complete"),
     System("SNN-RWKV-T", "a constant input to integrate-and-fire", "convert --codec repetition", "complete"),
     System("SpikeGPT", "neurons over token time, in the model", "convert FILE.pth --arch spikegpt", "pretrained files"),
-    System("SpikeLM", "elastic bi-spiking of encoders", "", "not yet; its encoders convert"),
+    System(
+        "SpikeLM", "elastic neurons, T streams of the network", "convert --scheme spikelm-t4", "`finetune` trains it"
+    ),
+    System(
+        "LIF-BERT", "its baseline, leaky integrate-and-fire", "convert --scheme lif-bert-t4", "`finetune` trains it"
+    ),
 )

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spikeconv.data.offline import glue_rows
+from spikeconv.data.tokens import rows_of
 from spikeconv.errors import SpikeconvError
 from spikeconv.suggest import did_you_mean
 from spikeconv.untrusted import read_bounded
+
+if TYPE_CHECKING:
+    from spikeconv.loading import LoadedModel
 
 __all__ = ["LABELLED_TASKS", "Labelled", "Split", "collate", "is_labelled", "labelled"]
 
@@ -62,19 +66,17 @@ def is_labelled(task: str) -> bool:
     return task in LABELLED_TASKS or task.endswith(".jsonl")
 
 
-def collate(tokenizer: Any, examples: Sequence[Labelled]) -> dict[str, Any]:
-    """What a classifier is called with for some examples: ids, masks, labels; padded to the longest."""
-    import torch  # the command line knows the tasks without it
-    from torch.nn.utils.rnn import pad_sequence
+def collate(loaded: "LoadedModel", examples: Sequence[Labelled]) -> dict[str, Any]:
+    """What a classifier is called with for some examples: ids, masks, labels; padded to the longest.
 
-    columns = [list(column) for column in zip(*(example.texts for example in examples), strict=True)]
-    encoded = tokenizer(*columns, truncation=True, max_length=LONGEST)
-    padded = {  # by 0, which no mask lets anything see: not every tokenizer has a token for it
-        name: pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-        for name, rows in encoded.items()
-        if name in ("input_ids", "attention_mask", "token_type_ids")
-    }
-    return {**padded, "labels": torch.tensor([example.label for example in examples])}
+    Raises:
+        SpikeconvError: its tokenizer does not belong to it.
+    """
+    import torch  # the command line knows the tasks without it
+
+    columns = zip(*(example.texts for example in examples), strict=True)
+    rows = rows_of(loaded.model, loaded.tokenizer, *columns, longest=LONGEST)
+    return {**rows, "labels": torch.tensor([example.label for example in examples])}
 
 
 @cache

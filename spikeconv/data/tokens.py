@@ -1,5 +1,6 @@
 """Text as token ids that a model has."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from spikeconv.errors import SpikeconvError, reason_of
@@ -7,7 +8,7 @@ from spikeconv.errors import SpikeconvError, reason_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["chat_ids", "text_ids"]
+__all__ = ["chat_ids", "rows_of", "text_ids"]
 
 
 def text_ids(model: Any, tokenizer: Any, text: str) -> "torch.Tensor":
@@ -21,6 +22,36 @@ def text_ids(model: Any, tokenizer: Any, text: str) -> "torch.Tensor":
     except Exception as error:  # `tokenizers` raises Exception itself
         raise SpikeconvError(f"The tokenizer cannot read the text: {reason_of(error)}") from error
     return _checked(model, ids)
+
+
+def rows_of(model: Any, tokenizer: Any, *columns: Sequence[str], longest: int | None) -> "dict[str, torch.Tensor]":
+    """What an encoder is called with for some texts, or some pairs of texts: ids, masks and kinds [texts, tokens].
+
+    Args:
+        model: whose tokens they must be.
+        tokenizer: its.
+        columns: the texts; of pairs, the first and the second of each.
+        longest: tokens at which a text is cut off.
+
+    Raises:
+        SpikeconvError: the tokenizer fails, or gives tokens that the model has not.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    try:
+        encoded = tokenizer(*map(list, columns), truncation=True, max_length=longest)
+    except Exception as error:  # `tokenizers` raises Exception itself
+        raise SpikeconvError(f"The tokenizer cannot read the text: {reason_of(error)}") from error
+    for row in encoded["input_ids"]:
+        _checked(model, row)
+    # Padded by 0, which the mask hides: not every tokenizer has a token for it.
+    encoded.setdefault("attention_mask", [[1] * len(row) for row in encoded["input_ids"]])
+    return {
+        name: pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+        for name, rows in encoded.items()
+        if name in ("input_ids", "attention_mask", "token_type_ids")
+    }
 
 
 def chat_ids(model: Any, tokenizer: Any, prompt: str) -> "torch.Tensor":

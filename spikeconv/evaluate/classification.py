@@ -53,7 +53,7 @@ def classify_tasks(
         batches = [examples[first : first + size] for first in range(0, len(examples), size)]
         with torch.inference_mode():
             for batch in track(batches, f"classifying {task}", len(batches)):
-                given = {name: each.to(loaded.model.device) for name, each in collate(loaded.tokenizer, batch).items()}
+                given = {name: each.to(loaded.model.device) for name, each in collate(loaded, batch).items()}
                 labels = given.pop("labels")
                 tokens += given["input_ids"].numel()
                 logits = loaded.model(**given).logits

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.nn.utils.rnn import pad_sequence
 
 from spikeconv.data.texts import longest_window
+from spikeconv.data.tokens import rows_of
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.loading import LoadedModel
@@ -54,13 +54,11 @@ def sentence_vectors(loaded: LoadedModel, sentences: Sequence[str], track: Track
     vectors = []
     with torch.inference_mode():
         for batch in track(batches, "reading sentences", len(batches)):
-            tokens = loaded.tokenizer(list(batch), truncation=True, max_length=longest_window(model)).input_ids
-            ids = pad_sequence([torch.tensor(each) for each in tokens], batch_first=True).to(model.device)
-            lengths = torch.tensor([len(each) for each in tokens], device=model.device)
-            mask = (torch.arange(ids.shape[1], device=model.device) < lengths[:, None]).float()[..., None]
+            given = rows_of(model, loaded.tokenizer, batch, longest=longest_window(model))
+            ids, mask = (given[name].to(model.device) for name in ("input_ids", "attention_mask"))
             reader = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
-            states = reader(ids, attention_mask=mask[..., 0].long()).last_hidden_state.float()
-            vectors.append(normalize((states * mask).sum(1) / mask.sum(1), dim=-1).cpu())
+            states, shown = reader(ids, attention_mask=mask).last_hidden_state.float(), mask.float()[..., None]
+            vectors.append(normalize((states * shown).sum(1) / shown.sum(1), dim=-1).cpu())
     result = torch.cat(vectors)
     if not result.isfinite().all():
         raise SpikeconvError(f"{loaded.name} gives a sentence vector that is not finite.")

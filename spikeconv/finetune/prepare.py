@@ -94,7 +94,7 @@ def spiking_session(
     if isinstance(examples, Tensor):
         batches = Batches(examples, settings, accelerator)
     else:
-        batches = Batches(examples, settings, accelerator, partial(collate, loaded.tokenizer))
+        batches = Batches(examples, settings, accelerator, partial(collate, loaded))
     source, held = ModelSource(model, loaded.tokenizer), dict[str, dict[str, Tensor]]()
     plan = make_plan(source, config)
     if plan.selects:

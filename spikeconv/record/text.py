@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.nn import spike_linears
@@ -32,7 +33,7 @@ def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, 
     Raises:
         SpikeconvError: the text is empty, or neither activations nor keys and values are spikes.
     """
-    ids = tokenizer(text, return_tensors="pt", verbose=False).input_ids[0, :tokens]
+    ids = text_ids(model, tokenizer, text)[:tokens]
     if not len(ids):
         raise SpikeconvError("The text is empty; give one with at least one token.")
     family, config = family_of(model), model.config.get_text_config()

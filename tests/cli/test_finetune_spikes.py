@@ -9,13 +9,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from spikeconv.calibrate.through_spikes import through_spikes
 from spikeconv.calibrate.training_record import TrainingRecord
 from spikeconv.data.labelled import collate, labelled
 from spikeconv.data.sample import sample_text
 from spikeconv.families import output_of
+from spikeconv.sources.float_model import load_float
+from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]
 QUICK = ["--batch-size", 4, "--log-every", 1, "--learning-rate", 1e-3, "--device", "cpu", "--quiet"]
@@ -68,9 +70,8 @@ def test_a_classifier_learns_through_spikes_and_converts(
     held = {name: {kind: torch.tensor(value) for kind, value in kinds.items()} for name, kinds in record.held.items()}
     assert len(held) == 12 and sum("output_alpha" in kinds for kinds in held.values()) == 4
     through_spikes(model, record.settings(), held)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "spiking")
     texts = labelled(str(examples), "test")
-    given = collate(tokenizer, texts)
+    given = collate(load_float(HfSource(tmp_path / "spiking"), device="cpu"), texts)
     labels = given.pop("labels")
     converted = AutoModelForSequenceClassification.from_pretrained(tmp_path / "converted").eval()
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """BERT encoders: converted, loaded, proved and compared like causal models, but for what only those have."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from spikeconv.checkpoint.folder import read_record
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.recipe import plan_conversion
+from spikeconv.data.labelled import Labelled, collate
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.generate import generate_text
 from spikeconv.evaluate.models import load_checkpoint
@@ -104,6 +106,14 @@ def test_what_an_encoder_cannot_do_is_said(source: HfSource, tmp_path: Path, tin
     loaded = load_checkpoint(made(source, tmp_path / "out"), device="cpu")
     for measure in (lambda: perplexity(loaded, "text " * 200, window=16), lambda: generate_text(loaded, "text")):
         with pytest.raises(SpikeconvError, match=r"encoder.*spikeconv similarity"):
+            measure()
+    foreign = SimpleNamespace(input_ids=[[1, 999], [1]])
+    for measure in (
+        lambda: sentence_vectors(replace(loaded, tokenizer=lambda *_, **__: vars(foreign)), SENTENCES[:2]),
+        lambda: record_text(loaded.model, lambda *_, **__: {"input_ids": [1, 999]}, "text"),
+        lambda: collate(replace(loaded, tokenizer=lambda *_, **__: vars(foreign)), [Labelled(("a",), 0)] * 2),
+    ):
+        with pytest.raises(SpikeconvError, match=r"token 999, but the model has tokens 0 to 257.*belong together"):
             measure()
     with pytest.raises(SpikeconvError, match="spikeconv perplexity"):
         sentence_vectors(load_float(HfSource(tiny_checkpoint("llama")), device="cpu"), SENTENCES)
