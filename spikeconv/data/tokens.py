@@ -8,7 +8,7 @@ from spikeconv.errors import SpikeconvError, reason_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["chat_ids", "rows_of", "text_ids"]
+__all__ = ["chat_ids", "check_tokens", "rows_of", "text_ids"]
 
 
 def text_ids(model: Any, tokenizer: Any, text: str) -> "torch.Tensor":
@@ -44,7 +44,7 @@ def rows_of(model: Any, tokenizer: Any, *columns: Sequence[str], longest: int | 
     except Exception as error:  # `tokenizers` raises Exception itself
         raise SpikeconvError(f"The tokenizer cannot read the text: {reason_of(error)}") from error
     for row in encoded["input_ids"]:
-        _checked(model, row)
+        check_tokens(model, row)
     # Padded by 0, which the mask hides: not every tokenizer has a token for it.
     encoded.setdefault("attention_mask", [[1] * len(row) for row in encoded["input_ids"]])
     return {
@@ -70,13 +70,22 @@ def chat_ids(model: Any, tokenizer: Any, prompt: str) -> "torch.Tensor":
     return _checked(model, ids["input_ids"])
 
 
-def _checked(model: Any, ids: list[int]) -> "torch.Tensor":
-    import torch
+def check_tokens(model: Any, ids: Sequence[int]) -> None:
+    """Check that a model has tokens of these ids.
 
+    Raises:
+        SpikeconvError: it has not: the tokenizer is another model's.
+    """
     size = model.config.get_text_config().vocab_size
     if ids and not 0 <= min(ids) <= max(ids) < size:
         odd = next(i for i in ids if not 0 <= i < size)
         raise SpikeconvError(
             f"The tokenizer gives token {odd}, but the model has tokens 0 to {size - 1}: they do not belong together."
         )
+
+
+def _checked(model: Any, ids: list[int]) -> "torch.Tensor":
+    import torch
+
+    check_tokens(model, ids)
     return torch.tensor(ids, dtype=torch.long)

@@ -22,6 +22,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from spikeconv.data.tokens import check_tokens
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.progress import Track
@@ -92,6 +93,12 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
             return super().generate_until(requests, disable_tqdm)
         finally:
             self.batch_size_per_gpu = batch_size
+
+    def tok_encode(self, *arguments: Any, **options: Any) -> Any:
+        """As HFLM's, but all tokens are the model's."""
+        ids = super().tok_encode(*arguments, **options)
+        check_tokens(self.model, ids)
+        return ids
 
     def _check_length(self, tokens: int, what: str) -> None:
         # lm-eval would assert it, or under `python -O` score something else.

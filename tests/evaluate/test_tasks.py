@@ -128,6 +128,23 @@ def test_an_lm_eval_with_other_internals_is_refused(monkeypatch: pytest.MonkeyPa
         HarnessModel(nothing, nothing, 1, silent)
 
 
+def test_tokens_of_another_model_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    from spikeconv.integrations.lm_eval import HarnessModel
+
+    text_config = SimpleNamespace(vocab_size=258)
+    harness = HarnessModel.__new__(HarnessModel)
+    harness._model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text_config))
+    for ids, is_fine in (([1, 257], True), ([1, 258], False), ([-1], False), ([], True)):
+        monkeypatch.setattr(HFLM, "tok_encode", lambda *_, ids=ids, **__: ids)
+        if is_fine:
+            assert harness.tok_encode("text") == ids
+        else:
+            with pytest.raises(SpikeconvError, match="tokens 0 to 257: they do not belong together"):
+                harness.tok_encode("text")
+
+
 def test_results_file(tmp_path: Path) -> None:
     score = TaskResult("piqa", "acc_norm", 0.5, None, 4, "validation", {"acc": 0.25, "acc_norm": 0.5})
     bits = TaskResult("wikitext", "word_perplexity", 9.0, None, 4, "test", {"word_perplexity": 9.0})
