@@ -53,6 +53,7 @@ class SpikingTraining:
         inputs = {id(linear.input): linear.input for linear in self._linears.values()}
         self._inputs = list(inputs.values())
         self._spikes: list[tuple[Tensor, int]] = []
+        self._agreed = False
 
     def begin(self, track: Track) -> None:
         """Nothing: α is found from the first batch that is read."""
@@ -76,7 +77,12 @@ class SpikingTraining:
             each.encoder.observers = [self._count] if wanted else []
 
     def update(self, mean: Callable[[Tensor], Tensor]) -> None:
-        """Nothing: α is a parameter or stays."""
+        """Once all have read their first batch: one α for all processes. From then on it is a parameter, or stays."""
+        if not self._agreed:
+            self._agreed = True
+            for linear in self._linears.values():
+                for neurons in linear.neurons():
+                    neurons.set(mean(neurons.input_alpha.detach()))
 
     def measured(self) -> Measured:
         """Mean |count| of an input over T': the firing rate where every count is sent as so many spikes."""
@@ -88,6 +94,7 @@ class SpikingTraining:
 
     def load(self, state: Any) -> None:
         """The inverse."""
+        self._agreed = True
 
     def own_tensors(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Without what was added for the training."""

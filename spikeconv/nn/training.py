@@ -117,6 +117,11 @@ class TrainedLinear(nn.Module):
             value = dequantize(ops.unpack(packed, self.in_features), scale)
         return straight(value, weight)
 
+    def neurons(self) -> "list[Alpha]":
+        """Those that are a part of this module: in front, if it owns its input, and behind."""
+        in_front = self.shared.alpha if self.shared is not None else None
+        return [each for each in (in_front, self.output) if each is not None]
+
     def calibrated(self) -> dict[str, Tensor]:
         """What its conversion must hold, by the names in a checkpoint."""
         shared = self.input

@@ -1,6 +1,9 @@
 """`finetune` through spikes: it learns, goes on, and its conversion computes what was trained."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +118,32 @@ def test_learned_alpha_moves_and_a_calibrated_one_stays(
             found[alpha, steps] = record.tensors("input_alpha") | record.tensors("output_alpha")
     assert all(torch.equal(found["batch", 1][name], each) for name, each in found["batch", 6].items())
     assert not any(torch.equal(found["learned", 1][name], each) for name, each in found["learned", 6].items())
+
+
+def test_two_processes_are_one_with_twice_the_batch(
+    tune: Fixture, tiny_checkpoint: Fixture, examples: Path, tmp_path: Path
+) -> None:
+    """But for α, the mean of what two halves of a batch say."""
+    source = tiny_checkpoint("bert")
+    options = ("--task", examples, "--codec", "elastic", "--set", "alpha=learned", "--steps", 3)
+    assert tune(source, *options, output="one").code == 0
+    arguments = ["finetune", source, "-o", tmp_path / "two", *QUICK, "--batch-size", 2, *options]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "spikeconv"]
+    done = subprocess.run(
+        [*launch, *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (TrainingRecord.read(tmp_path / name) for name in ("one", "two"))
+    assert two.training["processes"] == 2
+    for kind in ("input_alpha", "output_alpha"):
+        for name, alpha in one.tensors(kind).items():
+            assert torch.allclose(alpha, two.tensors(kind)[name], rtol=0.15), (kind, name)
+    for ours, theirs in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.1)
 
 
 def test_a_causal_model_trains_through_every_codec(
