@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["report_firing_rate"]
 
+TABLES = {"spikegpt": "spikegpt-table1", "spikelm": "spikelm-table5"}
+"""What a paper's own table is computed from, in `configs/energy/`."""
+
 
 def report_firing_rate(
     checkpoint: Checkpoint = None,
@@ -48,7 +51,7 @@ def report_firing_rate(
     from spikeconv.record.text import record_text
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
-    from spikeconv.report.spikegpt_energy import EnergyProfile, corrected, table_one
+    from spikeconv.report.spikegpt_energy import TableOne, corrected, table_one
     from spikeconv.report.spikelm_energy import SpikeLmProfile, table_five, this_model
     from spikeconv.sources.presets import energy_constants
 
@@ -65,12 +68,12 @@ def report_firing_rate(
     if energy == "spikerwkv":
         picojoules = spikerwkv_report(report)
     elif energy == "spikegpt":
-        profile = EnergyProfile.parse(energy_constants(energy))
+        profile = TableOne.parse(energy_constants(TABLES[energy]))
         printed = {part: {"GPT": gpt, "SpikeGPT": spiking} for part, (gpt, spiking) in table_one(profile).items()}
         found = corrected(report, profile)
         picojoules = {**printed, "this model": found}
     elif energy == "spikelm":
-        constants = SpikeLmProfile.parse(energy_constants(energy))
+        constants = SpikeLmProfile.parse(energy_constants(TABLES[energy]))
         lines = {"table 5": table_five(constants), "this model": this_model(report, constants)}
         picojoules = {f"{part}: {row.name}": row._asdict() for part, rows in lines.items() for row in rows}
     if as_json:

@@ -47,6 +47,12 @@ class Job:
         return self.in_features * self.out_features
 
     @property
+    def rotation_additions(self) -> int:
+        """Of the online Hadamard transform of one input vector; 0 without."""
+        rotation = self.scheme.rotation
+        return 0 if rotation.is_none else Rotation(self.in_features, rotation.seed).additions()
+
+    @property
     def packed_bytes(self) -> int:
         """Bytes of the converted tensors; float weights count two bytes each."""
         return sum(

@@ -38,6 +38,7 @@ def layer_records(model: Any, recorder: Recorder) -> list[LayerRecord]:
                 histogram=counted.counts,
                 weight_bytes=linear.weight.nbytes,
                 rotation_additions=encoder.streams * encoder.rotation.additions() if encoder.rotation and first else 0,
+                encodes=first,
             )
         )
     return records

@@ -48,6 +48,7 @@ class LayerRecord:
         weight_bytes: bytes of the packed weight.
         rotation_additions: additions of the online Hadamard transform for a token; 0 in members that share another's
             encode.
+        encodes: whether it is no such member.
     """
 
     name: str
@@ -61,6 +62,7 @@ class LayerRecord:
     histogram: Histogram
     weight_bytes: int
     rotation_additions: int
+    encodes: bool = True
 
     @property
     def code(self) -> Code:

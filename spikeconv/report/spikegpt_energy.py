@@ -14,10 +14,10 @@ from pydantic import Field
 from spikeconv.config import Options
 from spikeconv.report.firing_rate import FiringReport
 
-__all__ = ["EnergyProfile", "corrected", "table_one"]
+__all__ = ["TableOne", "corrected", "table_one"]
 
 
-class EnergyProfile(Options):
+class TableOne(Options):
     """Constants of an energy table.
 
     Attributes:
@@ -32,7 +32,7 @@ class EnergyProfile(Options):
     rate: float = Field(gt=0, le=1)
 
 
-def table_one(profile: EnergyProfile) -> dict[str, tuple[float, float]]:
+def table_one(profile: TableOne) -> dict[str, tuple[float, float]]:
     """Picojoules of one block by part, of GPT and of SpikeGPT, as table 1 has them."""
     tokens, hidden, mac = profile.tokens, profile.hidden_size, profile.mac_pj
     spike, square = profile.rate * profile.ac_pj, tokens * hidden**2
@@ -42,7 +42,7 @@ def table_one(profile: EnergyProfile) -> dict[str, tuple[float, float]]:
     return {**rows, **attention, "softmax": (2 * tokens**2 * mac, 0.0)}
 
 
-def corrected(report: FiringReport, profile: EnergyProfile) -> dict[str, float]:
+def corrected(report: FiringReport, profile: TableOne) -> dict[str, float]:
     """Picojoules of a recording with a table's constants, everything counted: all linears of all blocks, and the head.
 
     A converted linear costs an accumulate for each spike and output, its rotation one for each addition; what stays

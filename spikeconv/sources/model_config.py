@@ -15,7 +15,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families import Family, find_family
 from spikeconv.quiet import quiet_transformers
 
-__all__ = ["LAYERS", "build_empty", "build_unloaded", "hf_config"]
+__all__ = ["build_empty", "build_unloaded", "hf_config", "layer_counts"]
 
 LAYERS = "num_hidden_layers"
 POSITIVE = (
@@ -38,7 +38,7 @@ def hf_config(config: dict[str, Any], most_layers: int | None = None) -> Pretrai
     family = find_family(config)
     if family.model_type not in CONFIG_MAPPING:
         raise SpikeconvError(f"{family.architecture} needs a package: pip install {family.package}")
-    counts = dict.fromkeys((LAYERS, *(stack.count for stack in family.stacks)))
+    counts = layer_counts(config)
     for name in dict.fromkeys((*POSITIVE, *counts)):  # models divide by most of them
         if isinstance(size := config.get(name), int) and size < 1:
             raise SpikeconvError(f"config.json has {name} {size}, which no {family.architecture} can have.")
@@ -53,6 +53,15 @@ def hf_config(config: dict[str, Any], most_layers: int | None = None) -> Pretrai
         raise _impossible(family, error) from None
     _check_values(result)
     return result
+
+
+def layer_counts(config: dict[str, Any]) -> list[str]:
+    """The fields of a supported `config.json` that say how many layers there are.
+
+    Raises:
+        SpikeconvError: the architecture is unknown.
+    """
+    return list(dict.fromkeys((LAYERS, *(stack.count for stack in find_family(config).stacks))))
 
 
 def build_empty(config: PretrainedConfig) -> PreTrainedModel:

@@ -11,7 +11,7 @@ from spikeconv.sources.base import Source
 from spikeconv.sources.companions import WEIGHTS
 from spikeconv.sources.hub import cached_snapshot, fetch_from_hub
 from spikeconv.sources.json_file import read_json
-from spikeconv.sources.model_config import LAYERS, build_empty, hf_config
+from spikeconv.sources.model_config import build_empty, hf_config, layer_counts
 from spikeconv.sources.presets import model_presets
 from spikeconv.sources.resolve import cached_wheel, open_source, resolve_source
 
@@ -35,9 +35,11 @@ class OutlineSource(Source):
 
     def __init__(self, config: dict[str, Any], name: str) -> None:
         self.config, self.path = config, Path(name)
-        layers = config.get(LAYERS)
-        if isinstance(layers, int) and layers > MOST_LAYERS:
-            raise SpikeconvError(f"{name} has {layers} layers ({LAYERS}); without weights that many are not believed.")
+        for count in layer_counts(config):
+            layers = config.get(count)
+            if isinstance(layers, int) and layers > MOST_LAYERS:
+                why = f"{name} has {layers} layers ({count}); without weights that many are not believed."
+                raise SpikeconvError(why)
         described = hf_config(config)
         self._dtype = described.dtype if isinstance(described.dtype, torch.dtype) else torch.float32
         self._shapes: dict[str, tuple[int, ...]] = {}

@@ -17,6 +17,7 @@ __all__ = [
     "Preset",
     "configs_folder",
     "energy_constants",
+    "energy_profiles",
     "load_scheme",
     "model_presets",
     "scheme_names",
@@ -74,8 +75,24 @@ def load_scheme(scheme: str) -> dict[str, Any]:
 
 
 def energy_constants(name: str) -> dict[str, Any]:
-    """The constants of an energy table, `configs/energy/NAME.yaml`."""
-    return _read(configs_folder() / "energy" / f"{name}.yaml")
+    """The constants of an energy table or profile: a YAML file, or the name of one in `configs/energy/`.
+
+    Raises:
+        SpikeconvError: there is no such file or name, or it is not a mapping.
+    """
+    path = Path(os.path.expanduser(name))
+    if not path.is_file():
+        path = configs_folder() / "energy" / f"{name}.yaml"
+    if not path.is_file():
+        known = energy_profiles()
+        hint = did_you_mean(name, known)
+        raise SpikeconvError(f"No energy profile {name!r}.{hint} Give a YAML file or one of {', '.join(known)}.")
+    return _read(path)
+
+
+def energy_profiles() -> list[str]:
+    """Names of the energy profiles in `configs/energy/`, without the papers' tables."""
+    return sorted(path.stem for path in (configs_folder() / "energy").glob("*.yaml") if "-table" not in path.stem)
 
 
 def configs_folder() -> Path:

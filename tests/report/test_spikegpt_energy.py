@@ -1,6 +1,6 @@
 """SpikeGPT's table 1 follows from its formulas and constants, as far as it does."""
 
-from spikeconv.report.spikegpt_energy import EnergyProfile, table_one
+from spikeconv.report.spikegpt_energy import TableOne, table_one
 from spikeconv.sources.presets import energy_constants
 
 PRINTED = {
@@ -16,7 +16,7 @@ OVERALL = (3.29e10, 1.02e9)
 
 
 def test_the_printed_energies_come_out() -> None:
-    found = table_one(EnergyProfile.parse(energy_constants("spikegpt")))
+    found = table_one(TableOne.parse(energy_constants("spikegpt-table1")))
     assert found.keys() == PRINTED.keys()
     for part, printed in PRINTED.items():
         for value, wanted in zip(found[part], printed, strict=True):

@@ -1,0 +1,211 @@
+"""`spikeconv report-energy`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.convert_options import Assignments, Bits, Scheme
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, TrustRemoteCode
+from spikeconv.cli.settings import build_config
+from spikeconv.errors import SpikeconvError
+
+if TYPE_CHECKING:
+    from spikeconv.report.profiles import Account
+    from spikeconv.report.work import Attention, Work
+
+__all__ = ["report_energy"]
+
+DEFAULT_PROFILES = "horowitz45,lemaire45,sdllm45"
+
+
+def report_energy(
+    checkpoint: Checkpoint = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Without weights: a preset, hub id or config.json, at --rate.", show_default=False),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="With --model: firing rate, spikes of an input over its slots.")
+    ] = None,
+    zeros: Annotated[
+        float | None, typer.Option(help="With --model: share of zero counts.", show_default="not known")
+    ] = None,
+    bits: Bits = None,
+    scheme: Scheme = None,
+    assignments: Assignments = None,
+    profiles: Annotated[
+        str, typer.Option("--profile", help="Names in configs/energy/ or YAML files, with commas.")
+    ] = DEFAULT_PROFILES,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of the text.")] = 1024,
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to read.", show_default="a bundled public-domain sample")
+    ] = None,
+    attention: Annotated[
+        Literal["float", "spiking", "none"],
+        typer.Option(
+            help="Products of attention over float keys and values: as they are; as SDLLM's tables take them, at the "
+            "linears' rate; or not counted."
+        ),
+    ] = "float",
+    head: Annotated[bool, typer.Option("--head/--no-head", help="Count the output head.")] = True,
+    gqa: Annotated[
+        bool, typer.Option("--gqa/--no-gqa", help="With --model: count the keys and values that there are.")
+    ] = True,
+    parts: Annotated[bool, typer.Option("--parts", help="A row for each role.")] = False,
+    device: Device = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Operations and energy by published models, beside integers of the same widths, dense and skipping zeros.
+
+    Examples: [cyan]spikeconv report-energy --parts[/]
+
+    [cyan]spikeconv report-energy --model llama2-7b --rate 0.216 --bits 4-1.58 --profile sdllm45 --attention spiking
+    --no-head[/]
+    """
+    settings = {"--rate": rate, "--zeros": zeros, "--bits": bits, "--scheme": scheme, "--set": assignments or None}
+    if model is None and (given := [name for name, value in settings.items() if value is not None]):
+        raise SpikeconvError(f"{given[0]} is for --model; of a checkpoint spikes are counted.")
+    if model is not None and (checkpoint is not None or text is not None):
+        raise SpikeconvError("--model has no weights to read a text with; leave CHECKPOINT and --text out.")
+    if model is not None and rate is None:
+        raise SpikeconvError("--model needs --rate, spikes of an input over its slots, as 0.216.")
+    for name, value in (("--rate", rate), ("--zeros", zeros)):
+        if value is not None and not 0 <= value <= 1:
+            raise SpikeconvError(f"{name} is a share from 0 to 1, not {value}.")
+
+    from spikeconv.report.profiles import EnergyProfile, account
+    from spikeconv.sources.presets import energy_constants
+
+    names = [name.strip() for name in profiles.split(",") if name.strip()]
+    loaded = {Path(name).stem: EnergyProfile.parse(energy_constants(name)) for name in names}
+    if not loaded:
+        raise SpikeconvError(f"--profile names none; give for example {DEFAULT_PROFILES}.")
+    if model is not None and rate is not None:
+        config = build_config(scheme, {"bits": bits}, assignments or [], [], [])
+        works = _assumed(model, config, tokens, rate, zeros, attention, gqa, trust_remote_code)
+        what = f"{model}, {config.bits}, firing rate {rate:g} assumed"
+    else:
+        works, what, tokens = _recorded(checkpoint, text, tokens, attention, device, trust_remote_code, quiet)
+    works = [work for work in works if head or work.part != "head"]
+    accounts = {name: account(works, profile) for name, profile in loaded.items()}
+    if as_json:
+        found = {
+            name: {
+                "source": loaded[name].source,
+                "node": loaded[name].node,
+                "lines": [asdict(line) for line in each.lines],
+                "total": asdict(each.total),
+                "break_even": each.break_even,
+            }
+            for name, each in accounts.items()
+        }
+        print_json({"of": what, "tokens": tokens, "operations": [asdict(work) for work in works], "profiles": found})
+        return
+    show_operations(works, what, tokens)
+    for name, each in accounts.items():
+        show_account(f"{name}: {loaded[name].source}; {loaded[name].node}", each, parts, tokens)
+
+
+def _assumed(
+    model: str,
+    config: Any,
+    tokens: int,
+    rate: float,
+    zeros: float | None,
+    attention: "Attention",
+    gqa: bool,
+    trust_remote_code: bool,
+) -> "list[Work]":
+    from spikeconv.conversion.plan import make_plan
+    from spikeconv.report.work import Shape, assumed_work
+    from spikeconv.sources.model_config import hf_config
+    from spikeconv.sources.outline import open_or_outline
+
+    opened = open_or_outline(model, trust_remote_code=trust_remote_code)
+    plan = make_plan(opened, config)
+    seen: set[object] = set()
+    shapes, queries = [], 0
+    for job in plan.jobs:
+        key = job.linear.group, job.scheme.encoding
+        queries = job.out_features if job.linear.role == "q" else queries
+        outputs = queries if job.linear.role in ("k", "v") and not gqa else job.out_features
+        place = job.in_features, outputs, job.scheme, key not in seen, job.rotation_additions
+        shapes.append(Shape(job.linear.role, *place))
+        seen.add(key)
+    floats = plan.family.float_macs(hf_config(opened.config), tokens)
+    return assumed_work(shapes, floats, tokens, rate, zeros, attention)
+
+
+def _recorded(
+    checkpoint: Path | None,
+    text: Path | None,
+    tokens: int,
+    attention: "Attention",
+    device: str,
+    trust_remote_code: bool,
+    quiet: bool,
+) -> "tuple[list[Work], str, int]":
+    from spikeconv.checkpoint.folder import resolve_checkpoint
+    from spikeconv.data.sample import sample_text
+    from spikeconv.data.texts import read_text
+    from spikeconv.evaluate.models import load_checkpoint
+    from spikeconv.record.text import record_text
+    from spikeconv.report.work import recorded_work
+
+    path = resolve_checkpoint(checkpoint)
+    if not quiet:
+        err.print("[note]checkpoint {path}[/]", path=path)
+    content = sample_text() if text is None else read_text(text)[0]
+    loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
+    record = record_text(loaded.model, loaded.tokenizer, content, tokens=tokens, track=tracker(quiet))
+    return recorded_work(record, attention), path.name, record.tokens
+
+
+def show_operations(works: "list[Work]", what: str, tokens: int) -> None:
+    """Raw counts first: they are facts."""
+    columns = ("G MACs", "G accumulations", "per MAC", "non-zero", "G membrane", "M encoded", "G rotation")
+    rows = table(f"{what}: operations over {tokens:,} tokens", "part", *columns)
+    for work in works:
+        membrane = work.membrane_additions + work.membrane_shifts
+        rows.add_row(
+            work.part,
+            f"{work.macs / 1e9:.3f}",
+            f"{work.accumulations / 1e9:.3f}" if work.is_spiking else "–",
+            f"{work.accumulations / work.macs:.3f}" if work.is_spiking and work.macs else "–",
+            "–" if work.nonzero_macs is None or not work.macs else f"{work.nonzero_macs / work.macs:.1%}",
+            f"{membrane / 1e9:.3f}" if membrane else "–",
+            f"{work.encoded / 1e6:.2f}" if work.encoded else "–",
+            f"{work.rotation_additions / 1e9:.3f}" if work.rotation_additions else "–",
+        )
+    out.show(rows)
+
+
+def show_account(title: str, found: "Account", parts: bool, tokens: int) -> None:
+    """Joules of one profile, spikes beside integers, and the break-even."""
+    rows = table(f"\n{title}", "part", "float", "integers", "skipping zeros", "spikes")
+    for line in (*(found.lines if parts else ()), found.total):
+        sparse = "–" if line.sparse_integers is None else _joules(line.sparse_integers)
+        rows.add_row(line.part, _joules(line.float_model), _joules(line.integers), sparse, _joules(line.spiking))
+    out.show(rows)
+    terms = ", ".join(f"{name} {_joules(value)}" for name, value in found.total.terms.items() if value)
+    out.print("  spikes: {terms}; {each} a token", terms=terms, each=_joules(found.total.spiking / tokens))
+    if found.break_even is not None:
+        out.print(
+            "  break-even with integers that skip zeros: {even:.2f} spikes an input; here "
+            "{found.spikes_per_input:.2f}: spikes cost [number]{side}[/]",
+            even=found.break_even,
+            found=found,
+            side="less" if found.wins else "more",
+        )
+
+
+def _joules(picojoules: float) -> str:
+    for unit, size in (("J", 1e12), ("mJ", 1e9), ("µJ", 1e6)):
+        if picojoules >= size:
+            return f"{picojoules / size:.3g} {unit}"
+    return f"{picojoules:.3g} pJ"
