@@ -44,10 +44,10 @@ def report_energy(
         Path | None, typer.Option(help="UTF-8 text to read.", show_default="a bundled public-domain sample")
     ] = None,
     attention: Annotated[
-        Literal["float", "spiking", "none"],
+        Literal["float", "linears", "none"],
         typer.Option(
-            help="Products of attention over float keys and values: as they are; as SDLLM's tables take them, at the "
-            "linears' rate; or not counted."
+            help="Products of attention over float keys and values: as they are; as SDLLM's tables take them, as if "
+            "they were linears; or not counted."
         ),
     ] = "float",
     head: Annotated[bool, typer.Option("--head/--no-head", help="Count the output head.")] = True,
@@ -64,7 +64,7 @@ def report_energy(
 
     Examples: [cyan]spikeconv report-energy --parts[/]
 
-    [cyan]spikeconv report-energy --model llama2-7b --rate 0.216 --bits 4-1.58 --profile sdllm45 --attention spiking
+    [cyan]spikeconv report-energy --model llama2-7b --rate 0.216 --bits 4-1.58 --profile sdllm45 --attention linears
     --no-head[/]
     """
     settings = {"--rate": rate, "--zeros": zeros, "--bits": bits, "--scheme": scheme, "--set": assignments or None}

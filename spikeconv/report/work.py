@@ -16,9 +16,9 @@ from spikeconv.report.operations import SPIKE_CELLS, linear_macs
 
 __all__ = ["Attention", "Shape", "Work", "assumed_work", "recorded_work"]
 
-Attention = Literal["float", "spiking", "none"]
-"""How the products of attention are counted where keys and values are float: as they are, as SDLLM's tables have it, as
-if the rate of the linears were theirs, or not at all."""
+Attention = Literal["float", "linears", "none"]
+"""How the products of attention are counted where keys and values are float: as they are; as SDLLM's tables have it, as
+if they were linears with the widths and the mean rate of those; or not at all."""
 
 
 @dataclass(frozen=True)
@@ -200,22 +200,15 @@ def _sum(first: Work, other: Work) -> Work:
 def _floats(parts: list[Work], float_macs: Mapping[str, float], attention: Attention) -> list[Work]:
     """What stays in floating point, and attention as it is wanted."""
     result = []
-    spiking = [part for part in parts if part.is_spiking]
-    total = sum(part.macs for part in spiking)
+    like = next((part for part in parts if part.count_bits != FLOAT_BITS), None)
+    alike = [part for part in parts if like is not None and part.key[1:] == like.key[1:]]
+    total = sum(part.macs for part in alike)
     for name, macs in float_macs.items():
-        if name != "attention" or attention == "float" or not spiking:
+        if name != "attention" or attention == "float" or (attention == "linears" and like is None):
             result.append(Work(name, macs))
-        elif attention == "spiking":
-            first, nonzero = spiking[0], [part.nonzero_macs for part in spiking]
-            result.append(
-                Work(
-                    name,
-                    macs,
-                    first.weight_bits,
-                    first.count_bits,
-                    first.spike_cells,
-                    accumulations=macs * sum(part.accumulations for part in spiking) / total,
-                    nonzero_macs=None if None in nonzero else macs * sum(value or 0.0 for value in nonzero) / total,
-                )
-            )
+        elif attention == "linears" and like is not None:
+            nonzero = [part.nonzero_macs for part in alike]
+            sent = macs * sum(part.accumulations for part in alike) / total
+            known = None if None in nonzero else macs * sum(value or 0.0 for value in nonzero) / total
+            result.append(Work(name, macs, *like.key[1:], accumulations=sent, nonzero_macs=known))
     return result
