@@ -129,7 +129,7 @@ def finetune(
     conversion will, gradients pass its spikes, and the result converts with `convert --as-trained`. A --task trains a
     classifier. Several processes, FSDP and DeepSpeed: `accelerate launch -m spikeconv finetune …`.
 
-    Examples: [cyan]spikeconv finetune --text book.txt -o sparse && spikeconv convert --clip-from sparse[/]
+    Example: [cyan]spikeconv finetune --text book.txt -o sparse && spikeconv convert --clip-from sparse[/]
 
     [cyan]spikeconv finetune minilm-l6 --task sst2 --codec elastic --time-steps 4 -o spiking[/]
     """

@@ -62,7 +62,7 @@ def report_energy(
 ) -> None:
     """Operations and energy by published models, beside integers of the same widths, dense and skipping zeros.
 
-    Examples: [cyan]spikeconv report-energy --parts[/]
+    Example: [cyan]spikeconv report-energy --parts[/]
 
     [cyan]spikeconv report-energy --model llama2-7b --rate 0.216 --bits 4-1.58 --profile sdllm45 --attention linears
     --no-head[/]

@@ -10,6 +10,7 @@ the number of spikes per input at which spiking and integers that skip zeros cos
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field
 
@@ -41,7 +42,7 @@ class EnergyProfile(Options):
     weighted: bool = False
     float_mac: float = Field(ge=0)
     float_add: float = Field(0.0, ge=0)
-    integer_mac: dict[int, float] = Field(min_length=1)
+    integer_mac: dict[Annotated[int, Field(gt=0)], Annotated[float, Field(ge=0)]] = Field(min_length=1)
     accumulate: float = Field(ge=0)
     add: float = Field(0.0, ge=0)
     shift: float = Field(0.0, ge=0)
