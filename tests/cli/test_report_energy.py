@@ -58,7 +58,7 @@ def test_bad_input(spikeconv: Fixture, converted: Fixture, tmp_path: Path) -> No
         (("--model", "llama2-7b", "--rate", 0.2, "--zeros", 2), ("--zeros", "0 to 1")),
         (("--model", "lama2-7b", "--rate", 0.2), ("lama2-7b", "llama2-7b")),
         ((path, "--model", "llama2-7b", "--rate", 0.2), ("CHECKPOINT", "--model")),
-        ((path, "--tokens", 0), ("tokens", "x>=1")),
+        ((path, "--tokens", 0), ("Invalid value",)),
         ((tmp_path,), ("not a converted checkpoint",)),
     ):
         result = spikeconv("report-energy", *arguments, "-q")
