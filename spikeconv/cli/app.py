@@ -19,6 +19,7 @@ from spikeconv.cli.generate import generate
 from spikeconv.cli.models import models
 from spikeconv.cli.perplexity import perplexity
 from spikeconv.cli.plan import plan
+from spikeconv.cli.record import record
 from spikeconv.cli.report_energy import report_energy
 from spikeconv.cli.report_firing_rate import report_firing_rate
 from spikeconv.cli.signals import stop_on_signals
@@ -42,6 +43,7 @@ app.command("finetune", cls=Command)(finetune)
 app.command("eval", cls=Command)(evaluate)
 app.command("perplexity", cls=Command)(perplexity)
 app.command("similarity", cls=Command)(similarity)
+app.command("record", cls=Command)(record)
 app.command("report-firing-rate", cls=Command)(report_firing_rate)
 app.command("report-energy", cls=Command)(report_energy)
 app.command("frontier", cls=Command)(frontier)

@@ -18,6 +18,7 @@ __all__ = [
     "Execution",
     "MadeFrom",
     "Quiet",
+    "Recorded",
     "Source",
     "TrustRemoteCode",
 ]
@@ -43,6 +44,12 @@ ClipRoles = Annotated[
     typer.Option(help="Roles to clip, as in q,k,v,gate,up.", rich_help_panel=CLIPPING, show_default="q,k,v"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
+Recorded = Annotated[
+    Path | None,
+    typer.Option(
+        "--record", help="Report on what `spikeconv record` wrote, instead of a checkpoint.", show_default=False
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16 or float16.")]

@@ -8,7 +8,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.convert_options import Assignments, Bits, Scheme
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, Recorded, TrustRemoteCode
 from spikeconv.cli.settings import build_config
 from spikeconv.errors import SpikeconvError
 
@@ -23,6 +23,7 @@ DEFAULT_PROFILES = "horowitz45,lemaire45,sdllm45"
 
 def report_energy(
     checkpoint: Checkpoint = None,
+    recording: Recorded = None,
     model: Annotated[
         str | None,
         typer.Option(help="Without weights: a preset, hub id or config.json, at --rate.", show_default=False),
@@ -70,8 +71,10 @@ def report_energy(
     settings = {"--rate": rate, "--zeros": zeros, "--bits": bits, "--scheme": scheme, "--set": assignments or None}
     if model is None and (given := [name for name, value in settings.items() if value is not None]):
         raise SpikeconvError(f"{given[0]} is for --model; of a checkpoint spikes are counted.")
-    if model is not None and (checkpoint is not None or text is not None):
-        raise SpikeconvError("--model has no weights to read a text with; leave CHECKPOINT and --text out.")
+    if model is not None and (checkpoint is not None or text is not None or recording is not None):
+        raise SpikeconvError("--model has no weights to read a text with; leave CHECKPOINT, --text and --record out.")
+    if recording is not None and (checkpoint is not None or text is not None):
+        raise SpikeconvError("A recording has been made: leave CHECKPOINT and --text out.")
     if model is not None and rate is None:
         raise SpikeconvError("--model needs --rate, spikes of an input over its slots, as 0.216.")
     for name, value in (("--rate", rate), ("--zeros", zeros)):
@@ -89,6 +92,13 @@ def report_energy(
         config = build_config(scheme, {"bits": bits}, assignments or [], [], [])
         works = _assumed(model, config, tokens, rate, zeros, attention, gqa, trust_remote_code)
         what = f"{model}, {config.bits}, firing rate {rate:g} assumed"
+    elif recording is not None:
+        from spikeconv.record.file import read_recording
+        from spikeconv.report.work import recorded_work
+
+        read = read_recording(recording)
+        works, tokens = recorded_work(read.record, attention), read.record.tokens
+        what = str((read.about["checkpoint"] or {}).get("name", recording.name))
     else:
         works, what, tokens = _recorded(checkpoint, text, tokens, attention, device, trust_remote_code, quiet)
     works = [work for work in works if head or work.part != "head"]

@@ -1,5 +1,6 @@
 """`spikeconv report-firing-rate`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -7,11 +8,13 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, Recorded, TrustRemoteCode
+from spikeconv.errors import SpikeconvError
 
 if TYPE_CHECKING:
     from spikeconv.report.firing_rate import FiringReport, TotalFiring
     from spikeconv.report.spikelm_energy import TableRow
+    from spikeconv.report.traffic import Traffic
 
 __all__ = ["report_firing_rate"]
 
@@ -34,6 +37,15 @@ def report_firing_rate(
         Literal["spikerwkv", "spikegpt", "spikelm"] | None,
         typer.Option(help="Also picojoules, as that paper computes them."),
     ] = None,
+    recording: Recorded = None,
+    firing: Annotated[
+        str | None,
+        typer.Option(
+            help="Also latency and traffic of neurons that fire sync (slot by slot), async (a count at once), or N "
+            "slots at a time.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     trust_remote_code: TrustRemoteCode = False,
@@ -48,22 +60,33 @@ def report_firing_rate(
     from spikeconv.data.sample import sample_text
     from spikeconv.data.texts import read_text
     from spikeconv.evaluate.models import load_checkpoint
+    from spikeconv.record.file import read_recording
     from spikeconv.record.text import record_text
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
     from spikeconv.report.spikegpt_energy import TableOne, corrected, table_one
     from spikeconv.report.spikelm_energy import SpikeLmProfile, table_five, this_model
+    from spikeconv.report.traffic import parse_firing, traffic
     from spikeconv.sources.presets import energy_constants
 
-    path = resolve_checkpoint(checkpoint)
-    if not quiet:
-        err.print("[note]checkpoint {path}[/]", path=path)
-    content = sample_text() if text is None else read_text(text)[0]
-    loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    report = firing_report(record_text(loaded.model, loaded.tokenizer, content, tokens=tokens, track=tracker(quiet)))
+    fired = None if firing is None else parse_firing(firing)
+    if recording is not None:
+        beside = {"CHECKPOINT": checkpoint, "--text": text, "--save": save or None}
+        if given := [name for name, value in beside.items() if value is not None]:
+            raise SpikeconvError(f"A recording has been made: leave {given[0]} out.")
+        recorded = read_recording(recording).record
+    else:
+        path = resolve_checkpoint(checkpoint)
+        if not quiet:
+            err.print("[note]checkpoint {path}[/]", path=path)
+        content = sample_text() if text is None else read_text(text)[0]
+        loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        recorded = record_text(loaded.model, loaded.tokenizer, content, tokens=tokens, track=tracker(quiet))
+    report = firing_report(recorded)
     if save:
         with convenience("the shares of zeros are not noted in the checkpoint"):
             save_zero_shares(path, {layer.name: layer.zero_share for layer in report.layers})
+    sent = [] if fired is None else [each for layer in recorded.layers if (each := traffic(layer, fired)) is not None]
     picojoules: dict[str, dict[str, Any]] = {}
     if energy == "spikerwkv":
         picojoules = spikerwkv_report(report)
@@ -77,15 +100,30 @@ def report_firing_rate(
         lines = {"table 5": table_five(constants), "this model": this_model(report, constants)}
         picojoules = {f"{part}: {row.name}": row._asdict() for part, rows in lines.items() for row in rows}
     if as_json:
-        print_json(report.to_dict() | ({"energy": {energy: picojoules}} if energy else {}))
+        more: dict[str, Any] = {"energy": {energy: picojoules}} if energy else {}
+        more |= {} if firing is None else {"firing": {firing: [asdict(each) for each in sent]}}
+        print_json(report.to_dict() | more)
         return
     show_report(report, layers=not summary)
+    if firing is not None:
+        show_traffic(firing, sent)
     if energy == "spikerwkv":
         show_energy(picojoules)
     elif energy == "spikegpt":
         show_table_one(printed, found, report.total.tokens)
     elif energy == "spikelm":
         show_table_five(lines, report.total.tokens)
+
+
+def show_traffic(firing: str, sent: "list[Traffic]") -> None:
+    """Latency and spikes in flight, by role: of one token's input vector, the mean over tokens."""
+    how = firing if firing in ("sync", "async") else f"{firing} slots at a time"
+    rows = table(f"\nFiring {how}: spikes of one input vector", "role", "steps", "mean a step", "busiest step")
+    for role in dict.fromkeys(each.role for each in sent):
+        those = [each for each in sent if each.role == role]
+        means = (sum(values) / len(those) for values in ([each.mean for each in those], [each.peak for each in those]))
+        rows.add_row(role, str(max(each.latency for each in those)), *(f"{value:,.1f}" for value in means))
+    out.show(rows)
 
 
 def show_table_five(lines: "dict[str, list[TableRow]]", tokens: int) -> None:

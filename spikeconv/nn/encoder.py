@@ -126,11 +126,15 @@ class Encoder:
 
     def potential(self, x: Tensor) -> Tensor:
         """What is rounded in the end: x after norm, rotation and clipping, float32 [..., n]; gradients pass."""
+        u, clip, threshold = self.unclipped(x), self.scheme.clip, self.threshold
+        return u if clip is None or threshold is None else ops.clip_potential(u, clip.mode, threshold)
+
+    def unclipped(self, x: Tensor) -> Tensor:
+        """x after norm and rotation, float32 [..., n]; gradients pass."""
         u = x.float() if self.norm is None else ops.rms_norm(x, self.norm.weight, self.norm.epsilon)
         if self.rotation is not None:
             u = rotated(u, self.rotation) if flow(u) else self.rotation(u)
-        clip, threshold = self.scheme.clip, self.threshold
-        return u if clip is None or threshold is None else ops.clip_potential(u, clip.mode, threshold)
+        return u
 
     def rounded(self, u: Tensor) -> Encoding:
         """Encode a potential: `encode` in two steps, with the same bits."""

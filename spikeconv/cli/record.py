@@ -1,0 +1,123 @@
+"""`spikeconv record`: what a model's spikes were, on disk; reports are made of it."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spikeconv.cli.console import err, out, print_json, tracker
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, TrustRemoteCode
+from spikeconv.errors import SpikeconvError
+
+__all__ = ["record"]
+
+
+def record(
+    checkpoint: Checkpoint = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write.", show_default="CHECKPOINT/record")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to read.", show_default="a bundled public-domain sample")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="wikitext2, c4 or a hub id to read.", show_default=False)] = None,
+    task: Annotated[
+        str | None, typer.Option(help="lm-eval task whose documents are scored.", show_default=False)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Documents of the task.", show_default="all")] = None,
+    data: Annotated[str, typer.Option(help="Of the task: hub, offline, or auto.")] = "auto",
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text to read at most.")] = 16384,
+    raster: Annotated[
+        list[str] | None, typer.Option(help="Linear (name or pattern) whose spike trains are kept.")
+    ] = None,
+    raster_tokens: Annotated[int, typer.Option(min=1, help="Tokens of them, from the start.")] = 64,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier recording.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Record spikes once, to report on them many times: counts, positions, potentials, chosen spike trains.
+
+    Example: [cyan]spikeconv record --text book.txt --tokens 100000 --raster '*.0.mlp.down_proj'[/]
+    """
+    from spikeconv.record.file import JSON
+
+    chosen = [name for name, value in (("--text", text), ("--dataset", dataset), ("--task", task)) if value is not None]
+    if len(chosen) > 1:
+        raise SpikeconvError(f"Give {chosen[0]} or {chosen[1]}, not both.")
+    if limit is not None and task is None:
+        raise SpikeconvError("--limit is for the documents of a --task; of a text it is --tokens.")
+
+    from spikeconv.checkpoint.folder import resolve_checkpoint
+
+    path = resolve_checkpoint(checkpoint)
+    folder = output or path / "record"
+    if (folder / JSON).exists() and not force:
+        raise SpikeconvError(f"{folder} holds a recording already; --force replaces it.")
+    if folder.exists() and not folder.is_dir():
+        raise SpikeconvError(f"{folder} is no folder.")
+
+    from spikeconv.evaluate.models import load_checkpoint
+    from spikeconv.record.file import write_recording
+    from spikeconv.record.session import record_task, record_texts
+    from spikeconv.versions import versions
+
+    if not quiet:
+        err.print("[note]checkpoint {path}[/]", path=path)
+    loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    trains = (tuple(raster or ()), raster_tokens)
+    what: dict[str, Any]
+    if task is not None:
+        from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, resolve_tasks
+
+        names = resolve_tasks(task)
+        source = choose_data(data, names)
+        what = {"what": f"{', '.join(names)} ({source})", "limit": limit}
+        found, arrays = record_task(
+            loaded.model, lambda: evaluate_tasks(loaded, names, data=source, limit=limit, track=tracker(quiet)), trains
+        )
+    else:
+        from spikeconv.data.sample import sample_text
+        from spikeconv.data.texts import read_text
+
+        none = text is None and dataset is None
+        content, label = (sample_text(), "bundled sample") if none else read_text(text, dataset)
+        what = {"what": label, "sha256": hashlib.sha256(content.encode()).hexdigest()}
+        found, arrays = record_texts(loaded, content, tokens, trains, tracker(quiet))
+    config = loaded.model.config.quantization_config.to_dict()
+    about = {
+        "checkpoint": {"name": path.name, "settings": config, "sha256": _digest(path)},
+        "text": {**what, "tokens": found.tokens, "sequences": len(found.sequences)},
+        "versions": versions(("torch", "transformers")),
+    }
+    from spikeconv.record.file import Recording
+
+    try:
+        write_recording(folder, Recording(found, about, arrays))
+    except OSError as error:
+        raise SpikeconvError(f"Writing {folder} failed: {error.strerror or error}.") from None
+    spikes = sum(layer.spikes for layer in found.layers)
+    if as_json:
+        print_json({"output": str(folder), **about, "layers": len(found.layers), "spikes": spikes})
+        return
+    out.print(
+        "[good]Recorded[/] {spikes:,} spikes of {layers} linears over [number]{found.tokens:,}[/] tokens of {what}\n"
+        "Saved to [number]{folder}[/]",
+        spikes=spikes,
+        layers=len(found.layers),
+        found=found,
+        what=what["what"],
+        folder=folder,
+    )
+
+
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a checkpoint's own record, which has the hashes of its files; None without one."""
+    from spikeconv.checkpoint.folder import has_record
+    from spikeconv.checkpoint.writer import RECORD
+    from spikeconv.hashing import sha256_of
+
+    return sha256_of(path / RECORD) if has_record(path) else None

@@ -1,0 +1,62 @@
+"""Spikes of every encoder by the token's position in its sequence, while a model runs."""
+
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeconv.codecs import SpikeCounts
+from spikeconv.nn import Encoder, spike_linears
+
+__all__ = ["PositionRecorder"]
+
+
+class PositionRecorder:
+    """Records them while the context is open, for positions up to `longest`.
+
+    Attributes:
+        names: the first linear of each encoder, in order.
+    """
+
+    def __init__(self, model: nn.Module, longest: int) -> None:
+        self._encoders: dict[int, Encoder] = {}
+        self.names: list[str] = []
+        for name, linear in spike_linears(model).items():
+            if id(linear.encoder) not in self._encoders and linear.encoder.codec is not None:
+                self._encoders[id(linear.encoder)] = linear.encoder
+                self.names.append(name)
+        self._spikes = torch.zeros(len(self.names), longest, dtype=torch.float64)
+        self._inputs = torch.zeros(len(self.names), longest, dtype=torch.int64)
+        self._observers: list[tuple[Encoder, Any]] = []
+
+    def __enter__(self) -> "PositionRecorder":
+        for index, encoder in enumerate(self._encoders.values()):
+            self._observers.append((encoder, partial(self._see, index, encoder)))
+            encoder.observers.append(self._observers[-1][1])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for encoder, observer in self._observers:
+            encoder.observers.remove(observer)
+        self._observers = []
+
+    @property
+    def spikes_per_input(self) -> Tensor:
+        """Mean spikes of an input, float32 [encoders, positions]; NaN where no token stood."""
+        return (self._spikes / self._inputs).float()
+
+    def _see(self, index: int, encoder: Encoder, encoded: SpikeCounts) -> None:
+        counts, codec = encoded.counts, encoder.codec
+        if counts.dim() < 3 or codec is None:  # a lone row has no position
+            return
+        sent = encoder.code.spikes(codec.largest_count).to(counts.device, torch.int16)
+        spikes = sent[counts.short().abs().int()].sum(-1, dtype=torch.int64)  # [planes…, batch, tokens]
+        tokens = min(spikes.shape[-1], self._spikes.shape[1])
+        rows = spikes.reshape(-1, spikes.shape[-1])[:, :tokens]
+        planes = len(counts) if encoded.stacked else encoded.steps
+        self._spikes[index, :tokens] += rows.sum(0).double().cpu()
+        self._inputs[index, :tokens] += len(rows) // planes * counts.shape[-1]
