@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from spikeconv.cli.early import check_arguments
 from spikeconv.cli.failure import report_failure
 from spikeconv.cli.fallbacks import show_warning
 from spikeconv.errors import SpikeconvError
@@ -22,6 +23,7 @@ class Command(TyperCommand):
         """Run it; typer itself would end an interrupt or a closed pipe without our line or exit code."""
         try:
             ctx.params = {name: _expand(value) for name, value in ctx.params.items()}
+            check_arguments(ctx.info_name, ctx.params)
             with warnings.catch_warnings():
                 warnings.showwarning = show_warning
                 result = super().invoke(ctx)

@@ -49,6 +49,7 @@ from spikeconv.cli.convert_options import (
     WeightClip,
     Weights,
 )
+from spikeconv.cli.early import check_roles
 from spikeconv.cli.encoding_options import (
     Alpha,
     Codec,
@@ -73,7 +74,7 @@ from spikeconv.cli.encoding_options import (
 )
 from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
-from spikeconv.cli.settings import build_config, model_name, number
+from spikeconv.cli.settings import build_config, model_name, number, split
 from spikeconv.cli.show_conversion import show_foreseen, show_plan, show_summary
 from spikeconv.errors import SpikeconvError
 from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
@@ -200,6 +201,9 @@ def convert(
         source = str(clip_from)
     if source is None and not quiet:
         err.print("[note]No SOURCE given; converting the embedded model {model}.[/]", model=DEFAULT_MODEL)
+
+    patterns = {"--skip": skip or [], "--override": [text.partition(":")[0] for text in override or []]}
+    check_roles(source or DEFAULT_MODEL, {**patterns, "--clip-roles": split(clip_roles)})
 
     from spikeconv.calibrate.training_record import note_training
     from spikeconv.calibrate.windows import Calibration

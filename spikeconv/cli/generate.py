@@ -8,6 +8,7 @@ import typer
 from spikeconv.cli.console import err, print_json
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
+from spikeconv.errors import SpikeconvError
 
 __all__ = ["generate"]
 
@@ -30,6 +31,9 @@ def generate(
 
     Example: [cyan]spikeconv generate -p "Once upon a time" -n 40[/]
     """
+    if not prompt:
+        raise SpikeconvError("The prompt is empty; give some text to continue with -p.")
+
     from spikeconv.checkpoint.folder import resolve_checkpoint
     from spikeconv.evaluate.generate import generate_text
     from spikeconv.evaluate.models import load_checkpoint

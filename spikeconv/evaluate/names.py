@@ -9,7 +9,6 @@ from pathlib import Path
 
 from spikeconv.data.offline import OFFLINE_TASKS
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.json_file import read_json
 
 __all__ = ["ALIASES", "SUITES", "labels_texts", "resolve_tasks"]
 
@@ -29,6 +28,8 @@ LISTED = re.compile(r"""^["']?tag["']?:[ ]*\n((?:[ ]*-[ ]*\S+[ ]*(?:\n|$))+)""",
 
 def labels_texts(checkpoint: Path) -> bool:
     """Whether a checkpoint is a classifier's."""
+    from spikeconv.sources.json_file import read_json  # which imports torch
+
     named = read_json(checkpoint / "config.json").get("architectures")
     return isinstance(named, list) and bool(named) and str(named[0]).endswith("ForSequenceClassification")
 

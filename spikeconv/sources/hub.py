@@ -174,7 +174,9 @@ def _plain_errors(model_id: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in DISK:
             raise UnreadableError(f"{model_id} cannot be fetched: {error}") from None
         raise _AwayError(
-            f"The model hub cannot be reached ({type(error).__name__}) and {model_id} is not cached here."
+            f"The model hub cannot be reached ({type(error).__name__}) and {model_id} is not cached here. Give a "
+            "local directory, GGUF or .pth file; fetch it where there is a connection (`hf auth login` if it is "
+            "gated); or try the embedded model: `spikeconv convert` alone."
         ) from None
 
 

@@ -14,16 +14,21 @@ from spikeconv.yaml_text import MOST_YAML, parse_yaml
 
 __all__ = [
     "DEFAULT_MODEL",
+    "FILE_SUFFIXES",
     "Preset",
+    "check_source_name",
     "configs_folder",
     "energy_constants",
     "energy_profiles",
+    "is_hub_id",
     "load_scheme",
     "model_presets",
     "scheme_names",
 ]
 
 DEFAULT_MODEL = "smollm2-135m"
+FILE_SUFFIXES = (".gguf", ".pth")
+"""Of files that are a whole model."""
 
 
 class Preset(BaseModel):
@@ -52,6 +57,26 @@ def model_presets() -> dict[str, Preset]:
     """Presets by name, from `configs/models/`."""
     paths = sorted((configs_folder() / "models").glob("*.yaml"))
     return {path.stem: Preset.model_validate(_read(path)) for path in paths}
+
+
+def check_source_name(source: str) -> None:
+    """Check that a source on the command line is something here, a preset, or may be the id of a model on the hub.
+
+    Raises:
+        SpikeconvError: it is none of these.
+    """
+    presets = model_presets()
+    if Path(source).exists() or source.startswith("~") or source in presets or is_hub_id(source):
+        return
+    hint = did_you_mean(source, presets).replace("mean ", "mean the preset ")
+    raise SpikeconvError(
+        f"{source} is no directory, GGUF or .pth file, and no preset.{hint} Presets: {', '.join(presets)}."
+    )
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source may be the id of a model on the hub."""
+    return source.count("/") == 1 and not source.startswith((".", "/")) and not source.lower().endswith(FILE_SUFFIXES)
 
 
 def scheme_names() -> list[str]:

@@ -1,6 +1,5 @@
 """What a SOURCE on the command line means: a local directory, GGUF or .pth file, a preset, or a hub id."""
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,14 +11,13 @@ from spikeconv.sources.hf import HfSource
 from spikeconv.sources.hub import fetch_from_hub, look_up
 from spikeconv.sources.hub_source import HubSource
 from spikeconv.sources.json_file import read_json
-from spikeconv.sources.presets import Preset, model_presets
+from spikeconv.sources.presets import FILE_SUFFIXES, Preset, check_source_name, model_presets
 from spikeconv.sources.weight_files import ADAPTER, adapter_base
 from spikeconv.wheels import MINILM, SMOLLM2, Wheel
 
 __all__ = ["cached_wheel", "open_named", "open_source", "resolve_source"]
 
 WHEELS: dict[str, Wheel] = {wheel.name: wheel for wheel in (SMOLLM2, MINILM)}
-FILE_SUFFIXES = (".gguf", ".pth")
 T = TypeVar("T")
 
 
@@ -71,13 +69,8 @@ def _find(source: str, fetch: Callable[[str], T]) -> Path | T:
     presets = model_presets()
     if source in presets:
         return _fetch_preset(presets[source], fetch)
-    if source.count("/") == 1 and not source.startswith((".", "/")) and not source.lower().endswith(FILE_SUFFIXES):
-        return fetch(source)
-    near = difflib.get_close_matches(source, presets, n=1)
-    hint = f" Did you mean the preset {near[0]}?" if near else ""
-    raise SpikeconvError(
-        f"{source} is no directory, GGUF or .pth file, and no preset.{hint} Presets: {', '.join(presets)}."
-    )
+    check_source_name(source)
+    return fetch(source)
 
 
 def open_source(path: Path, *, trust_remote_code: bool = False, arch: str | None = None) -> Source:

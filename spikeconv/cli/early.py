@@ -1,0 +1,67 @@
+"""Mistakes in arguments that can be seen before torch is imported, which takes seconds."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from spikeconv.data.offline import OFFLINE_TASKS
+from spikeconv.errors import SpikeconvError
+from spikeconv.families import FAMILIES
+from spikeconv.sources.presets import check_source_name, model_presets
+from spikeconv.suggest import did_you_mean
+from spikeconv.untrusted import read_bounded
+
+__all__ = ["check_arguments", "check_roles"]
+
+MOST_CONFIG = 1 << 24
+
+
+def check_arguments(command: str | None, values: dict[str, Any]) -> None:
+    """Check the names of sources and checkpoints of any command.
+
+    Raises:
+        SpikeconvError: there is nothing of a name.
+    """
+    if isinstance(source := values.get("source"), str):
+        check_source_name(source)
+    path = values.get("checkpoint")
+    if isinstance(path, Path) and not any((path / name).is_file() for name in ("spikeconv.json", "config.json")):
+        if command == "eval" and (str(path) in OFFLINE_TASKS or str(path) in ("arc", "obqa", "siqa")):
+            tasks = values.get("tasks") or "piqa"
+            raise SpikeconvError(f"{path} is no checkpoint; tasks are joined by commas: --tasks {tasks},{path}.")
+        raise SpikeconvError(
+            f"{path} is not a converted checkpoint (no spikeconv.json in it); run `spikeconv convert` first."
+        )
+
+
+def check_roles(source: str, options: dict[str, Iterable[str]]) -> None:
+    """Check plain words among patterns against the roles of a source whose configuration is at hand.
+
+    Args:
+        source: as on the command line.
+        options: patterns by the option that they were given with.
+
+    Raises:
+        SpikeconvError: one is no role.
+    """
+    family = FAMILIES.get(str(_config(source).get("model_type")))
+    for option, patterns in options.items() if family is not None else ():
+        for pattern in patterns:
+            if family is not None and pattern.isidentifier() and pattern not in family.roles:
+                raise SpikeconvError(
+                    f"{option} {pattern} matches no linear of {source}.{did_you_mean(pattern, family.roles)} Roles: "
+                    f"{', '.join(family.roles)}."
+                )
+
+
+def _config(source: str) -> dict[str, Any]:
+    """What is known of a source at once; nothing is fetched, and what cannot be read is read again later."""
+    presets = model_presets()
+    if source in presets and not Path(source).exists():
+        return presets[source].config or {}
+    try:
+        found = json.loads(read_bounded(Path(source) / "config.json", MOST_CONFIG))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
