@@ -12,6 +12,7 @@ from spikeconv.cli.command import Command
 from spikeconv.cli.convert import convert
 from spikeconv.cli.doctor import doctor
 from spikeconv.cli.evaluate import evaluate
+from spikeconv.cli.export import export
 from spikeconv.cli.failure import DEBUG, report_failure
 from spikeconv.cli.finetune import finetune
 from spikeconv.cli.frontier import frontier
@@ -46,6 +47,7 @@ app.command("similarity", cls=Command)(similarity)
 app.command("record", cls=Command)(record)
 app.command("report-firing-rate", cls=Command)(report_firing_rate)
 app.command("report-energy", cls=Command)(report_energy)
+app.command("export", cls=Command)(export)
 app.command("frontier", cls=Command)(frontier)
 app.command("verify", cls=Command)(verify)
 app.command("check", cls=Command)(check)
