@@ -16,35 +16,34 @@ from spikeconv.config.parsing import known_paths
 from spikeconv.errors import SpikeconvError
 
 
-@pytest.mark.parametrize(
-    ("settings", "weight_bits", "count_bits", "steps", "low", "high"),
-    [
-        ({"bits": "4-1.58"}, 4, 4, 8, -8, 7),
-        ({"bits": "4-1.58", "steps": 8}, 4, 4, 8, -8, 7),
-        ({"bits": "4-1.58", "steps": 16}, 4, 5, 16, -16, 15),
-        ({"bits": "4-1.58", "steps": 32}, 4, 6, 32, -32, 31),
-        ({"bits": "4-1.58", "count_range": "full"}, 4, 4, 8, -8, 8),
-        ({"bits": "6-1.58"}, 6, 6, 32, -32, 31),
-        ({"bits": "8-1.58"}, 8, 8, 128, -128, 127),
-        ({"bits": "16-1.58"}, 16, 4, 8, -8, 7),
-        ({"bits": "4-1"}, 4, 4, 15, 0, 15),
-        ({"bits": "4-1", "steps": 31}, 4, 5, 31, 0, 31),
-        ({"bits": "6-1"}, 6, 6, 63, 0, 63),
-        ({"bits": "4-4"}, 4, 4, 1, -8, 7),
-        ({"bits": "8-8"}, 8, 8, 1, -128, 127),
-        ({"steps": 16}, 4, 5, 16, -16, 15),
-        ({"inputs.spikes": "binary", "steps": 63}, 4, 6, 63, 0, 63),
-    ],
-)
-def test_bits_and_steps(
-    settings: dict[str, Any], weight_bits: int, count_bits: int, steps: int, low: int, high: int
-) -> None:
-    config = SpikeConfig.parse(settings)
-    inputs = config.inputs
-    assert isinstance(inputs, CountInputs)
-    assert (config.weights.bits, inputs.bits, inputs.virtual_steps) == (weight_bits, count_bits, steps)
-    assert (inputs.count_min, inputs.count_max, inputs.largest_count) == (low, high, max(-low, high))
-    assert inputs.symmetric == (low < 0)
+COUNTS: list[tuple[dict[str, Any], int, int, int, int, int]] = [
+    ({"bits": "4-1.58"}, 4, 4, 8, -8, 7),
+    ({"bits": "4-1.58", "steps": 8}, 4, 4, 8, -8, 7),
+    ({"bits": "4-1.58", "steps": 16}, 4, 5, 16, -16, 15),
+    ({"bits": "4-1.58", "steps": 32}, 4, 6, 32, -32, 31),
+    ({"bits": "4-1.58", "count_range": "full"}, 4, 4, 8, -8, 8),
+    ({"bits": "6-1.58"}, 6, 6, 32, -32, 31),
+    ({"bits": "8-1.58"}, 8, 8, 128, -128, 127),
+    ({"bits": "16-1.58"}, 16, 4, 8, -8, 7),
+    ({"bits": "4-1"}, 4, 4, 15, 0, 15),
+    ({"bits": "4-1", "steps": 31}, 4, 5, 31, 0, 31),
+    ({"bits": "6-1"}, 6, 6, 63, 0, 63),
+    ({"bits": "4-4"}, 4, 4, 1, -8, 7),
+    ({"bits": "8-8"}, 8, 8, 1, -128, 127),
+    ({"steps": 16}, 4, 5, 16, -16, 15),
+    ({"inputs.spikes": "binary", "steps": 63}, 4, 6, 63, 0, 63),
+]
+"""Settings, with bits of weights and counts, T', and the smallest and largest count."""
+
+
+def test_bits_and_steps() -> None:
+    for settings, weight_bits, count_bits, steps, low, high in COUNTS:
+        config = SpikeConfig.parse(settings)
+        inputs = config.inputs
+        assert isinstance(inputs, CountInputs)
+        assert (config.weights.bits, inputs.bits, inputs.virtual_steps) == (weight_bits, count_bits, steps), settings
+        assert (inputs.count_min, inputs.count_max, inputs.largest_count) == (low, high, max(-low, high)), settings
+        assert inputs.symmetric == (low < 0), settings
 
 
 def test_bits_name_round_trip() -> None:
