@@ -15,7 +15,6 @@ from spikeconv.config import (
 from spikeconv.config.parsing import known_paths
 from spikeconv.errors import SpikeconvError
 
-
 COUNTS: list[tuple[dict[str, Any], int, int, int, int, int]] = [
     ({"bits": "4-1.58"}, 4, 4, 8, -8, 7),
     ({"bits": "4-1.58", "steps": 8}, 4, 4, 8, -8, 7),
