@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,11 +11,33 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
 from spikeconv.untrusted import read_bounded
 
-__all__ = ["RECORD", "ClipRecord"]
+__all__ = ["RECORD", "ClipRecord", "read_model"]
 
 RECORD = "spikeconv-clip.json"
 """In every fine-tuned model."""
-MOST_BYTES = 64 << 20
+MOST_BYTES = 256 << 20
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def read_model(kind: type[T], file: Path, hint: str) -> T:
+    """What a JSON file in a fine-tuned model holds.
+
+    Args:
+        kind: of it.
+        file: where it is.
+        hint: what is expected there, where there is none.
+
+    Raises:
+        SpikeconvError: there is none, or it is damaged.
+    """
+    try:
+        return kind.model_validate(json.loads(read_bounded(file, MOST_BYTES)))
+    except (FileNotFoundError, NotADirectoryError):
+        raise SpikeconvError(f"{file.parent} holds no {file.name}; {hint}.") from None
+    except (OSError, ValueError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
+        raise SpikeconvError(f"{file} is damaged: {str(error).strip().splitlines()[0]}") from None
 
 
 class ClipRecord(BaseModel):
@@ -43,15 +65,7 @@ class ClipRecord(BaseModel):
         Raises:
             SpikeconvError: there is none, or it is damaged.
         """
-        try:
-            return cls.model_validate(json.loads(read_bounded(folder / RECORD, MOST_BYTES)))
-        except FileNotFoundError:
-            raise SpikeconvError(
-                f"{folder} holds no {RECORD}; --clip-from takes what `spikeconv finetune` made."
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
-            reason = str(error).strip().splitlines()[0]
-            raise SpikeconvError(f"{folder / RECORD} is damaged: {reason}") from None
+        return read_model(cls, folder / RECORD, "--clip-from takes what `spikeconv finetune` made")
 
     def apply(self, config: SpikeConfig, source: Source) -> SpikeConfig:
         """A conversion's settings with these clips, in front of the user's overrides; its plan takes `thresholds`.

@@ -1,6 +1,5 @@
 """The record of a model that was trained through spikes: the conversion that it was trained for."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from spikeconv.calibrate.record import read_model
 from spikeconv.config import SpikeConfig
-from spikeconv.errors import SpikeconvError
-from spikeconv.untrusted import read_bounded
 
 __all__ = ["TRAINING_RECORD", "TrainingRecord", "note_training"]
 
 TRAINING_RECORD = "spikeconv-training.json"
 """In every model that was trained through spikes."""
-MOST_BYTES = 256 << 20
 DTYPES = {"input_salient": torch.uint8}
 """Of what was calibrated; everything else is float32."""
 
@@ -44,16 +41,8 @@ class TrainingRecord(BaseModel):
         Raises:
             SpikeconvError: there is none, or it is damaged.
         """
-        try:
-            return cls.model_validate(json.loads(read_bounded(folder / TRAINING_RECORD, MOST_BYTES)))
-        except (FileNotFoundError, NotADirectoryError):
-            raise SpikeconvError(
-                f"{folder} holds no {TRAINING_RECORD}; --as-trained is for what `spikeconv finetune` trained through "
-                "spikes."
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:  # pydantic's and json's errors are ValueErrors
-            reason = str(error).strip().splitlines()[0]
-            raise SpikeconvError(f"{folder / TRAINING_RECORD} is damaged: {reason}") from None
+        hint = "--as-trained is for what `spikeconv finetune` trained through spikes"
+        return read_model(cls, folder / TRAINING_RECORD, hint)
 
     def settings(self) -> SpikeConfig:
         """The conversion's."""

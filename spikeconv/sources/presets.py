@@ -90,13 +90,7 @@ def load_scheme(scheme: str) -> dict[str, Any]:
     Raises:
         SpikeconvError: there is no such file or name, or it is not a mapping.
     """
-    path = Path(os.path.expanduser(scheme))
-    if not path.is_file():
-        path = configs_folder() / "schemes" / f"{scheme}.yaml"
-    if not path.is_file():
-        hint = did_you_mean(scheme, scheme_names())
-        raise SpikeconvError(f"No scheme {scheme!r}.{hint} Give a YAML file or one of {', '.join(scheme_names())}.")
-    return _read(path)
+    return _named("scheme", "schemes", scheme, scheme_names())
 
 
 def energy_constants(name: str) -> dict[str, Any]:
@@ -105,13 +99,18 @@ def energy_constants(name: str) -> dict[str, Any]:
     Raises:
         SpikeconvError: there is no such file or name, or it is not a mapping.
     """
+    return _named("energy profile", "energy", name, energy_profiles())
+
+
+def _named(what: str, folder: str, name: str, known: list[str]) -> dict[str, Any]:
+    """The YAML file of a path, or of a name in a folder of `configs/`."""
     path = Path(os.path.expanduser(name))
     if not path.is_file():
-        path = configs_folder() / "energy" / f"{name}.yaml"
+        path = configs_folder() / folder / f"{name}.yaml"
     if not path.is_file():
-        known = energy_profiles()
-        hint = did_you_mean(name, known)
-        raise SpikeconvError(f"No energy profile {name!r}.{hint} Give a YAML file or one of {', '.join(known)}.")
+        raise SpikeconvError(
+            f"No {what} {name!r}.{did_you_mean(name, known)} Give a YAML file or one of {', '.join(known)}."
+        )
     return _read(path)
 
 
