@@ -55,10 +55,10 @@ def test_a_classifier_learns_through_spikes_and_converts(
     tune: Fixture, spikeconv: Fixture, tiny_checkpoint: Fixture, examples: Path, tmp_path: Path
 ) -> None:
     source = tiny_checkpoint("bert")
-    whole = tune(source, "--task", examples, "--steps", 40, "--json", output="float")
+    whole = tune(source, "--task", examples, "--steps", 30, "--json", output="float")
     assert whole.code == 0 and whole.json["loss"] < 0.1, whole
     spikes = ("--codec", "elastic", "--time-steps", 2, "--task", examples)
-    made = tune(tmp_path / "float", *spikes, "--steps", 40, "--json", output="spiking")
+    made = tune(tmp_path / "float", *spikes, "--steps", 30, "--json", output="spiking")
     log = log_of(tmp_path / "spiking")
     assert made.code == 0 and log[-1]["loss"] < 0.5 * log[0]["loss"], log
     assert 0.1 < made.json["firing_rate"] < 0.9
@@ -160,7 +160,7 @@ def test_a_causal_model_trains_through_every_codec(
     )
     for index, options in enumerate(cases):
         out, model = f"out{index}", tmp_path / f"model{index}"
-        made = tune(source, "--text", text, "--window", 32, "--steps", 8, *options, output=out)
+        made = tune(source, "--text", text, "--window", 32, "--steps", 5, *options, output=out)
         assert made.code == 0, made.err
         log = log_of(tmp_path / out)
         assert log[-1]["loss"] < log[0]["loss"], (options, log)
