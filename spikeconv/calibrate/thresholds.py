@@ -9,7 +9,7 @@ from torch import Tensor
 from spikeconv.config import ClipSettings, Override, SpikeConfig, parse_settings
 from spikeconv.data.texts import longest_window, token_windows
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import Family, family_of
+from spikeconv.families import Family, center_of, family_of
 from spikeconv.nn.clip import MembraneClip
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
@@ -55,9 +55,7 @@ def clip_inputs(model: Any, config: SpikeConfig) -> list[MembraneClip]:
             continue
         module, key = model.get_submodule(linear.name), (linear.group, *scheme.encoding)
         if key not in clips:
-            center = model.get_submodule(linear.center) if linear.center else None
-            constant = None if center is None or center.bias is None else center
-            clips[key] = MembraneClip(module.in_features, scheme, constant)
+            clips[key] = MembraneClip(module.in_features, scheme, center_of(model, linear))
         clips[key].attach(linear.name, module)
     return list(clips.values())
 

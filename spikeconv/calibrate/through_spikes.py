@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import family_of, own_name
+from spikeconv.families import center_of, family_of, own_name
 from spikeconv.nn import Encoder, TrainedInput, TrainedLinear, run_streams
 from spikeconv.progress import Track, silent
 
@@ -58,8 +58,7 @@ def through_spikes(
         known = dict((held or {}).get(linear.name, {}))
         key = linear.group, scheme.encoding
         if owns := key not in shared:
-            center = model.get_submodule(own_name(model, linear.center)) if linear.center and scheme.centers else None
-            center = None if center is None or center.bias is None else center
+            center = center_of(model, linear) if scheme.centers else None
             inputs = {name: known[name] for name in HELD if name in known}
             shared[key] = TrainedInput(Encoder(module.in_features, scheme, center=center), inputs)
         trained = TrainedLinear(
@@ -91,7 +90,7 @@ def find_alphas(model: Any, config: SpikeConfig, windows: Tensor, track: Track =
     trained = through_spikes(model, config)
     first = windows[: max(1, FIRST_BATCH // windows.shape[1])]
     for ids in track([first], "calibrating neurons", 1):
-        model.base_model(ids.to(model.device))
+        model.base_model(ids.to(model.device), use_cache=False)
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
     for name, linear in trained.items():

@@ -2,7 +2,7 @@ from spikeconv.codecs.base import Norm, SpikeCounts
 from spikeconv.codecs.count import CountCodec
 from spikeconv.codecs.gif import Encoded, GifCodec, encode_widths
 from spikeconv.codecs.multihead import MultiheadCodec
-from spikeconv.codecs.neuron import Neuron, NeuronCodec
+from spikeconv.codecs.neuron import Neuron, NeuronCodec, streams_of
 from spikeconv.codecs.repetition import RepetitionCodec
 from spikeconv.config import CountInputs, GifInputs, MultiheadInputs, RepetitionInputs, SpikingInputs
 
@@ -19,6 +19,7 @@ __all__ = [
     "SpikeCounts",
     "codec_of",
     "encode_widths",
+    "streams_of",
 ]
 
 Codec = CountCodec | MultiheadCodec | RepetitionCodec | GifCodec | NeuronCodec

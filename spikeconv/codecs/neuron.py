@@ -22,8 +22,7 @@ from spikeconv.config import ElasticInputs, LifInputs
 from spikeconv.errors import SpikeconvError
 from spikeconv.rotation import Rotation
 
-__all__ = ["Neuron", "NeuronCodec"]
-
+__all__ = ["Neuron", "NeuronCodec", "streams_of"]
 
 FLOOR = 1e-5
 """Least α that is found."""
@@ -70,10 +69,12 @@ class Neuron:
     def found(self, x: Tensor, k: float | None) -> Tensor:
         """α [steps] float32 of inputs x [steps, ..., n]: k times the mean |m|; 1 without k."""
         alpha = torch.ones(len(x), device=x.device)
-        m = kept = torch.zeros_like(x[0])
-        for step, drive in enumerate(x if k is not None else ()):
+        if k is None:
+            return alpha
+        kept = torch.zeros_like(x[0])
+        for step, drive in enumerate(x):
             m = drive if step == 0 else drive + kept
-            alpha[step] = (k or 1) * m.abs().mean().clamp_min(FLOOR / (k or 1))
+            alpha[step] = (k * m.abs().mean()).clamp_min(FLOOR)
             kept = m * self.left(self.fired(m, alpha[step]), alpha[step])
         return alpha
 
@@ -114,7 +115,7 @@ class NeuronCodec(Unfolds):
         """Spikes of x [T · rows, ..., n] after the norm and the rotation, by α (`calibrated`, float32 [T])."""
         assert calibrated is not None, "a linear holds its α"
         u = potential(x, rotation, norm)
-        streams = self.streams(u)
+        streams = streams_of(u, self.time_steps)
         finite = u.isfinite().all(-1, keepdim=True)
         counts = self.neuron.charged(streams, calibrated)[1].nan_to_num_(0).to(torch.int8).view(u.shape)
         steps = calibrated.view(-1, *[1] * (streams.dim() - 1)).expand(*streams.shape[:-1], 1)
@@ -122,16 +123,17 @@ class NeuronCodec(Unfolds):
         bins = ops.histogram_of(counts, self.neuron.lowest, 2 - self.neuron.lowest if histogram else 0)
         return SpikeCounts(counts, scale, None, bins, self.neuron.lowest, steps=self.time_steps)
 
-    def streams(self, u: Tensor) -> Tensor:
-        """u [T · rows, ..., n] as [T, rows, ..., n].
 
-        Raises:
-            SpikeconvError: that many rows are no T streams.
-        """
-        if u.dim() < 2 or u.shape[0] % self.time_steps:
-            raise SpikeconvError(
-                f"A neuron of {self.time_steps} time steps was given {u.shape[0]} rows, which are not as many streams; "
-                "call the whole model, whose first layer repeats its input."
-            )
-        streams: Tensor = u.unflatten(0, (self.time_steps, -1))
-        return streams
+def streams_of(u: Tensor, steps: int) -> Tensor:
+    """u [T · rows, ..., n] as [T, rows, ..., n].
+
+    Raises:
+        SpikeconvError: that many rows are no T streams.
+    """
+    if u.dim() < 2 or u.shape[0] % steps:
+        raise SpikeconvError(
+            f"A neuron of {steps} time steps was given {u.shape[0]} rows, which are not as many streams; call the "
+            "whole model, whose first layer repeats its input."
+        )
+    streams: Tensor = u.unflatten(0, (steps, -1))
+    return streams

@@ -42,7 +42,7 @@ class WeightSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "WeightSettings":
-        if self.method in SIGNS and self.bits != 2:
+        if self.keeps_signs and self.bits != 2:
             raise ValueError(f"method={self.method} is stored in 2 bits, not {self.bits}")
         if self.bias_correction != "none" and self.method not in CALIBRATED:
             raise ValueError("bias_correction needs a calibrated method: gptq, gptaq or qronos")
@@ -54,6 +54,11 @@ class WeightSettings(Settings):
     def is_calibrated(self) -> bool:
         """Whether they are rounded for the inputs that a text gives."""
         return self.method in CALIBRATED and not self.is_float
+
+    @property
+    def keeps_signs(self) -> bool:
+        """Whether nothing but signs is kept of them: sign, ternary."""
+        return self.method in SIGNS
 
     @property
     def sees_float(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spikeconv.data.offline import OFFLINE_TASKS
 from spikeconv.errors import SpikeconvError
+from spikeconv.families import names_classifier
 
 __all__ = ["ALIASES", "SUITES", "labels_texts", "resolve_tasks"]
 
@@ -31,7 +32,7 @@ def labels_texts(checkpoint: Path) -> bool:
     from spikeconv.sources.json_file import read_json  # which imports torch
 
     named = read_json(checkpoint / "config.json").get("architectures")
-    return isinstance(named, list) and bool(named) and str(named[0]).endswith("ForSequenceClassification")
+    return isinstance(named, list) and bool(named) and names_classifier(str(named[0]))
 
 
 def resolve_tasks(names: str | Iterable[str] | None = None, suite: str | None = None) -> tuple[str, ...]:

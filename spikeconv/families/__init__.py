@@ -1,5 +1,14 @@
 from spikeconv.families.base import Family, LinearSpec, ModuleLinear, Stack, folded_norms, head_dim
-from spikeconv.families.modules import auto_class_of, classifies, linears_of, output_of, own_name, refuse_encoder
+from spikeconv.families.modules import (
+    auto_class_of,
+    center_of,
+    classifies,
+    linears_of,
+    names_classifier,
+    output_of,
+    own_name,
+    refuse_encoder,
+)
 from spikeconv.families.native import GatedDecoder
 from spikeconv.families.norm import NormKind
 from spikeconv.families.registry import FAMILIES, family_of, find_family
@@ -13,12 +22,14 @@ __all__ = [
     "NormKind",
     "Stack",
     "auto_class_of",
+    "center_of",
     "classifies",
     "family_of",
     "find_family",
     "folded_norms",
     "head_dim",
     "linears_of",
+    "names_classifier",
     "output_of",
     "own_name",
     "refuse_encoder",

@@ -7,7 +7,16 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.families.base import Family, ModuleLinear
 from spikeconv.families.registry import FAMILIES, family_of
 
-__all__ = ["auto_class_of", "classifies", "linears_of", "output_of", "own_name", "refuse_encoder"]
+__all__ = [
+    "auto_class_of",
+    "center_of",
+    "classifies",
+    "linears_of",
+    "names_classifier",
+    "output_of",
+    "own_name",
+    "refuse_encoder",
+]
 
 
 def own_name(model: Any, name: str) -> str:
@@ -24,9 +33,20 @@ def output_of(output: Any) -> Any:
     return output.last_hidden_state if logits is None else logits
 
 
+def center_of(model: Any, linear: ModuleLinear) -> Any:
+    """The LayerNorm of a model whose bias is a constant part of a linear's input; None where there is none."""
+    norm = model.get_submodule(own_name(model, linear.center)) if linear.center else None
+    return None if norm is None or norm.bias is None else norm
+
+
+def names_classifier(architecture: str) -> bool:
+    """Whether a class of transformers has a head that labels texts."""
+    return architecture.endswith("ForSequenceClassification")
+
+
 def classifies(model: Any) -> bool:
     """Whether a model's head labels texts."""
-    return type(model).__name__.endswith("ForSequenceClassification")
+    return names_classifier(type(model).__name__)
 
 
 def refuse_encoder(family: Family, what: str) -> None:

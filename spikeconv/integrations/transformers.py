@@ -16,7 +16,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from spikeconv.checkpoint.format import METHOD, quantization_config, read_settings
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import ModuleLinear, family_of, own_name
+from spikeconv.families import ModuleLinear, center_of, family_of, own_name
 from spikeconv.integrations.attention import use_spiking_attention
 from spikeconv.integrations.decode import speed_up_decode
 from spikeconv.integrations.fallbacks import warn_of_fallbacks
@@ -193,8 +193,7 @@ def _groups(model: Any, layout: list[ModuleLinear], schemes: dict[str, LinearSch
     groups: dict[Any, SpikeGroup] = {}
     for linear in layout:
         if (key := keys.get(linear.name)) and key not in groups:
-            center = model.get_submodule(linear.center) if linear.center and schemes[linear.name].centers else None
-            center = None if center is None or center.bias is None else center
+            center = center_of(model, linear) if schemes[linear.name].centers else None
             in_features = model.get_submodule(linear.name).in_features
             groups[key] = SpikeGroup(in_features, schemes[linear.name], norms.get(key), center)
     return {name: groups[key] for name, key in keys.items()}

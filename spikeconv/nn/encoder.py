@@ -159,7 +159,7 @@ class Encoder:
         Through counts they pass straight to u.
         """
         if isinstance(self.codec, NeuronCodec) and (alpha := self.calibrated) is not None:
-            return fired(self.codec.streams(u), alpha, self.codec.neuron).view(u.shape)
+            return fired(u, alpha, self.codec.neuron)
         return u if value is None else straight(value, u)
 
     def _told(self, spikes: SpikeCounts) -> Encoding:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeconv.codecs import Neuron
+from spikeconv.codecs import Neuron, streams_of
 from spikeconv.models.lif import arctan_slope
 
 __all__ = ["fired"]
@@ -22,15 +22,18 @@ def fired(x: Tensor, alpha: Tensor, neuron: Neuron) -> Tensor:
     """What the spikes of x are worth.
 
     Args:
-        x: [steps, ..., n] float32.
-        alpha: [steps] float32.
+        x: T streams, [T · rows, ..., n], the first step's rows first; any float dtype.
+        alpha: [T] float32.
         neuron: its kind.
 
     Returns:
         α k, of the shape of x, float32; NaN where x is not finite.
+
+    Raises:
+        SpikeconvError: that many rows are no T streams.
     """
-    result: Tensor = _Fired.apply(x, alpha, neuron)
-    return result
+    result: Tensor = _Fired.apply(streams_of(x.float(), len(alpha)), alpha, neuron)
+    return result.view(x.shape)
 
 
 class _Fired(torch.autograd.Function):

@@ -100,7 +100,8 @@ class SpikeLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out_features] of x [..., in_features], in the dtype of x."""
-        return self.past_neurons(self.group.output(self, x))
+        y = self.group.output(self, x)
+        return y if self._buffers["output_alpha"] is None else self.past_neurons(y)
 
     def past_neurons(self, y: Tensor) -> Tensor:
         """An output [..., out] as the spikes of the neurons behind it, in its dtype; itself if there are none."""
@@ -108,8 +109,7 @@ class SpikeLinear(nn.Module):
         if alpha is None:
             return y
         assert isinstance(inputs, ElasticInputs | LifInputs)
-        streams = y.float().unflatten(0, (inputs.time_steps, -1))
-        return fired(streams, alpha, Neuron.of(inputs, leak=0.0)).view(y.shape).to(y.dtype)
+        return fired(y, alpha, Neuron.of(inputs, leak=0.0)).to(y.dtype)
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """weight, weight_scale, weight_sum and bias."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
-from spikeconv.codecs import Neuron
+from spikeconv.codecs import Neuron, streams_of
 from spikeconv.config import ElasticInputs, LifInputs, LinearScheme, Outputs
 from spikeconv.nn.encoder import Encoder
 from spikeconv.nn.firing import fired
@@ -32,8 +32,6 @@ class TrainedInput(nn.Module):
         encoder: of the linears.
         held: threshold, balance or salient channels, where the scheme has some.
     """
-
-    input_alpha: Tensor | None
 
     def __init__(self, encoder: Encoder, held: dict[str, Tensor]) -> None:
         super().__init__()
@@ -167,11 +165,9 @@ class Alpha(nn.Module):
         if not self.is_set:
             if self.input_alpha.isnan().any():  # else a state was loaded
                 k = self.inputs.k if isinstance(self.inputs, ElasticInputs) and self.inputs.alpha != "one" else None
-                streams = u.float().unflatten(0, (self.inputs.time_steps, -1))
-                self.input_alpha.copy_(self.neuron.found(streams, k))
+                self.input_alpha.copy_(self.neuron.found(streams_of(u.float(), self.inputs.time_steps), k))
             self.is_set = True
 
     def forward(self, y: Tensor) -> Tensor:
         """What the spikes of y [T · rows, ..., n] are worth."""
-        streams = y.float().unflatten(0, (self.inputs.time_steps, -1))
-        return fired(streams, self.input_alpha, self.neuron).view(y.shape)
+        return fired(y, self.input_alpha, self.neuron)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import Family, find_family
+from spikeconv.families import Family, find_family, names_classifier
 from spikeconv.loading import LoadedModel, load_model
 from spikeconv.models.adopt import adopt
 from spikeconv.sources.base import Source
@@ -59,7 +59,7 @@ def load_float(
 
 def _classifier(family: Family, architectures: Any, source: Source) -> Any:
     """The class of transformers that makes a family's classifiers."""
-    name = next((name for name in family.heads if name.endswith("ForSequenceClassification")), None)
+    name = next(filter(names_classifier, family.heads), None)
     if name is None or not isinstance(source, HfSource):
         raise SpikeconvError(
             f"{family.architecture} ({source.path.name}) cannot become a classifier; BertModel directories can."

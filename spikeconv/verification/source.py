@@ -195,7 +195,7 @@ def _compare_linear(
     bits = linear.scheme.weights.bits
     assert bits != FLOAT_BITS
     values = linear.integers()
-    if linear.scheme.weights.method in ("sign", "ternary"):
+    if linear.scheme.weights.keeps_signs:
         packed, scale, *_ = rounding_of(linear.scheme.weights)(rotated)
         wanted = ops.unpack(packed, linear.in_features)
         return error, same and torch.equal(values, wanted) and _close(linear.weight_scale, scale, 1e-6)

@@ -50,7 +50,7 @@ def to_nearest(bits: int, search_clip: bool) -> Rounding:
 
 def rounding_of(settings: WeightSettings) -> Rounding:
     """How weights are rounded that no text is read for."""
-    if settings.method in ("sign", "ternary"):
+    if settings.keeps_signs:
         return round_to_sign if settings.method == "sign" else round_to_ternary
     return to_nearest(settings.bits, settings.clip == "mse")
 

@@ -65,10 +65,10 @@ def test_spikes_and_gradients_are_those_of_the_equations(device: torch.device) -
             ours, our_alpha = x.detach().float().requires_grad_(), alpha.detach().float().requires_grad_()
             if settings["codec"] == "lif":
                 ours_alpha = torch.ones(steps, device=device)
-                found = fired(ours, ours_alpha, neuron)
+                found = fired(ours.flatten(0, 1), ours_alpha, neuron).view_as(ours)
                 counts = codec(steps, settings).encode(ours.detach().flatten(0, 1), calibrated=ours_alpha)
             else:
-                found = fired(ours, our_alpha, neuron)
+                found = fired(ours.flatten(0, 1), our_alpha, neuron).view_as(ours)
                 counts = codec(steps, settings).encode(ours.detach().flatten(0, 1), calibrated=our_alpha.detach())
             assert (found - expected).abs().max() <= 1e-6, (steps, settings)
             assert torch.equal(counts.decode().view_as(found), found), "the codec decodes to what training computes"
