@@ -1,9 +1,12 @@
-"""`Did you mean …?`, wherever a name is not known."""
+"""Names that are not known, and `Did you mean …?`; patterns of names."""
 
 import difflib
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
-__all__ = ["did_you_mean", "nearest"]
+from spikeconv.errors import SpikeconvError
+
+__all__ = ["did_you_mean", "matching", "nearest"]
 
 
 def nearest(word: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
@@ -17,3 +20,16 @@ def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """` Did you mean X?` with the known name most like a word; empty where none is like it."""
     near = nearest(str(word), known, cutoff=cutoff)
     return f" Did you mean {near[0]}?" if near else ""
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> list[str]:
+    """The names of linears (or neurons) that some names or shell patterns mean, in their order.
+
+    Raises:
+        SpikeconvError: a pattern means none of them.
+    """
+    known, wanted = list(names), list(patterns)
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise SpikeconvError(f"No converted linear is called {pattern}, as one is {known[0] if known else 'none'}.")
+    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in wanted)]

@@ -15,8 +15,6 @@ accumulator.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from spikeconv.codecs import SpikeCounts
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn import SpikeLinear, spike_linears
+from spikeconv.record.watching import KeptCounts
+from spikeconv.suggest import matching
 
 __all__ = ["Order", "event_arrays", "spiking_linears"]
 
@@ -42,11 +41,7 @@ def spiking_linears(model: nn.Module, patterns: Iterable[str] | None = None) -> 
     known = [name for name, linear in spike_linears(model).items() if linear.encoder.codec is not None]
     if not known:
         raise SpikeconvError(f"This {type(model).__name__} sends no spikes: its inputs stay float.")
-    wanted = list(patterns or [known[0]])
-    for pattern in wanted:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            raise SpikeconvError(f"No converted linear is called {pattern}, as one is {known[0]}.")
-    return [name for name in known if any(fnmatchcase(name, each) for each in wanted)]
+    return matching(known, patterns or [known[0]])
 
 
 def event_arrays(
@@ -58,20 +53,12 @@ def event_arrays(
         SpikeconvError: one sends no spikes of one plane and one scale, or none of them was run.
     """
     linears = spike_linears(model)
-    seen: dict[str, list[SpikeCounts]] = {name: [] for name in names}
-    observers = [(linears[name].encoder, partial(_keep, seen[name])) for name in names]
-    for encoder, observer in observers:
-        encoder.observers.append(observer)
-    try:
-        with torch.inference_mode():
-            run()
-    finally:
-        for encoder, observer in observers:
-            encoder.observers.remove(observer)
+    with KeptCounts(model, names) as seen, torch.inference_mode():
+        run()
     columns: dict[str, list[Tensor]] = {column: [] for column in ("layer", "token", "slot", "neuron", "sign")}
     others: list[tuple[str, NDArray[Any]]] = []
     for index, name in enumerate(names):
-        linear, encoded = linears[name], seen[name]
+        linear, encoded = linears[name], [each.spikes for each in seen.kept[name]]
         if not encoded:
             raise SpikeconvError(f"{name} was not run.")
         if encoded[0].has_planes or encoded[0].steps > 1:
@@ -90,10 +77,6 @@ def event_arrays(
     for column, dtype in zip(columns, (np.int32, np.int32, np.int16, np.int32, np.int8), strict=True):
         yield column, torch.cat(columns[column]).cpu().numpy().astype(dtype)
     yield from others
-
-
-def _keep(seen: list[SpikeCounts], encoded: SpikeCounts) -> None:
-    seen.append(encoded._replace(counts=encoded.counts.clone()))
 
 
 def _events(index: int, linear: SpikeLinear, counts: Tensor, order: Order) -> tuple[Tensor, ...]:

@@ -1,12 +1,13 @@
 """What the neurons that are part of a model (SpikeGPT's) send, while it runs."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from spikeconv.record.watching import Undo, Watching
 
 __all__ = ["NeuronRecord", "NeuronRecorder", "NeuronTrain", "neurons_of"]
 
@@ -53,7 +54,7 @@ def neurons_of(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if getattr(module, "is_neuron", False)}
 
 
-class NeuronRecorder:
+class NeuronRecorder(Watching):
     """Records them while the context is open.
 
     Args:
@@ -64,19 +65,11 @@ class NeuronRecorder:
     def __init__(self, model: nn.Module, kept: Collection[str] = ()) -> None:
         self._neurons, self._kept = neurons_of(model), set(kept)
         self._seen = {name: _Seen() for name in self._neurons}
-        self._hooks: list[Any] = []
 
-    def __enter__(self) -> "NeuronRecorder":
+    def watch(self) -> Iterable[Undo]:
+        """See every forward of theirs."""
         for name, neuron in self._neurons.items():
-            self._hooks.append(neuron.register_forward_hook(partial(self._see, name)))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+            yield neuron.register_forward_hook(partial(self._see, name)).remove
 
     @property
     def records(self) -> tuple[NeuronRecord, ...]:

@@ -1,19 +1,19 @@
 """Spikes of every encoder by the token's position in its sequence, while a model runs."""
 
+from collections.abc import Iterable
 from functools import partial
-from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spikeconv.codecs import SpikeCounts
-from spikeconv.nn import Encoder, spike_linears
+from spikeconv.nn import Encoder
+from spikeconv.record.watching import Undo, Watching, first_linears, observe
 
 __all__ = ["PositionRecorder"]
 
 
-class PositionRecorder:
+class PositionRecorder(Watching):
     """Records them while the context is open, for positions up to `longest`.
 
     Attributes:
@@ -21,28 +21,16 @@ class PositionRecorder:
     """
 
     def __init__(self, model: nn.Module, longest: int) -> None:
-        self._encoders: dict[int, Encoder] = {}
-        self.names: list[str] = []
-        for name, linear in spike_linears(model).items():
-            if id(linear.encoder) not in self._encoders and linear.encoder.codec is not None:
-                self._encoders[id(linear.encoder)] = linear.encoder
-                self.names.append(name)
+        linears = first_linears(model).items()
+        self._encoders = {name: linear.encoder for name, linear in linears if linear.encoder.codec is not None}
+        self.names = list(self._encoders)
         self._spikes = torch.zeros(len(self.names), longest, dtype=torch.float64)
         self._inputs = torch.zeros(len(self.names), longest, dtype=torch.int64)
-        self._observers: list[tuple[Encoder, Any]] = []
 
-    def __enter__(self) -> "PositionRecorder":
+    def watch(self) -> Iterable[Undo]:
+        """See every encoding."""
         for index, encoder in enumerate(self._encoders.values()):
-            self._observers.append((encoder, partial(self._see, index, encoder)))
-            encoder.observers.append(self._observers[-1][1])
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for encoder, observer in self._observers:
-            encoder.observers.remove(observer)
-        self._observers = []
+            yield observe(encoder, partial(self._see, index, encoder))
 
     @property
     def spikes_per_input(self) -> Tensor:

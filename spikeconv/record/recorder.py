@@ -3,8 +3,9 @@
 The firing rate of a layer is mean |k| / T' over tokens and inputs (SDLLM, eq. 15 and 22).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from spikeconv.nn.attention import attention_codes
 from spikeconv.nn.encoder import Encoder
 from spikeconv.nn.linear import spike_linears
 from spikeconv.record.record import magnitude_of, ones_of
+from spikeconv.record.watching import Undo, Watching, observe
 
 __all__ = ["Recorder", "SpikeStatistics"]
 
@@ -84,7 +86,7 @@ def _bins(histogram: Tensor, lowest: int, low: int, high: int) -> Tensor:
     return torch.nn.functional.pad(histogram, (lowest - low, high - lowest - len(histogram)))
 
 
-class Recorder:
+class Recorder(Watching):
     """Records the spikes of every encoder of a model while the context is open; any number may be open at once.
 
     `statistics` maps the name of each converted linear to its encoder's totals; linears of a group share one object.
@@ -101,19 +103,11 @@ class Recorder:
         self._codes = list(attention_codes(model).values())
         self.cache = {kind: SpikeStatistics() for kind in "kv"} if self._codes else {}
 
-    def __enter__(self) -> "Recorder":
+    def watch(self) -> Iterable[Undo]:
+        """Tell the totals of every encoding."""
         for code in self._codes:
             for kind, totals in self.cache.items():
                 code.observers[kind].append(totals.note)
+                yield partial(code.observers[kind].remove, totals.note)
         for encoder, totals in self._encoders.values():
-            encoder.observers.append(totals.add)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for code in self._codes:
-            for name, totals in self.cache.items():
-                code.observers[name].remove(totals.note)
-        for encoder, totals in self._encoders.values():
-            encoder.observers.remove(totals.add)
+            yield observe(encoder, totals.add)

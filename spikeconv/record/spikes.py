@@ -2,22 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
-from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Self
 
 from torch import Tensor, nn
 
-from spikeconv.codecs import SpikeCounts
-from spikeconv.codes import Code
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import linears_of
-from spikeconv.nn import Encoder, attention_codes, spike_linears
+from spikeconv.nn import attention_codes, spike_linears
 from spikeconv.record.layers import cache_records, layer_records
 from spikeconv.record.neurons import NeuronRecord, NeuronRecorder, NeuronTrain, neurons_of
 from spikeconv.record.record import CacheRecord, LayerRecord
 from spikeconv.record.recorder import Recorder
+from spikeconv.record.watching import Kept, KeptCounts
+from spikeconv.suggest import matching
 
 __all__ = ["Spikes"]
 
@@ -38,17 +36,12 @@ class Spikes(Mapping[str, LayerRecord]):
         neurons = neurons_of(model)
         if not self._linears and not attention_codes(model) and not neurons:
             raise SpikeconvError(f"This {type(model).__name__} is not converted: it has no spikes.")
-        names = [*self._linears, *neurons]
-        for pattern in trains:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise SpikeconvError(f"No converted linear is called {pattern}, as one is {names[0]}.")
+        chosen = matching([*self._linears, *neurons], trains)
         linears_of(model)  # told apart by their names in it: no wrapper has those
         self._recorder = Recorder(model)
         self._schemes = {name: linear.scheme for name, linear in self._linears.items()}
-        chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in trains)]
         self._own = NeuronRecorder(model, [name for name in chosen if name in neurons])
-        self._kept: dict[str, list[_Kept]] = {name: [] for name in chosen if name in self._linears}
-        self._observers: list[tuple[Encoder, Any]] = []
+        self._counts = KeptCounts(model, [name for name in chosen if name in self._linears])
         self._is_open = False
 
     def __enter__(self) -> Self:
@@ -59,10 +52,7 @@ class Spikes(Mapping[str, LayerRecord]):
         self._is_open = True
         self._recorder.__enter__()
         self._own.__enter__()
-        for name, kept in self._kept.items():
-            encoder = self._linears[name].encoder
-            self._observers.append((encoder, partial(_keep, kept, encoder)))
-            encoder.observers.append(self._observers[-1][1])
+        self._counts.__enter__()
         return self
 
     def __exit__(
@@ -71,9 +61,7 @@ class Spikes(Mapping[str, LayerRecord]):
         if not self._is_open:
             return
         self._is_open = False
-        for encoder, observer in self._observers:
-            encoder.observers.remove(observer)
-        self._observers = []
+        self._counts.__exit__(kind, error, trace)
         self._recorder.__exit__(kind, error, trace)
         self._own.__exit__(kind, error, trace)
 
@@ -137,7 +125,7 @@ class Spikes(Mapping[str, LayerRecord]):
         Raises:
             SpikeconvError: its counts are not kept, or there was no such forward.
         """
-        return self._find(name, forward).counts
+        return self._find(name, forward).spikes.counts
 
     def train(self, name: str, forward: int = -1) -> Tensor:
         """The spike train of a linear's input, through its temporal code: int8 [slots, tokens…, in] of -1, 0 and 1.
@@ -149,26 +137,12 @@ class Spikes(Mapping[str, LayerRecord]):
         Raises:
             SpikeconvError: its counts are not kept, or there was no such forward.
         """
-        kept = self._find(name, forward)
-        train: Tensor = kept.codec.unfold(kept.counts, kept.code)
-        return train
+        return self._find(name, forward).train()
 
-    def _find(self, name: str, forward: int) -> "_Kept":
-        if name not in self._kept:
+    def _find(self, name: str, forward: int) -> Kept:
+        if name not in self._counts.kept:
             raise SpikeconvError(f"The counts of {name} are not kept: record_spikes(model, trains=[{name!r}]).")
-        kept = self._kept[name]
+        kept = self._counts.kept[name]
         if not -len(kept) <= forward < len(kept):
             raise SpikeconvError(f"{name} was run {len(kept)} times while recorded; there is no forward {forward}.")
         return kept[forward]
-
-
-class _Kept(NamedTuple):
-    """The counts of one forward, and what they were made with and are sent by."""
-
-    counts: Tensor
-    codec: Any
-    code: Code
-
-
-def _keep(kept: list[_Kept], encoder: Encoder, encoded: SpikeCounts) -> None:
-    kept.append(_Kept(encoded.counts.clone(), encoder.codec, encoder.code))
