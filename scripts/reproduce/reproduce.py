@@ -23,7 +23,7 @@ from spikeconv.report.operations import kappa, linear_macs
 from spikeconv.report.profiles import EnergyProfile, account
 from spikeconv.report.spikegpt_energy import TableOne, table_one
 from spikeconv.report.spikelm_energy import SpikeLmProfile, table_five
-from spikeconv.report.work import Shape, assumed_work
+from spikeconv.report.work import Shape, assumed_work, without_gqa
 from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.outline import open_or_outline
 from spikeconv.sources.presets import energy_constants
@@ -115,17 +115,22 @@ def joules(row: dict[str, str], profile: EnergyProfile, only_qkv: bool) -> tuple
     spiking = "." in row["bit"] or row["bit"].endswith("-1")
     bits = row["bit"] if row["bit"] != "-" else "16-16"
     plan, described = planned(model.preset, bits)
-    shapes, queries = [], 0
-    for job in plan.jobs:
-        queries = job.out_features if job.linear.role == "q" else queries
-        outputs = queries if job.linear.role in ("k", "v") and not model.gqa else job.out_features
-        if not only_qkv or job.linear.role in ("q", "k", "v"):
-            shapes.append(Shape(job.linear.role, job.in_features, outputs, job.scheme, False, 0))
+    shapes = [
+        Shape(job.linear.role, job.in_features, job.out_features, job.scheme)
+        for job in plan.jobs
+        if not only_qkv or job.linear.role in ("q", "k", "v")
+    ]
     floats = plan.family.float_macs(described, TOKENS)
     floats = {"attention": floats["attention"]} if model.attention and not only_qkv else {}
     rate, slots = float(row["rate"] or 0), float(row["T_virtual"] or 1)
     own = plan.config.inputs.virtual_steps
-    work = assumed_work(shapes, floats, TOKENS, rate * slots / own if spiking else 0.0, attention="linears")
+    work = assumed_work(
+        shapes if model.gqa else without_gqa(shapes),
+        floats,
+        TOKENS,
+        rate * slots / own if spiking else 0.0,
+        attention="linears",
+    )
     found = account(work, profile).total
     if spiking:
         return found.spiking * 1e-12, profile.accumulate

@@ -6,6 +6,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.options import AsJson, Checkpoint, MadeFrom, Quiet, TrustRemoteCode
+from spikeconv.cli.reading import chosen_checkpoint
 
 if TYPE_CHECKING:
     from spikeconv.verification.check import CheckResult
@@ -27,15 +28,13 @@ def check(
 
     Example: [cyan]spikeconv check llama2-7b-4-1.58 --repair[/]
     """
-    from spikeconv.checkpoint.folder import resolve_checkpoint, source_arch, source_path
+    from spikeconv.checkpoint.folder import source_arch, source_path
     from spikeconv.errors import SpikeconvError
     from spikeconv.sources.resolve import open_source, resolve_source
     from spikeconv.verification.check import check_files
     from spikeconv.verification.repair import repair as make_again
 
-    path = resolve_checkpoint(checkpoint)
-    if not quiet:
-        err.print("[note]checkpoint {path}[/]", path=path)
+    path = chosen_checkpoint(checkpoint, quiet)
     result = check_files(path, tracker(quiet))
     if repair and not result.clean:
         source = source_path(path, None if made_from is None else resolve_source(made_from))

@@ -7,14 +7,20 @@ from typing import Any
 
 from spikeconv.data.offline import OFFLINE_TASKS
 from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.names import ALIASES
 from spikeconv.families import FAMILIES
 from spikeconv.sources.presets import check_source_name, model_presets
-from spikeconv.suggest import did_you_mean
+from spikeconv.suggest import no_such_linear
 from spikeconv.untrusted import read_bounded
 
-__all__ = ["check_arguments", "check_roles"]
+__all__ = ["check_arguments", "check_roles", "given"]
 
 MOST_CONFIG = 1 << 24
+
+
+def given(options: dict[str, Any]) -> list[str]:
+    """The names of options that the command line has: those with a value."""
+    return [name for name, value in options.items() if value is not None]
 
 
 def check_arguments(command: str | None, values: dict[str, Any]) -> None:
@@ -27,7 +33,7 @@ def check_arguments(command: str | None, values: dict[str, Any]) -> None:
         check_source_name(source)
     path = values.get("checkpoint")
     if isinstance(path, Path) and not any((path / name).is_file() for name in ("spikeconv.json", "config.json")):
-        if command == "eval" and (str(path) in OFFLINE_TASKS or str(path) in ("arc", "obqa", "siqa")):
+        if command == "eval" and (str(path) in OFFLINE_TASKS or str(path) in ALIASES):
             tasks = values.get("tasks") or "piqa"
             raise SpikeconvError(f"{path} is no checkpoint; tasks are joined by commas: --tasks {tasks},{path}.")
         raise SpikeconvError(
@@ -49,10 +55,7 @@ def check_roles(source: str, options: dict[str, Iterable[str]]) -> None:
     for option, patterns in options.items() if family is not None else ():
         for pattern in patterns:
             if family is not None and pattern.isidentifier() and pattern not in family.roles:
-                raise SpikeconvError(
-                    f"{option} {pattern} matches no linear of {source}.{did_you_mean(pattern, family.roles)} Roles: "
-                    f"{', '.join(family.roles)}."
-                )
+                raise no_such_linear(f"{option} {pattern}", pattern, source, family.roles)
 
 
 def _config(source: str) -> dict[str, Any]:

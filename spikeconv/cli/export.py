@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from spikeconv.cli.console import err, out, print_json
+from spikeconv.cli.early import given
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, TrustRemoteCode
 from spikeconv.errors import SpikeconvError
 
@@ -44,8 +45,8 @@ def export(
     Example: [cyan]spikeconv export --format events --layer '*.0.mlp.down_proj' -o events.npz[/]
     """
     of_events = {"--layer": layers, "--order": order, "--text": text, "--tokens": tokens}
-    if form != "events" and (given := [name for name, value in of_events.items() if value is not None]):
-        raise SpikeconvError(f"{given[0]} is for --format events.")
+    if form != "events" and (named := given(of_events)):
+        raise SpikeconvError(f"{named[0]} is for --format events.")
 
     from spikeconv.checkpoint.folder import resolve_checkpoint
 
@@ -56,8 +57,7 @@ def export(
     if target.exists() and not force:
         raise SpikeconvError(f"{target} exists; --force replaces it.")
 
-    from spikeconv.data.sample import sample_text
-    from spikeconv.data.texts import read_text
+    from spikeconv.data.texts import text_or_sample
     from spikeconv.data.tokens import text_ids
     from spikeconv.evaluate.models import load_checkpoint
     from spikeconv.export.arrays import write_npz
@@ -71,7 +71,7 @@ def export(
     if form == "weights":
         arrays = weight_arrays(model)
     else:
-        content = sample_text() if text is None else read_text(text)[0]
+        content, _ = text_or_sample(text)
         ids = text_ids(model, loaded.tokenizer, content)[: tokens or 64].to(model.device)
         if not len(ids):
             raise SpikeconvError("The text is empty; give one with at least one token.")

@@ -8,6 +8,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.convert_options import Assignments, Bits, Skip
+from spikeconv.cli.early import given
 from spikeconv.cli.encoding_options import Codec, TimeSteps
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Device, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, split
@@ -156,8 +157,8 @@ def finetune(
         (of_texts, task is not None, "belongs to a text; --task has texts of its own"),
         (of_spikes, not asked, "belongs to training through spikes; say which, as --codec elastic"),
     ):
-        if are_out and (given := [option for option, value in these.items() if value is not None]):
-            raise SpikeconvError(f"{given[0]} {why}.")
+        if are_out and (named := given(these)):
+            raise SpikeconvError(f"{named[0]} {why}.")
     name = source or DEFAULT_MODEL
     suffix = "clipped" if not through else "trained"
     target = (output or Path(f"{model_name(name)}-{suffix}")).absolute()  # its run folder lies beside it
@@ -185,13 +186,14 @@ def finetune(
     family = find_family(opened.config)
     if examples is None:
         refuse_encoder(family, "text to be trained on so")
-    if through:
-        plan = None
-    else:
-        config = SpikeConfig.parse({"rotation.kind": rotation or "gamma-sqp", "rotation.seed": seed})
-        quantile = 0.5 if clip_quantile is None else clip_quantile
-        plan = make_plan(opened, with_roles(config, family, clip_mode or "relu", quantile, split(clip_roles)))
-    refits = 0 if plan is None else enough_to_refit(plan) if refit_tokens is None else refit_tokens
+    wanted = {
+        "clip_mode": clip_mode,
+        "clip_quantile": clip_quantile,
+        "clip_momentum": clip_momentum,
+        "rotation": spiking.rotation.kind if through else rotation,
+        "window": window,
+        "refit_tokens": 0 if through else refit_tokens,
+    }
     settings = parse_settings(
         FinetuneSettings,
         {
@@ -202,22 +204,24 @@ def finetune(
             "task": task,
             "distill_logits": float(asked and distill is not False),
             "distill_hidden": float(asked and distill is not False),
-            "clip_mode": clip_mode or "relu",
-            "clip_quantile": 0.5 if clip_quantile is None else clip_quantile,
             "clip_roles": split(clip_roles),
-            "clip_momentum": 0.9 if clip_momentum is None else clip_momentum,
-            "rotation": spiking.rotation.kind if through else rotation or "gamma-sqp",
             "seed": seed,
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
-            "refit_tokens": refits,
             "batch_size": batch_size,
             "accumulate": accumulate,
-            "window": 512 if window is None else window,
             "precision": precision,
             "gradient_checkpointing": gradient_checkpointing,
+            **{key: value for key, value in wanted.items() if value is not None},
         },
     )
+    plan = None
+    if not through:
+        config = SpikeConfig.parse({"rotation.kind": settings.rotation, "rotation.seed": seed})
+        clip = settings.clip_mode, settings.clip_quantile, settings.clip_roles
+        plan = make_plan(opened, with_roles(config, family, *clip))
+        if refit_tokens is None:
+            settings = settings.model_copy(update={"refit_tokens": enough_to_refit(plan)})
     accelerator = make_accelerator(settings, find_device(device).type == "cpu")
     settings = settings.model_copy(update={"processes": accelerator.num_processes})
     loaded = load_to_train(opened, examples, seed)

@@ -8,6 +8,7 @@ import typer
 from spikeconv.cli.console import err, print_json
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
+from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.errors import SpikeconvError
 
 __all__ = ["generate"]
@@ -34,14 +35,12 @@ def generate(
     if not prompt:
         raise SpikeconvError("The prompt is empty; give some text to continue with -p.")
 
-    from spikeconv.checkpoint.folder import resolve_checkpoint
     from spikeconv.evaluate.generate import generate_text
     from spikeconv.evaluate.models import load_checkpoint
     from spikeconv.integrations.fallbacks import fallbacks
 
-    path = resolve_checkpoint(checkpoint)
+    path = chosen_checkpoint(checkpoint, quiet)
     if not quiet:
-        err.print("[note]checkpoint {path}[/]", path=path)
         silence_fallbacks()
     loaded = load_checkpoint(path, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code)
     lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)

@@ -1,12 +1,12 @@
 """`spikeconv record`: what a model's spikes were, on disk; reports are made of it."""
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
+from spikeconv.cli.early import given
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, TrustRemoteCode
 from spikeconv.errors import SpikeconvError
 
@@ -45,7 +45,7 @@ def record(
     """
     from spikeconv.record.file import JSON
 
-    chosen = [name for name, value in (("--text", text), ("--dataset", dataset), ("--task", task)) if value is not None]
+    chosen = given({"--text": text, "--dataset": dataset, "--task": task})
     if len(chosen) > 1:
         raise SpikeconvError(f"Give {chosen[0]} or {chosen[1]}, not both.")
     if limit is not None and task is None:
@@ -61,9 +61,9 @@ def record(
         raise SpikeconvError(f"{folder} is no folder.")
 
     from spikeconv.evaluate.models import load_checkpoint
-    from spikeconv.record.file import write_recording
+    from spikeconv.record.about import about, about_text
+    from spikeconv.record.file import Recording, write_recording
     from spikeconv.record.session import record_task, record_texts
-    from spikeconv.versions import versions
 
     if not quiet:
         err.print("[note]checkpoint {path}[/]", path=path)
@@ -80,28 +80,19 @@ def record(
             loaded.model, lambda: evaluate_tasks(loaded, names, data=source, limit=limit, track=tracker(quiet)), trains
         )
     else:
-        from spikeconv.data.sample import sample_text
-        from spikeconv.data.texts import read_text
+        from spikeconv.data.texts import text_or_sample
 
-        none = text is None and dataset is None
-        content, label = (sample_text(), "bundled sample") if none else read_text(text, dataset)
-        what = {"what": label, "sha256": hashlib.sha256(content.encode()).hexdigest()}
+        content, label = text_or_sample(text, dataset)
+        what = about_text(content, label)
         found, arrays = record_texts(loaded, content, tokens, trains, tracker(quiet))
-    config = loaded.model.config.quantization_config.to_dict()
-    about = {
-        "checkpoint": {"name": path.name, "settings": config, "sha256": _digest(path)},
-        "text": {**what, "tokens": found.tokens, "sequences": len(found.sequences)},
-        "versions": versions(("torch", "transformers")),
-    }
-    from spikeconv.record.file import Recording
-
+    described = about(loaded.model, path, found, what)
     try:
-        write_recording(folder, Recording(found, about, arrays))
+        write_recording(folder, Recording(found, described, arrays))
     except OSError as error:
         raise SpikeconvError(f"Writing {folder} failed: {error.strerror or error}.") from None
     spikes = sum(layer.spikes for layer in found.layers)
     if as_json:
-        print_json({"output": str(folder), **about, "layers": len(found.layers), "spikes": spikes})
+        print_json({"output": str(folder), **described, "layers": len(found.layers), "spikes": spikes})
         return
     out.print(
         "[good]Recorded[/] {spikes:,} spikes of {layers} linears over [number]{found.tokens:,}[/] tokens of {what}\n"
@@ -112,12 +103,3 @@ def record(
         what=what["what"],
         folder=folder,
     )
-
-
-def _digest(path: Path) -> str | None:
-    """SHA-256 of a checkpoint's own record, which has the hashes of its files; None without one."""
-    from spikeconv.checkpoint.folder import has_record
-    from spikeconv.checkpoint.writer import RECORD
-    from spikeconv.hashing import sha256_of
-
-    return sha256_of(path / RECORD) if has_record(path) else None

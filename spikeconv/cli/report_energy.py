@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.console import out, print_json, table
 from spikeconv.cli.convert_options import Assignments, Bits, Scheme
+from spikeconv.cli.early import given
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, Recorded, TrustRemoteCode
+from spikeconv.cli.reading import read_spikes
 from spikeconv.cli.settings import build_config
 from spikeconv.errors import SpikeconvError
 
@@ -69,12 +71,10 @@ def report_energy(
     --no-head[/]
     """
     settings = {"--rate": rate, "--zeros": zeros, "--bits": bits, "--scheme": scheme, "--set": assignments or None}
-    if model is None and (given := [name for name, value in settings.items() if value is not None]):
-        raise SpikeconvError(f"{given[0]} is for --model; of a checkpoint spikes are counted.")
-    if model is not None and (checkpoint is not None or text is not None or recording is not None):
+    if model is None and (named := given(settings)):
+        raise SpikeconvError(f"{named[0]} is for --model; of a checkpoint spikes are counted.")
+    if model is not None and given({"CHECKPOINT": checkpoint, "--text": text, "--record": recording}):
         raise SpikeconvError("--model has no weights to read a text with; leave CHECKPOINT, --text and --record out.")
-    if recording is not None and (checkpoint is not None or text is not None):
-        raise SpikeconvError("A recording has been made: leave CHECKPOINT and --text out.")
     if model is not None and rate is None:
         raise SpikeconvError("--model needs --rate, spikes of an input over its slots, as 0.216.")
     for name, value in (("--rate", rate), ("--zeros", zeros)):
@@ -92,15 +92,12 @@ def report_energy(
         config = build_config(scheme, {"bits": bits}, assignments or [], [], [])
         works = _assumed(model, config, tokens, rate, zeros, attention, gqa, trust_remote_code)
         what = f"{model}, {config.bits}, firing rate {rate:g} assumed"
-    elif recording is not None:
-        from spikeconv.record.file import read_recording
+    else:
         from spikeconv.report.work import recorded_work
 
-        read = read_recording(recording)
-        works, tokens = recorded_work(read.record, attention), read.record.tokens
-        what = str((read.about["checkpoint"] or {}).get("name", recording.name))
-    else:
-        works, what, tokens = _recorded(checkpoint, text, tokens, attention, device, trust_remote_code, quiet)
+        options: Any = {"device": device, "trust_remote_code": trust_remote_code, "quiet": quiet}
+        read = read_spikes(recording, checkpoint, text, tokens, **options)
+        works, what, tokens = recorded_work(read.record, attention), read.name, read.record.tokens
     works = [work for work in works if head or work.part != "head"]
     accounts = {name: account(works, profile) for name, profile in loaded.items()}
     if as_json:
@@ -132,48 +129,21 @@ def _assumed(
     trust_remote_code: bool,
 ) -> "list[Work]":
     from spikeconv.conversion.plan import make_plan
-    from spikeconv.report.work import Shape, assumed_work
+    from spikeconv.report.work import Shape, assumed_work, without_gqa
     from spikeconv.sources.model_config import hf_config
     from spikeconv.sources.outline import open_or_outline
 
     opened = open_or_outline(model, trust_remote_code=trust_remote_code)
     plan = make_plan(opened, config)
-    seen: set[object] = set()
-    shapes, queries = [], 0
-    for job in plan.jobs:
-        key = job.linear.group, job.scheme.encoding
-        queries = job.out_features if job.linear.role == "q" else queries
-        outputs = queries if job.linear.role in ("k", "v") and not gqa else job.out_features
-        place = job.in_features, outputs, job.scheme, key not in seen, job.rotation_additions
-        shapes.append(Shape(job.linear.role, *place))
-        seen.add(key)
+    encoders = {id(job) for job in plan.encoders}
+    shapes = [
+        Shape(
+            job.linear.role, job.in_features, job.out_features, job.scheme, id(job) in encoders, job.rotation_additions
+        )
+        for job in plan.jobs
+    ]
     floats = plan.family.float_macs(hf_config(opened.config), tokens)
-    return assumed_work(shapes, floats, tokens, rate, zeros, attention)
-
-
-def _recorded(
-    checkpoint: Path | None,
-    text: Path | None,
-    tokens: int,
-    attention: "Attention",
-    device: str,
-    trust_remote_code: bool,
-    quiet: bool,
-) -> "tuple[list[Work], str, int]":
-    from spikeconv.checkpoint.folder import resolve_checkpoint
-    from spikeconv.data.sample import sample_text
-    from spikeconv.data.texts import read_text
-    from spikeconv.evaluate.models import load_checkpoint
-    from spikeconv.record.text import record_text
-    from spikeconv.report.work import recorded_work
-
-    path = resolve_checkpoint(checkpoint)
-    if not quiet:
-        err.print("[note]checkpoint {path}[/]", path=path)
-    content = sample_text() if text is None else read_text(text)[0]
-    loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
-    record = record_text(loaded.model, loaded.tokenizer, content, tokens=tokens, track=tracker(quiet))
-    return recorded_work(record, attention), path.name, record.tokens
+    return assumed_work(shapes if gqa else without_gqa(shapes), floats, tokens, rate, zeros, attention)
 
 
 def show_operations(works: "list[Work]", what: str, tokens: int) -> None:

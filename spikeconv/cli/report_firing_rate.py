@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.console import out, print_json, table
 from spikeconv.cli.failure import convenience
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, Recorded, TrustRemoteCode
+from spikeconv.cli.reading import read_spikes
 from spikeconv.errors import SpikeconvError
 
 if TYPE_CHECKING:
@@ -56,12 +57,10 @@ def report_firing_rate(
 
     Example: [cyan]spikeconv report-firing-rate --tokens 2048[/]
     """
-    from spikeconv.checkpoint.folder import resolve_checkpoint, save_zero_shares
-    from spikeconv.data.sample import sample_text
-    from spikeconv.data.texts import read_text
-    from spikeconv.evaluate.models import load_checkpoint
-    from spikeconv.record.file import read_recording
-    from spikeconv.record.text import record_text
+    if recording is not None and save:
+        raise SpikeconvError("A recording has been made: leave --save out.")
+
+    from spikeconv.checkpoint.folder import save_zero_shares
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
     from spikeconv.report.spikegpt_energy import TableOne, corrected, table_one
@@ -70,22 +69,13 @@ def report_firing_rate(
     from spikeconv.sources.presets import energy_constants
 
     fired = None if firing is None else parse_firing(firing)
-    if recording is not None:
-        beside = {"CHECKPOINT": checkpoint, "--text": text, "--save": save or None}
-        if given := [name for name, value in beside.items() if value is not None]:
-            raise SpikeconvError(f"A recording has been made: leave {given[0]} out.")
-        recorded = read_recording(recording).record
-    else:
-        path = resolve_checkpoint(checkpoint)
-        if not quiet:
-            err.print("[note]checkpoint {path}[/]", path=path)
-        content = sample_text() if text is None else read_text(text)[0]
-        loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        recorded = record_text(loaded.model, loaded.tokenizer, content, tokens=tokens, track=tracker(quiet))
+    options: Any = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "quiet": quiet}
+    read = read_spikes(recording, checkpoint, text, tokens, **options)
+    recorded = read.record
     report = firing_report(recorded)
-    if save:
+    if save and read.path is not None:
         with convenience("the shares of zeros are not noted in the checkpoint"):
-            save_zero_shares(path, {layer.name: layer.zero_share for layer in report.layers})
+            save_zero_shares(read.path, {layer.name: layer.zero_share for layer in report.layers})
     sent = [] if fired is None else [each for layer in recorded.layers if (each := traffic(layer, fired)) is not None]
     picojoules: dict[str, dict[str, Any]] = {}
     if energy == "spikerwkv":

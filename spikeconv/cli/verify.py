@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spikeconv.cli.console import err, out, print_json, tracker
+from spikeconv.cli.console import out, print_json, tracker
 from spikeconv.cli.options import AsJson, Checkpoint, Device, MadeFrom, Quiet, TrustRemoteCode
+from spikeconv.cli.reading import chosen_checkpoint
 
 if TYPE_CHECKING:
     from spikeconv.verification.result import VerifyResult
@@ -35,17 +36,13 @@ def verify(
 
     Example: [cyan]spikeconv verify[/]
     """
-    from spikeconv.checkpoint.folder import resolve_checkpoint
-    from spikeconv.data.sample import sample_text
-    from spikeconv.data.texts import read_text
+    from spikeconv.data.texts import text_or_sample
     from spikeconv.evaluate.models import load_checkpoint
     from spikeconv.sources.resolve import resolve_source
     from spikeconv.verification.run import verify as run
 
-    path = resolve_checkpoint(checkpoint)
-    if not quiet:
-        err.print("[note]checkpoint {path}[/]", path=path)
-    content = sample_text() if text is None else read_text(text)[0]
+    path = chosen_checkpoint(checkpoint, quiet)
+    content, _ = text_or_sample(text)
     loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
     source: bool | Path = not no_source if made_from is None else resolve_source(made_from)
     result = run(loaded, content, tokens=tokens, source=source, track=tracker(quiet))

@@ -28,7 +28,6 @@ from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.writing import Writing
 from spikeconv.hashing import digest_of
 from spikeconv.nn import Encoder
-from spikeconv.rotation import Rotation
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import hf_config
 from spikeconv.sources.tensor_files import bytes_of
@@ -226,7 +225,6 @@ def _statistics_seconds(source: Source, plan: Plan) -> float:
 
 
 def _per_token(source: Source, plan: Plan) -> PerToken:
-    groups = {job.linear.group: (job.in_features, job.scheme) for job in plan.jobs}
     sent = {kind: _gaussian(*kind) for kind in dict.fromkeys((job.in_features, job.scheme) for job in plan.jobs)}
     macs, spikes = plan.weights, 0.0
     for job in plan.jobs:
@@ -243,12 +241,8 @@ def _per_token(source: Source, plan: Plan) -> PerToken:
         spikes_per_input=spikes / macs if sends else None,
         accumulations=spikes if sends else None,
         slots=max(each.slots for each in sent.values()),
-        inputs=sum(width for width, _ in groups.values()),
-        rotation_additions=sum(
-            Rotation(width, scheme.rotation.seed).additions()
-            for width, scheme in groups.values()
-            if not scheme.rotation.is_none
-        ),
+        inputs=sum(job.in_features for job in plan.encoders),
+        rotation_additions=sum(job.rotation_additions for job in plan.encoders),
         float_macs=stays,
     )
 

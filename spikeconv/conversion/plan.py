@@ -22,7 +22,7 @@ from spikeconv.rotation import Rotation
 from spikeconv.sources.balanced import BalancedSource
 from spikeconv.sources.base import Source
 from spikeconv.sources.model_config import build_empty, hf_config
-from spikeconv.suggest import did_you_mean
+from spikeconv.suggest import no_such_linear
 
 __all__ = ["Job", "Plan", "check_convertible", "make_plan"]
 
@@ -103,6 +103,14 @@ class Plan:
     alphas: Mapping[str, Tensor] | None = field(default=None, compare=False)
     output_alphas: Mapping[str, Tensor] | None = field(default=None, compare=False)
     found: dict[str, Any] | None = field(default=None, compare=False)
+
+    @property
+    def encoders(self) -> list[Job]:
+        """The first linear of each encoder; others share what it has encoded."""
+        found: dict[object, Job] = {}
+        for job in self.jobs:
+            found.setdefault((job.linear.group, job.scheme.encoding), job)
+        return list(found.values())
 
     @property
     def balanced_groups(self) -> set[str]:
@@ -335,11 +343,6 @@ def check_convertible(config: dict[str, Any], path: str) -> None:
 def _check_patterns(option: str, patterns: Iterable[str], layout: list[ModuleLinear], source: Source) -> None:
     """Refuse a pattern that means no linear."""
     for pattern in patterns:
-        if any(matches(pattern, linear.name, linear.role) for linear in layout):
-            continue
-        roles = list(dict.fromkeys(linear.role for linear in layout))
-        hint = did_you_mean(pattern, roles) or did_you_mean(pattern, [linear.name for linear in layout])
-        raise SpikeconvError(
-            f"{option} {pattern} matches no linear of {source.path}.{hint} Roles: {', '.join(roles)}; a pattern is "
-            f"matched with whole names, as {layout[0].name}."
-        )
+        if not any(matches(pattern, linear.name, linear.role) for linear in layout):
+            roles, names = (linear.role for linear in layout), [linear.name for linear in layout]
+            raise no_such_linear(f"{option} {pattern}", pattern, str(source.path), roles, names)

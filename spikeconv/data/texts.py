@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeconv.data.hub import hub_disabled, hub_reachable
 from spikeconv.data.offline import boolq_passages
+from spikeconv.data.sample import sample_text
 from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
@@ -15,7 +16,16 @@ if TYPE_CHECKING:
 
     from spikeconv.loading import LoadedModel
 
-__all__ = ["DATASETS", "hub_text", "longest_window", "python_docs", "read_text", "token_windows", "training_text"]
+__all__ = [
+    "DATASETS",
+    "hub_text",
+    "longest_window",
+    "python_docs",
+    "read_text",
+    "text_or_sample",
+    "token_windows",
+    "training_text",
+]
 
 DATASETS: dict[str, dict[str, Any]] = {
     "wikitext2": {"path": "Salesforce/wikitext", "name": "wikitext-2-raw-v1", "split": "test"},
@@ -54,6 +64,11 @@ def read_text(file: Path | None = None, dataset: str | None = None) -> tuple[str
         raise SpikeconvError(f"{file} is not UTF-8 text: byte {error.start} cannot be read.") from None
     except OSError as error:
         raise SpikeconvError(f"Could not read {file}: {error.strerror}.") from None
+
+
+def text_or_sample(file: Path | None = None, dataset: str | None = None) -> tuple[str, str]:
+    """As `read_text`, but the bundled sample if neither is given."""
+    return (sample_text(), "bundled sample") if file is None and dataset is None else read_text(file, dataset)
 
 
 def training_text(file: Path | None = None, dataset: str | None = None) -> tuple[str, str]:

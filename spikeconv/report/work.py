@@ -14,7 +14,7 @@ from spikeconv.record.record import SpikeRecord
 from spikeconv.report.firing_rate import firing_report
 from spikeconv.report.operations import SPIKE_CELLS, linear_macs
 
-__all__ = ["Attention", "Shape", "Work", "assumed_work", "recorded_work"]
+__all__ = ["Attention", "Shape", "Work", "assumed_work", "recorded_work", "without_gqa"]
 
 Attention = Literal["float", "linears", "none"]
 """How the products of attention are counted where keys and values are float: as they are; as SDLLM's tables have it, as
@@ -75,8 +75,8 @@ class Shape(NamedTuple):
     in_features: int
     out_features: int
     scheme: LinearScheme
-    encodes: bool
-    rotation_additions: int
+    encodes: bool = False
+    rotation_additions: int = 0
 
 
 def recorded_work(record: SpikeRecord, attention: Attention = "float") -> list[Work]:
@@ -118,6 +118,16 @@ def recorded_work(record: SpikeRecord, attention: Attention = "float") -> list[W
             )
         )
     return _together(parts) + _floats(parts, report.total.float_macs, attention)
+
+
+def without_gqa(shapes: Iterable[Shape]) -> list[Shape]:
+    """The same with as many heads of keys and values as of queries, as some published tables count."""
+    result: list[Shape] = []
+    queries = 0
+    for shape in shapes:
+        queries = shape.out_features if shape.role == "q" else queries
+        result.append(shape._replace(out_features=queries) if shape.role in ("k", "v") else shape)
+    return result
 
 
 def assumed_work(
