@@ -26,6 +26,11 @@ class LoadedModel:
     path: Path
     name: str
 
+    @property
+    def compute(self) -> dict[str, str]:
+        """`dtype` and `device` that it computes with."""
+        return {"dtype": str(self.model.dtype).removeprefix("torch."), "device": self.model.device.type}
+
 
 def load_model(
     path: Path, name: str, device: str, dtype: str, make_model: Callable[..., Any], make_tokenizer: Callable[[], Any]

@@ -1,5 +1,7 @@
 """A converted checkpoint's folder: which one is meant, its record, and what is noted in it."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from spikeconv.sources.json_file import read_json
 from spikeconv.sources.weight_files import find_weight_files
 
 __all__ = [
+    "checkpoint_digest",
     "has_record",
     "notes_dir",
     "read_record",
@@ -57,6 +60,23 @@ def resolve_checkpoint(path: Path | None) -> Path:
 def has_record(path: Path) -> bool:
     """Whether a checkpoint has its record; `save_pretrained` of a loaded one, and `push_to_hub`, leave it out."""
     return (path / RECORD).is_file()
+
+
+def checkpoint_digest(path: Path) -> str | None:
+    """SHA-256 of what a checkpoint computes: its settings, and the hashes of its tensors that its record has.
+
+    A copy has the same, and so does a checkpoint that was made again with the same bytes. None without a record.
+
+    Raises:
+        SpikeconvError: its record or its configuration is damaged.
+    """
+    if not has_record(path):
+        return None
+    record, quantization = read_record(path), read_json(path / "config.json").get("quantization_config")
+    settings = dict(quantization) if isinstance(quantization, dict) else {}
+    settings.pop("zero_share", None)  # measured, and changes nothing
+    content = [settings, *(record.get(name) for name in ("tensors", "headers", "files"))]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from spikeconv.cli.settings import split
 from spikeconv.data.labelled import is_labelled
 from spikeconv.evaluate.compare import Comparison, compare
 from spikeconv.evaluate.names import labels_texts
-from spikeconv.evaluate.results import EvaluationResult, TaskResult, result_path, save_results
+from spikeconv.evaluate.results import EvaluationResult, TaskResult
+from spikeconv.evaluate.stored import result_path, save_results
 from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
 
 if TYPE_CHECKING:
@@ -94,7 +95,15 @@ def evaluate(
     )
     output, saved = output or result_path(path, names, limit, num_fewshot), False
     with convenience(f"the results are not in {output}"):
-        save_results(output, result.spiking, result.baseline)
+        save_results(
+            output,
+            result.spiking,
+            result.baseline,
+            checkpoint=path,
+            source=result.source,
+            limit=limit,
+            num_fewshot=num_fewshot,
+        )
         saved = True
     if as_json:
         reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}

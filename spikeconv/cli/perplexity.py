@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
-from spikeconv.cli.failure import show_lost_baseline
+from spikeconv.cli.failure import convenience, show_lost_baseline
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, MadeFrom, Quiet, TrustRemoteCode
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvWarning
@@ -49,6 +49,7 @@ def perplexity(
 
     from spikeconv.calibrate.windows import text_digest
     from spikeconv.checkpoint.folder import resolve_checkpoint, saw_text
+    from spikeconv.evaluate.stored import save_perplexity, text_question
 
     path = resolve_checkpoint(checkpoint)
     if saw_text(path, text_digest(content)):
@@ -69,9 +70,14 @@ def perplexity(
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
+    saved = None
+    with convenience("the results are not beside the checkpoint"):
+        asked = text_question(content, label, window, max_tokens)
+        saved = save_perplexity(path, asked, result.spiking, result.baseline, result.source)
     if as_json:
         reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}
-        print_json({**result.spiking.as_dict(), **reference})
+        where = {"checkpoint": str(path), "text": label, "output": None if saved is None else str(saved)}
+        print_json({**where, **result.spiking.as_dict(), **reference})
         return
     rows = table(path.name, "", "perplexity", "bits/byte", "tokens/s")
     for name, run in (("baseline", result.baseline), ("spiking", result.spiking)):
@@ -85,3 +91,5 @@ def perplexity(
         label=label,
         window=window,
     )
+    if saved is not None:
+        out.print("[note]saved to {saved}[/]", saved=saved)

@@ -64,4 +64,4 @@ def classify_tasks(
         error = math.sqrt(accuracy * (1 - accuracy) / (n - 1)) if n > 1 else None
         results.append(TaskResult(task, "acc", accuracy, error, n, "test", {"acc": accuracy}))
     data = "offline" if all(task in LABELLED_TASKS for task in tasks) else "file"
-    return EvaluationResult(tuple(results), data, time.perf_counter() - start, tokens, {})
+    return EvaluationResult(tuple(results), data, time.perf_counter() - start, tokens, {}, **loaded.compute)

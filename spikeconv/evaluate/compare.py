@@ -16,10 +16,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Comparison(Generic[T]):
-    """What was measured on the spiking model and, if asked for, on its source."""
+    """What was measured on the spiking model and, if asked for, on its `source`."""
 
     spiking: T
     baseline: T | None
+    source: Path | None = None
 
 
 def compare(
@@ -42,18 +43,18 @@ def compare(
     from spikeconv.evaluate.models import load_checkpoint, load_source
     from spikeconv.sources.resolve import resolve_source
 
-    reference = None
+    reference, found = None, None
     if baseline:
         named = None if source is None else resolve_source(source)
-        reference = measure(
-            load_source(checkpoint, named, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        )
+        loaded = load_source(checkpoint, named, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        reference, found = measure(loaded), loaded.path
+        del loaded
         gc.collect()  # modules and their hooks refer to each other, so the float weights would linger
     try:
         spiking = load_checkpoint(
             checkpoint, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code
         )
-        return Comparison(measure(spiking), reference)
+        return Comparison(measure(spiking), reference, found)
     except BaseException:  # Ctrl-C too
         if reference is not None:
             on_loss(reference)

@@ -31,13 +31,16 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class PerplexityResult:
-    """`tokens` is how many were predicted: windows × (window - 1)."""
+    """`tokens` is how many were predicted: windows × (window - 1); they are `text_bytes` of the text."""
 
     perplexity: float
     bits_per_byte: float
     tokens: int
     window: int
     seconds: float
+    text_bytes: int
+    dtype: str
+    device: str
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -77,7 +80,8 @@ def perplexity(
     if not math.isfinite(mean) or mean > 700:  # exp(700) is where a float ends
         raise SpikeconvError(f"{loaded.name} gives no usable probabilities: its mean loss is {mean}.")
     bits = total / math.log(2)
-    return PerplexityResult(math.exp(mean), bits / text_bytes, tokens, window, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return PerplexityResult(math.exp(mean), bits / text_bytes, tokens, window, seconds, text_bytes, **loaded.compute)
 
 
 def _splits(model: Any, ids: "torch.Tensor") -> bool:

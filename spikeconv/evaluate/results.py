@@ -1,14 +1,10 @@
-"""What an evaluation found, and the JSON file it leaves behind."""
+"""What an evaluation found; `stored` keeps it."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from spikeconv.plain import plain_value, write_json
-
-__all__ = ["EvaluationResult", "TaskResult", "result_path", "save_results"]
+__all__ = ["EvaluationResult", "TaskResult"]
 
 ACCURACIES = ("acc", "exact_match")
 
@@ -50,6 +46,8 @@ class EvaluationResult:
     seconds: float
     tokens: int
     raw: dict[str, Any] = field(repr=False)
+    dtype: str = ""
+    device: str = ""
 
     @property
     def average(self) -> float | None:
@@ -72,25 +70,6 @@ class EvaluationResult:
             "seconds": self.seconds,
             "tokens": self.tokens,
             "tokens_per_second": self.tokens_per_second,
+            "dtype": self.dtype,
+            "device": self.device,
         }
-
-
-def result_path(checkpoint: Path, tasks: Sequence[str], limit: int | None, num_fewshot: int | None) -> Path:
-    """Where results lie beside a checkpoint; a limited or few-shot run never replaces a full one."""
-    name = "-".join(tasks)[:120]
-    name += f"-{num_fewshot}shot" if num_fewshot is not None else ""
-    name += f"-limit{limit}" if limit is not None else ""
-    return checkpoint / "eval" / f"{name}.json"
-
-
-def save_results(path: Path, result: EvaluationResult, baseline: EvaluationResult | None = None) -> None:
-    """Write lm-eval's results, ours under `spikeconv` and the float model's under `baseline`, atomically.
-
-    Raises:
-        OSError: the file cannot be written; an earlier one is then as it was.
-    """
-    content: dict[str, Any] = {**result.raw, "spikeconv": result.as_dict()}
-    if baseline is not None:
-        content["baseline"] = {**baseline.raw, "spikeconv": baseline.as_dict()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, plain_value(content))

@@ -99,7 +99,7 @@ def evaluate_tasks(
     raw["config"]["model"] = loaded.name
     names = [getattr(item, "task_name", None) or item.name for item in built]
     scores = tuple(score for name in names for score in _scores(name, raw))
-    return EvaluationResult(scores, source, seconds, harness.tokens, raw)
+    return EvaluationResult(scores, source, seconds, harness.tokens, raw, **loaded.compute)
 
 
 def offline_task(name: str) -> Any:

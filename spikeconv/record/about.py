@@ -4,13 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from spikeconv.checkpoint.folder import has_record
-from spikeconv.checkpoint.writer import RECORD
-from spikeconv.hashing import sha256_of
+from spikeconv.checkpoint.folder import checkpoint_digest
 from spikeconv.record.record import SpikeRecord
 from spikeconv.versions import versions
 
-__all__ = ["about", "about_text", "checkpoint_digest"]
+__all__ = ["about", "about_text"]
 
 
 def about(model: Any, path: Path, record: SpikeRecord, text: dict[str, Any]) -> dict[str, Any]:
@@ -33,8 +31,3 @@ def about(model: Any, path: Path, record: SpikeRecord, text: dict[str, Any]) -> 
 def about_text(content: str, label: str) -> dict[str, Any]:
     """A text's name and SHA-256."""
     return {"what": label, "sha256": hashlib.sha256(content.encode()).hexdigest()}
-
-
-def checkpoint_digest(path: Path) -> str | None:
-    """SHA-256 of a checkpoint's own record, which has the hashes of its files; None without one."""
-    return sha256_of(path / RECORD) if has_record(path) else None

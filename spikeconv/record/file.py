@@ -37,7 +37,7 @@ class Recording:
 
     Attributes:
         record: what was counted.
-        about: `checkpoint` (name, settings, SHA-256 of its record), `text` (what, SHA-256, tokens), `versions`.
+        about: `checkpoint` (name, settings, SHA-256 of what it computes), `text` (what, SHA-256, tokens), `versions`.
         arrays: see above, by name.
     """
 

@@ -1,5 +1,7 @@
 import json
+import shutil
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,12 +9,22 @@ from typing import Any
 
 import pytest
 
+from spikeconv.checkpoint.writer import RECORD
 from spikeconv.data import hub
 from spikeconv.data.offline import OFFLINE_TASKS, ROWS
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate import tasks
 from spikeconv.evaluate.models import LoadedModel
-from spikeconv.evaluate.results import EvaluationResult, TaskResult, result_path, save_results
+from spikeconv.evaluate.perplexity import PerplexityResult
+from spikeconv.evaluate.results import EvaluationResult, TaskResult
+from spikeconv.evaluate.stored import (
+    float_digest,
+    result_path,
+    save_perplexity,
+    save_results,
+    stored_results,
+    text_question,
+)
 from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, offline_task, parse_settings, resolve_tasks
 from spikeconv.progress import silent
 
@@ -161,6 +173,47 @@ def test_results_file(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     with pytest.raises(OSError, match="exists"):  # the command line makes a warning of it
         save_results(path / "below.json", result)
+
+
+def test_only_results_of_the_very_checkpoint_are_found(converted: Callable[..., Path], tmp_path: Path) -> None:
+    model, source = tmp_path / "model", tmp_path / "float"
+    shutil.copytree(converted("llama"), model)
+    source.mkdir()
+    (source / "model.safetensors").write_bytes(b"1234")
+    score = TaskResult("piqa", "acc_norm", 0.5, 0.1, 4, "validation", {"acc": 0.25, "acc_norm": 0.5})
+    result = EvaluationResult((score,), "offline", 2.0, 100, {"results": {}}, "float32", "cpu")
+    read = PerplexityResult(9.0, 1.5, 31, 32, 1.0, 120, "float32", "cpu")
+    asked = text_question("some text", "/home/me/text.txt", 32, None)
+    path = result_path(model, ["piqa"], 4, None)
+    save_results(path, result, result, checkpoint=model, source=source, limit=4)
+    written = save_perplexity(model, asked, read)
+    assert "/home" not in written.read_text() and str(tmp_path) not in path.read_text()
+    by_hand = model / "eval" / "by-hand.json"
+    by_hand.write_text("{}")
+    found = stored_results(model)
+    assert {each.name: each.value for each in found.results} == {"piqa": 0.5, "perplexity": 9.0}
+    assert [each.value for each in found.baseline[float_digest(source)]] == [0.5] and found.others == (by_hand,)
+    # What was asked decides which numbers answer the same question, and not what a text is called.
+    renamed = replace(found.results[0], asked={**found.results[0].asked, "label": "again"})
+    other = replace(found.results[0], asked={**found.results[0].asked, "limit": 3})
+    assert renamed.question == found.results[0].question != other.question
+    (source / "model.safetensors").write_bytes(b"12345")
+    assert float_digest(source) not in found.baseline
+    # A copy is the same checkpoint; one with another setting, or another tensor, is not.
+    for name, change in (
+        ("copy", lambda record, config: None),
+        ("steps", lambda record, config: config["quantization_config"]["inputs"].update(bits=3)),
+        ("noted", lambda record, config: config["quantization_config"].update(zero_share={"a": 0.5})),
+        ("tensor", lambda record, config: record["tensors"].update({next(iter(record["tensors"])): "0"})),
+    ):
+        other = tmp_path / name
+        shutil.copytree(model, other)
+        record, config = (json.loads((other / file).read_text()) for file in (RECORD, "config.json"))
+        change(record, config)
+        for file, value in ((RECORD, record), ("config.json", config)):
+            (other / file).write_text(json.dumps(value))
+        kept = len(stored_results(other).results)
+        assert kept == (2 if name in ("copy", "noted") else 0) and len(stored_results(other).others) == 3 - kept
 
 
 @pytest.mark.slow
