@@ -63,6 +63,7 @@ def report_firing_rate(
     from spikeconv.checkpoint.folder import save_zero_shares
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
+    from spikeconv.report.neurobench import neurobench_keys
     from spikeconv.report.spikegpt_energy import TableOne, corrected, table_one
     from spikeconv.report.spikelm_energy import SpikeLmProfile, table_five, this_model
     from spikeconv.report.traffic import parse_firing, traffic
@@ -90,7 +91,8 @@ def report_firing_rate(
         lines = {"table 5": table_five(constants), "this model": this_model(report, constants)}
         picojoules = {f"{part}: {row.name}": row._asdict() for part, rows in lines.items() for row in rows}
     if as_json:
-        more: dict[str, Any] = {"energy": {energy: picojoules}} if energy else {}
+        more: dict[str, Any] = {"neurobench": neurobench_keys(recorded)}
+        more |= {"energy": {energy: picojoules}} if energy else {}
         more |= {} if firing is None else {"firing": {firing: [asdict(each) for each in sent]}}
         print_json(report.to_dict() | more)
         return

@@ -118,6 +118,7 @@ def _record(values: dict[str, Any]) -> SpikeRecord:
         float_macs={str(name): int(count) for name, count in values["float_macs"].items()},
         neurons=tuple(NeuronRecord(**each) for each in values["neurons"]),
         streams=int(values["streams"]),
+        footprint=None if values.get("footprint") is None else int(values["footprint"]),
     )
 
 

@@ -49,6 +49,8 @@ class LayerRecord:
         rotation_additions: additions of the online Hadamard transform for a token; 0 in members that share another's
             encode.
         encodes: whether it is no such member.
+        zero_weights: weights that are zero; None where nobody looked.
+        effective: additions for spikes (of whole counts, products) with a weight that is not zero; None as well.
     """
 
     name: str
@@ -63,6 +65,8 @@ class LayerRecord:
     weight_bytes: int
     rotation_additions: int
     encodes: bool = True
+    zero_weights: int | None = None
+    effective: int | None = None
 
     @property
     def code(self) -> Code:
@@ -176,6 +180,7 @@ class SpikeRecord:
         float_macs: multiply-accumulates outside the linears that a float model has, by what they are for.
         neurons: those that are part of the model.
         streams: of the network, one for each time step; what stays float is there for all of them.
+        footprint: bytes of all parameters and buffers of the model; None where nobody looked.
     """
 
     family: str
@@ -186,6 +191,7 @@ class SpikeRecord:
     float_macs: dict[str, int]
     neurons: tuple[NeuronRecord, ...] = ()
     streams: int = 1
+    footprint: int | None = None
 
     @property
     def tokens(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.nn import spike_linears
+from spikeconv.record.connections import ConnectionRecorder, footprint_of
 from spikeconv.record.layers import cache_records, layer_records
 from spikeconv.record.neurons import NeuronRecorder
 from spikeconv.record.record import SpikeRecord
@@ -39,11 +40,17 @@ def record_run(model: Any, run: Callable[[], object]) -> SpikeRecord:
 
     hook = model.register_forward_pre_hook(see, with_kwargs=True)
     try:
-        with Recorder(model) as recorder, NeuronRecorder(model) as own, torch.inference_mode():
+        with (
+            Recorder(model) as recorder,
+            NeuronRecorder(model) as own,
+            ConnectionRecorder(model) as connections,
+            torch.inference_mode(),
+        ):
             run()
     finally:
         hook.remove()
-    layers, cache = tuple(layer_records(model, recorder)), cache_records(model, recorder)
+    layers = tuple(connections.told(layer) for layer in layer_records(model, recorder))
+    cache = cache_records(model, recorder)
     if not layers and not cache and not own.records:
         raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")
     spiking = {layer.name for layer in layers}
@@ -62,4 +69,5 @@ def record_run(model: Any, run: Callable[[], object]) -> SpikeRecord:
         float_macs={name: count for name, count in macs.items() if count},
         neurons=own.records,
         streams=streams,
+        footprint=footprint_of(model),
     )
