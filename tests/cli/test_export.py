@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from spikeconv.data.sample import sample_text
@@ -70,9 +71,20 @@ def test_events_and_weights_give_the_accumulators(spikeconv: Fixture, converted:
                 assert (np.lexsort(key.T[::-1]) == np.arange(len(key))).all(), "in the order that was asked for"
 
 
-def test_bad_input(spikeconv: Fixture, converted: Fixture, tmp_path: Path) -> None:
+def test_bad_input(
+    spikeconv: Fixture, converted: Fixture, tiny_checkpoint: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, kept = converted("llama", bits="4-1.58"), tmp_path / "kept.npz"
     kept.write_bytes(b"mine")
+    digits, graph, table = converted("rwkv", codec="multihead"), tmp_path / "n.nir", tmp_path / "n.parquet"
+    neurons = tmp_path / "neurons"
+    calibration = ("--calibration-tokens", 64, "-q")
+    assert (
+        spikeconv(
+            "convert", tiny_checkpoint("llama"), "-o", neurons, "--codec", "lif", "--time-steps", 2, *calibration
+        ).code
+        == 0
+    )
     for arguments, words in (
         ((path, "-o", kept), ("exists", "--force")),
         ((path, "-o", tmp_path / "x.txt"), (".npz",)),
@@ -80,11 +92,26 @@ def test_bad_input(spikeconv: Fixture, converted: Fixture, tmp_path: Path) -> No
         ((path, "-o", tmp_path / "n.npz", "--format", "events", "--layer", "x"), ("called x",)),
         ((path, "-o", tmp_path / "no" / "n.npz"), ("failed", "No such file")),
         ((converted("llama", bits="4-16"), "-o", tmp_path / "n.npz", "--format", "events"), ("sends no spikes",)),
-        ((converted("rwkv", codec="multihead"), "-o", tmp_path / "n.npz", "--format", "events"), ("several planes",)),
+        ((path, "-o", tmp_path / "n.npz", "--format", "nir"), (".nir",)),
+        ((path, "-o", table), (".npz",)),
+        ((path, "-o", graph, "--layer", "x"), ("--layer", "--format events")),
+        ((path, "-o", graph, "--format", "nir", "--order", "sync"), ("--order", "--format events")),
+        ((path, "-o", tmp_path / "no" / "n.nir", "--format", "nir"), ("failed", "No such file")),
+        ((path, "-o", tmp_path / "no" / "n.parquet", "--format", "events"), ("failed", "No such file")),
+        ((digits, "-o", graph, "--format", "nir"), ("float weights", "weights.bits")),
+        ((neurons, "-o", table, "--format", "events"), ("streams", "time steps")),
+        ((neurons, "-o", graph, "--format", "nir"), ("streams", "time steps")),
         ((tmp_path, "-o", tmp_path / "n.npz"), ("not a converted checkpoint",)),
     ):
         result = spikeconv("export", *arguments, "-q")
         assert result.code == 2 and "Traceback" not in result.err and result.out == "", (arguments, result)
         assert all(word in result.err for word in words), (arguments, result.err)
-    assert kept.read_bytes() == b"mine" and not (tmp_path / "n.npz").exists()
+    monkeypatch.setattr("spikeconv.cli.export.find_spec", lambda _name: None)
+    for form, target, name in (
+        ("nir", graph, "pip install 'spikeconv[nir]'"),
+        ("events", table, "pip install pyarrow"),
+    ):
+        result = spikeconv("export", path, "-o", target, "--format", form)
+        assert result.code == 2 and name in result.err and len(result.err.splitlines()) == 1, result
+    assert kept.read_bytes() == b"mine" and not list(tmp_path.glob("n.*"))
     assert not list(tmp_path.glob(".*incomplete*"))
