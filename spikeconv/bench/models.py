@@ -2,10 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,7 +14,7 @@ from spikeconv.checkpoint.folder import source_path
 from spikeconv.evaluate.models import load_checkpoint, load_source
 from spikeconv.integrations.memory import memory_keyword, memory_of
 
-__all__ = ["ModelRow", "bench_model"]
+__all__ = ["ModelRow", "Speeds", "bench_model", "model_calls", "speeds"]
 
 SLOWEST = 20.0
 """Seconds of a prefill above which a peer is left out (bfloat16 on a processor without it, say)."""
@@ -63,25 +63,57 @@ def bench_model(
         "spiking": load_checkpoint(checkpoint, device=device).model,
     }
     on_load(models["spiking"])
-    ids = torch.randint(models["spiking"].config.get_text_config().vocab_size, (1, prompt), device=device)
-    prefill = {name: _prefill(model, ids) for name, model in models.items()}
-    decode = {name: _decode(model) for name, model in models.items()}
+    calls = model_calls(models, prompt)
     source = source_path(checkpoint, source)
     if (
         device == "cpu"
         and source is not None
         and (llama := _llama(source, prompt + len(PROMPT) + 2 * new_tokens)) is not None
     ):
-        prefill["llama.cpp"], decode["llama.cpp"] = _llama_calls(llama, prompt)
-    with torch.inference_mode():
-        bearable = {name: call for name, call in prefill.items() if _is_bearable(call)}
-        rates = {f"prefill {prompt}": {name: prompt / t for name, t in median_seconds(bearable, seconds).items()}}
-        rates["decode"] = {name: 1 / t for name, t in _token_seconds(decode, new_tokens).items()}
+        calls["llama.cpp"] = _llama_calls(llama, prompt)
+    rates = speeds(calls, prompt, new_tokens, seconds)
     return [
         ModelRow(run, name, rate, rate / of_run["HF fp32"])
-        for run, of_run in rates.items()
+        for run, of_run in ((f"prefill {prompt}", rates.prefill), ("decode", rates.decode))
         for name, rate in of_run.items()
     ]
+
+
+class Calls(NamedTuple):
+    """What is timed of a model: a prefill, and what reads a prompt and returns what adds a token to it."""
+
+    prefill: Callable[[], object]
+    decode: Callable[[], Callable[[], object]]
+
+
+class Speeds(NamedTuple):
+    """Tokens a second by model; a prefill that takes longer than `SLOWEST` seconds is left out."""
+
+    prefill: dict[str, float]
+    decode: dict[str, float]
+
+
+def model_calls(models: Mapping[str, Any], prompt: int) -> dict[str, Calls]:
+    """What is timed of models of transformers, which all read the same random tokens."""
+    vocabulary = min(model.config.get_text_config().vocab_size for model in models.values())
+    ids = torch.randint(vocabulary, (1, prompt))
+    return {name: Calls(_prefill(model, ids.to(model.device)), _decode(model)) for name, model in models.items()}
+
+
+def speeds(calls: Mapping[str, Calls], prompt: int, new_tokens: int, seconds: float) -> Speeds:
+    """Measure models in turns, so that a busy machine slows all of them alike; medians.
+
+    Args:
+        calls: by model.
+        prompt: tokens of the prefill.
+        new_tokens: tokens decoded one by one after a prompt of 32.
+        seconds: about how long each prefill is measured.
+    """
+    with torch.inference_mode():
+        bearable = {name: call.prefill for name, call in calls.items() if _is_bearable(call.prefill)}
+        prefill = {name: prompt / taken for name, taken in median_seconds(bearable, seconds).items()}
+        taken = _token_seconds({name: call.decode for name, call in calls.items()}, new_tokens)
+    return Speeds(prefill, {name: 1 / each for name, each in taken.items()})
 
 
 def _is_bearable(call: Callable[[], object]) -> bool:
@@ -134,7 +166,7 @@ def _llama(source: Path, length: int) -> Any:
     return Llama(str(source), n_ctx=length, n_threads=threads, n_threads_batch=threads, verbose=False)
 
 
-def _llama_calls(model: Any, prompt: int) -> tuple[Callable[[], object], Callable[[], Callable[[], object]]]:
+def _llama_calls(model: Any, prompt: int) -> Calls:
     def read(tokens: list[int]) -> None:
         model.reset()
         model.eval(tokens)
@@ -143,4 +175,4 @@ def _llama_calls(model: Any, prompt: int) -> tuple[Callable[[], object], Callabl
         read(PROMPT)
         return lambda: model.eval([7])
 
-    return lambda: read([1 + i % 1000 for i in range(prompt)]), start
+    return Calls(lambda: read([1 + i % 1000 for i in range(prompt)]), start)

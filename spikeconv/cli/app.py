@@ -7,8 +7,10 @@ import typer
 
 from spikeconv import __version__
 from spikeconv.cli.bench import bench
+from spikeconv.cli.card import card
 from spikeconv.cli.check import check
 from spikeconv.cli.command import Command
+from spikeconv.cli.compare import compare
 from spikeconv.cli.convert import convert
 from spikeconv.cli.doctor import doctor
 from spikeconv.cli.evaluate import evaluate
@@ -20,6 +22,7 @@ from spikeconv.cli.generate import generate
 from spikeconv.cli.models import models
 from spikeconv.cli.perplexity import perplexity
 from spikeconv.cli.plan import plan
+from spikeconv.cli.push import push
 from spikeconv.cli.record import record
 from spikeconv.cli.report_energy import report_energy
 from spikeconv.cli.report_firing_rate import report_firing_rate
@@ -47,8 +50,11 @@ app.command("similarity", cls=Command)(similarity)
 app.command("record", cls=Command)(record)
 app.command("report-firing-rate", cls=Command)(report_firing_rate)
 app.command("report-energy", cls=Command)(report_energy)
+app.command("compare", cls=Command)(compare)
 app.command("export", cls=Command)(export)
 app.command("frontier", cls=Command)(frontier)
+app.command("card", cls=Command)(card)
+app.command("push", cls=Command)(push)
 app.command("verify", cls=Command)(verify)
 app.command("check", cls=Command)(check)
 app.command("generate", cls=Command)(generate)

@@ -14,7 +14,6 @@ from spikeconv.data.labelled import is_labelled
 from spikeconv.evaluate.compare import Comparison, compare
 from spikeconv.evaluate.names import labels_texts
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
-from spikeconv.evaluate.stored import result_path, save_results
 from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
 
 if TYPE_CHECKING:
@@ -61,6 +60,7 @@ def evaluate(
     Example: spikeconv eval --tasks piqa,arc --limit 100 --baseline
     """
     from spikeconv.checkpoint.folder import resolve_checkpoint
+    from spikeconv.evaluate.stored import result_path, save_results
 
     settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
     path, labelled = None, split(tasks)

@@ -16,7 +16,7 @@ from spikeconv.errors import SpikeconvError
 
 if TYPE_CHECKING:
     from spikeconv.report.profiles import Account
-    from spikeconv.report.work import Attention, Work
+    from spikeconv.report.work import Work
 
 __all__ = ["report_energy"]
 
@@ -89,8 +89,12 @@ def report_energy(
     if not loaded:
         raise SpikeconvError(f"--profile names none; give for example {DEFAULT_PROFILES}.")
     if model is not None and rate is not None:
+        from spikeconv.comparison.outline import outlined_work
+        from spikeconv.sources.outline import open_or_outline
+
         config = build_config(scheme, {"bits": bits}, assignments or [], [], [])
-        works = _assumed(model, config, tokens, rate, zeros, attention, gqa, trust_remote_code)
+        source = open_or_outline(model, trust_remote_code=trust_remote_code)
+        works = outlined_work(source, config, [tokens], rate, zeros, attention, gqa)
         what = f"{model}, {config.bits}, firing rate {rate:g} assumed"
     else:
         from spikeconv.report.work import recorded_work
@@ -116,34 +120,6 @@ def report_energy(
     show_operations(works, what, tokens)
     for name, each in accounts.items():
         show_account(f"{name}: {loaded[name].source}; {loaded[name].node}", each, parts, tokens)
-
-
-def _assumed(
-    model: str,
-    config: Any,
-    tokens: int,
-    rate: float,
-    zeros: float | None,
-    attention: "Attention",
-    gqa: bool,
-    trust_remote_code: bool,
-) -> "list[Work]":
-    from spikeconv.conversion.plan import make_plan
-    from spikeconv.report.work import Shape, assumed_work, without_gqa
-    from spikeconv.sources.model_config import hf_config
-    from spikeconv.sources.outline import open_or_outline
-
-    opened = open_or_outline(model, trust_remote_code=trust_remote_code)
-    plan = make_plan(opened, config)
-    encoders = {id(job) for job in plan.encoders}
-    shapes = [
-        Shape(
-            job.linear.role, job.in_features, job.out_features, job.scheme, id(job) in encoders, job.rotation_additions
-        )
-        for job in plan.jobs
-    ]
-    floats = plan.family.float_macs(hf_config(opened.config), tokens)
-    return assumed_work(shapes if gqa else without_gqa(shapes), floats, tokens, rate, zeros, attention)
 
 
 def show_operations(works: "list[Work]", what: str, tokens: int) -> None:

@@ -41,7 +41,7 @@ def make_record(
         "command": command,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(PACKAGES),
-        "source": {"path": source.origin(), **({} if source.arch is None else {"arch": source.arch}), "tensors": read},
+        "source": {"path": source.origin(), **_known(source), "tensors": read},
         **({} if plan.calibration is None else {"calibration": plan.calibration.record}),
         **({} if plan.found is None else {"search": plan.found}),
         "config": plan.config.model_dump(mode="json"),
@@ -61,6 +61,11 @@ def make_record(
         "tensors": tensors,
         "files": files,
     }
+
+
+def _known(source: Source) -> dict[str, Any]:
+    card = source.card()
+    return ({} if source.arch is None else {"arch": source.arch}) | ({"card": card} if card else {})
 
 
 def _calibrated(job: Job, result: LayerResult | None) -> dict[str, float]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["EvaluationResult", "TaskResult"]
+__all__ = ["ACCURACIES", "EvaluationResult", "TaskResult"]
 
 ACCURACIES = ("acc", "exact_match")
 

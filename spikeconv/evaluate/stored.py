@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from spikeconv.checkpoint.folder import checkpoint_digest
 from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.results import ACCURACIES
 from spikeconv.hashing import sha256_of
 from spikeconv.plain import plain_value, write_json
 from spikeconv.sources.json_file import read_json
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
     from spikeconv.evaluate.results import EvaluationResult
 
 __all__ = [
+    "PERPLEXITY",
     "Found",
     "Stored",
     "float_digest",
     "result_path",
     "save_perplexity",
     "save_results",
+    "stored_of",
     "stored_results",
+    "task_question",
     "text_question",
 ]
 
@@ -53,7 +57,7 @@ class Stored:
             `data`, `n` documents, `split`. Only where it is equal can two values stand beside each other.
         how: `dtype`, `device`; of perplexity also `tokens` and `text_bytes` that were predicted. Say where it differs.
         metrics: every metric by name.
-        file: where it stands.
+        file: where it stands; None if it was measured just now.
     """
 
     name: str
@@ -63,7 +67,12 @@ class Stored:
     asked: dict[str, Any]
     how: dict[str, Any]
     metrics: dict[str, float]
-    file: Path
+    file: Path | None = None
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether the value is a share of right answers."""
+        return self.metric.startswith(ACCURACIES)
 
     @property
     def question(self) -> str:
@@ -117,12 +126,16 @@ def save_results(
     Raises:
         OSError: the file cannot be written; an earlier one is then as it was.
     """
-    asked = {"limit": limit, "num_fewshot": num_fewshot, "data": result.data}
-    files = {task.name: sha256_of(Path(task.name)) for task in result.tasks if Path(task.name).is_file()}
     content: dict[str, Any] = {**result.raw, "spikeconv": result.as_dict()}
     if baseline is not None:
         content["baseline"] = {**baseline.raw, "spikeconv": baseline.as_dict()}
-    _write(path, content | _run(checkpoint, source, {**asked, "files": files}))
+    _write(path, content | _run(checkpoint, source, task_question(result, limit, num_fewshot)))
+
+
+def task_question(result: "EvaluationResult", limit: int | None, num_fewshot: int | None) -> dict[str, Any]:
+    """What was asked of tasks; of those that are files, their SHA-256 too."""
+    files = {task.name: sha256_of(Path(task.name)) for task in result.tasks if Path(task.name).is_file()}
+    return {"limit": limit, "num_fewshot": num_fewshot, "data": result.data, "files": files}
 
 
 def text_question(content: str, label: str, window: int, max_tokens: int | None) -> dict[str, Any]:
@@ -178,9 +191,9 @@ def stored_results(checkpoint: Path) -> Found:
         try:
             content = read_json(file)
             run = content["run"]
-            found, of_float = list(_numbers(content["spikeconv"], run["asked"], file)), list[Stored]()
+            found, of_float = list(stored_of(content["spikeconv"], run["asked"], file)), list[Stored]()
             if "baseline" in content:
-                of_float = list(_numbers(content["baseline"]["spikeconv"], run["asked"], file))
+                of_float = list(stored_of(content["baseline"]["spikeconv"], run["asked"], file))
             if run["checkpoint"] != digest or digest is None:
                 raise ValueError("of another checkpoint")
         except (SpikeconvError, KeyError, TypeError, ValueError, AttributeError):
@@ -192,8 +205,14 @@ def stored_results(checkpoint: Path) -> Found:
     return Found(tuple(own), {source: tuple(each) for source, each in baseline.items()}, tuple(others))
 
 
-def _numbers(content: dict[str, Any], asked: dict[str, Any], file: Path) -> Iterator[Stored]:
-    """The numbers of one model in a file."""
+def stored_of(content: dict[str, Any], asked: dict[str, Any], file: Path | None = None) -> Iterator[Stored]:
+    """The numbers in what `as_dict` of a result gives.
+
+    Args:
+        content: that.
+        asked: see `text_question` and `task_question`.
+        file: where it stands.
+    """
     how: dict[str, Any] = {"dtype": str(content["dtype"]), "device": str(content["device"])}
     if PERPLEXITY in content:
         how |= {name: int(content[name]) for name in ("tokens", "text_bytes")}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.checkpoint.folder import checkpoint_digest
+from spikeconv.checkpoint.origin import base_of
 from spikeconv.record.record import SpikeRecord
 from spikeconv.versions import versions
 
@@ -12,7 +13,7 @@ __all__ = ["about", "about_text"]
 
 
 def about(model: Any, path: Path, record: SpikeRecord, text: dict[str, Any]) -> dict[str, Any]:
-    """`checkpoint` (name, settings, SHA-256), `text` and `versions`.
+    """`checkpoint` (name, settings, SHA-256, base), `text` and `versions`.
 
     Args:
         model: the converted model.
@@ -21,8 +22,9 @@ def about(model: Any, path: Path, record: SpikeRecord, text: dict[str, Any]) -> 
         text: what was read, see `about_text`.
     """
     settings = model.config.quantization_config.to_dict()
+    checkpoint = {"name": path.name, "settings": settings, "sha256": checkpoint_digest(path), "base": base_of(path)}
     return {
-        "checkpoint": {"name": path.name, "settings": settings, "sha256": checkpoint_digest(path)},
+        "checkpoint": checkpoint,
         "text": {**text, "tokens": record.tokens, "sequences": len(record.sequences)},
         "versions": versions(("torch", "transformers")),
     }

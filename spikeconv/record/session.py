@@ -50,28 +50,31 @@ def record_texts(
     if not len(ids):
         raise SpikeconvError("The text is empty; give one with at least one token.")
     windows = windows_of(model, ids)
-    potentials = PotentialRecorder(model, POTENTIAL_TOKENS)
 
     def run() -> None:
-        with potentials:
-            for window in track(windows, "recording spikes", len(windows)):
-                model(input_ids=window[None].to(model.device), use_cache=False, logits_to_keep=1)
+        for window in track(windows, "recording spikes", len(windows)):
+            model(input_ids=window[None].to(model.device), use_cache=False, logits_to_keep=1)
 
-    record, arrays = record_task(model, run, trains)
-    return record, {**arrays, "potentials": potentials.histograms.numpy(), "potential_edges": EDGES.numpy()}
+    return record_task(model, run, trains)
 
 
 def record_task(
     model: Any, run: Callable[[], object], trains: Trains = ((), 0)
 ) -> tuple[SpikeRecord, dict[str, Array]]:
-    """Record a model while a task is scored on it; arguments as `record_texts`'. Potentials are not looked at."""
+    """Record a model while something runs it, as a task that is scored on it; arguments as `record_texts`'.
+
+    Of the batches of a task padding is counted as what it is, tokens that are computed.
+    """
     patterns, most = trains
     kept = KeptCounts(model, matching(spike_linears(model), patterns), most)
-    with PositionRecorder(model, WINDOW) as positions, kept:
+    potentials = PotentialRecorder(model, POTENTIAL_TOKENS)
+    with PositionRecorder(model, WINDOW) as positions, potentials, kept:
         record = record_run(model, run)
     arrays: dict[str, Array] = {
         "encoders": np.array(positions.names),
         "position_spikes": positions.spikes_per_input.numpy(),
+        "potentials": potentials.histograms.numpy(),
+        "potential_edges": EDGES.numpy(),
         **{f"raster:{name}": train.cpu().numpy() for name, train in kept.trains().items()},
     }
     return record, arrays

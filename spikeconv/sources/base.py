@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeconv.sources.own_card import own_card
+
 __all__ = ["Source", "shorten"]
 
 
@@ -78,6 +80,10 @@ class Source(ABC):
     def origin(self) -> str | None:
         """Where it can be found again: an absolute path, or None for what is no file."""
         return str(self.path.absolute())
+
+    def card(self) -> dict[str, Any]:
+        """What its own model card says: licence and languages, see `own_card`."""
+        return own_card(self.path) if self.path.is_dir() else {}
 
     def unread(self) -> dict[str, str]:
         """Tensors of the file that no model reads, by the file's name, with the reason; `names` leaves them out."""

@@ -21,6 +21,7 @@ from spikeconv.sources.base import Source
 from spikeconv.sources.gguf_config import read_config
 from spikeconv.sources.gguf_file import GgufFile, open_gguf
 from spikeconv.sources.model_config import build_empty, hf_config
+from spikeconv.sources.own_card import plain_card
 
 __all__ = ["GgufSource"]
 
@@ -84,6 +85,12 @@ class GgufSource(Source):
             if part in tensor.name:
                 values = values.view(heads, -1, 2, *values.shape[1:]).transpose(1, 2).reshape(values.shape)
         return values.contiguous()
+
+    def card(self) -> dict[str, Any]:
+        """Licence and languages from its metadata."""
+        keys = {"license": "general.license", "license_name": "general.license.name", "language": "general.languages"}
+        keys |= {"license_link": "general.license.link"}
+        return plain_card({name: self._file.value(key) for name, key in keys.items()})
 
     def weight_files(self) -> list[Path]:
         """The file itself, or all parts of it."""

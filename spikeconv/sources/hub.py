@@ -14,7 +14,7 @@ from spikeconv.sources.weight_files import INDEX, SINGLE
 __all__ = ["HubModel", "cached_snapshot", "fetch_from_hub", "look_up"]
 
 WEIGHTS = "*.safetensors"
-COMPANIONS = ("*.json", "*.model", "*.txt", "*.jinja", "*.py")
+COMPANIONS = ("*.json", "*.model", "*.txt", "*.jinja", "*.py", "README.md", "LICENSE*")
 PICKLED = ("pytorch_model*.bin",)
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """What is wrong with the cache's disk, and not with the hub."""

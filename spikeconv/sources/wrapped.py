@@ -70,6 +70,10 @@ class WrappedSource(Source):
         """Where it can be found again."""
         return self._source.origin()
 
+    def card(self) -> dict[str, Any]:
+        """What its card says."""
+        return self._source.card()
+
     def unread(self) -> dict[str, str]:
         """What no model reads of it."""
         return self._source.unread()

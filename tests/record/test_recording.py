@@ -85,7 +85,9 @@ def test_whatever_runs_the_model_is_recorded(converted: Fixture) -> None:
     ids = torch.randint(256, (3, 11))
     record, arrays = record_task(loaded.model, lambda: [loaded.model(ids), loaded.model(input_ids=ids[:1, :5])])
     assert sorted(record.sequences) == [5, 11, 11, 11] and record.tokens == 38
-    assert {layer.tokens for layer in record.layers} == {38} and "potentials" not in arrays
+    assert {layer.tokens for layer in record.layers} == {38}
+    inputs = {layer.name: layer.inputs for layer in record.layers}
+    assert arrays["potentials"].sum(1).tolist() == [inputs[name] for name in arrays["encoders"].tolist()]
     with pytest.raises(SpikeconvError, match="No converted linear is called x, as one is model"):
         record_task(loaded.model, lambda: None, (("x",), 4))
     assert not any(linear.encoder.observers for linear in spike_linears(loaded.model).values())
