@@ -1,5 +1,6 @@
-"""A hub of our own: one model from a folder, over HTTP, as `huggingface_hub` asks for it."""
+"""A hub of our own: one model from a folder, over HTTP, as `huggingface_hub` asks for it, and commits into it."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -24,10 +25,16 @@ class Hub:
         folder: the files of the model.
         fetched: names of files that were sent whole, in order.
         broken: names of files that are refused.
+        private: whether the model is.
+        branches: that were made.
+        commits: messages and branches of commits, in order.
+        refuses: whether nothing may be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.fetched, self.broken = folder, list[str](), set[str]()
+        self.private, self.refuses = False, False
+        self.branches, self.commits = list[str](), list[tuple[str, str]]()
 
     def info(self) -> dict[str, Any]:
         """What the hub says of the model."""
@@ -41,7 +48,19 @@ class Hub:
             }
             for path in files
         ]
-        return {"id": MODEL, "modelId": MODEL, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
+        return {"id": MODEL, "modelId": MODEL, "sha": COMMIT, "siblings": siblings, "private": self.private, "tags": []}
+
+    def commit(self, lines: list[dict[str, Any]], branch: str) -> None:
+        """Write and delete what a commit says."""
+        for line in lines:
+            kind, value = line["key"], line["value"]
+            if kind == "header":
+                self.commits.append((value["summary"], branch))
+            elif kind == "deletedFile":
+                (self.folder / value["path"]).unlink()
+            else:
+                (self.folder / value["path"]).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / value["path"]).write_bytes(base64.b64decode(value["content"]))
 
 
 def digest(path: Path) -> str:
@@ -80,6 +99,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        path, data = self.path.partition("?")[0], self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.hub.refuses:
+            self._send(403, b'{"error": "no"}', {"Content-Type": "application/json"}, True)
+            return
+        answer: dict[str, Any] = {"url": f"{huggingface_hub.constants.ENDPOINT}/{MODEL}", "id": MODEL}
+        last = path.rpartition("/")[2]
+        if path == "/api/repos/create":
+            self.hub.private = bool(json.loads(data).get("private"))
+        elif "/branch/" in path:
+            self.hub.branches.append(last)
+        elif "/preupload/" in path:
+            names = [file["path"] for file in json.loads(data)["files"]]
+            answer = {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+        elif "/commit/" in path:
+            self.hub.commit([json.loads(line) for line in data.splitlines()], last)
+            answer = {"commitUrl": f"{huggingface_hub.constants.ENDPOINT}/{MODEL}/commit/{COMMIT}", "commitOid": COMMIT}
+        self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"}, True)
 
     def _answer(self, *, body: bool) -> None:
         path = self.path.partition("?")[0]

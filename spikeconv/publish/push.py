@@ -13,7 +13,7 @@ from spikeconv.checkpoint.journal import JOURNAL
 from spikeconv.checkpoint.origin import source_name
 from spikeconv.checkpoint.scratch import SCRATCH
 from spikeconv.checkpoint.writer import RECORD
-from spikeconv.errors import SpikeconvError
+from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.progress import Track, silent
 from spikeconv.publish.card import renewed_card
 from spikeconv.sources.companions import WEIGHTS
@@ -198,5 +198,5 @@ def _plain_errors(repository: str) -> Iterator[None]:
         raise SpikeconvError(f"The hub refused {repository}: {str(error).splitlines()[0]}") from None
     except Exception as error:  # the client's network errors share no base class
         raise SpikeconvError(
-            f"The model hub cannot be reached ({type(error).__name__}): nothing was published."
+            f"The upload to the model hub failed ({reason_of(error)}); nothing was published."
         ) from None
