@@ -10,7 +10,7 @@ __all__ = ["card"]
 def card(checkpoint: Checkpoint = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """Write README.md again with what `record`, `eval` and `perplexity` have left since; one that was edited stays.
 
-    Example: [cyan]spikeconv record && spikeconv eval --tasks piqa --baseline && spikeconv card[/]
+    Example: [cyan]spikeconv card llama2-7b-4-1.58[/]
     """
     from spikeconv.checkpoint.card import CARD
     from spikeconv.plain import write_text
