@@ -1,6 +1,7 @@
 """The rows of a comparison: what each column is, sends, costs and knows. Pure functions of columns."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from spikeconv.comparison.columns import Column, different_models, text_of
@@ -178,7 +179,8 @@ def question_of(stored: Stored) -> str:
         return f"perplexity of {asked['label']} in windows of {asked['window']:,}{most}"
     shots = "" if asked["num_fewshot"] is None else f", {asked['num_fewshot']} shots"
     limit = "" if asked["limit"] is None else f", first {asked['limit']:,}"
-    return f"{stored.name} {stored.metric}, {asked['n']:,} of {asked['split']} ({asked['data']}){shots}{limit}"
+    name = PurePath(stored.name).name if asked["file"] is not None else stored.name
+    return f"{name} {stored.metric}, {asked['n']:,} of {asked['split']} ({asked['data']}){shots}{limit}"
 
 
 def _unit(stored: Stored) -> str:

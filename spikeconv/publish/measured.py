@@ -1,6 +1,7 @@
 """The section of a model card on what was measured: spikes of a recording, energies, results of evaluations."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
 
 from spikeconv.comparison.columns import Column
 from spikeconv.comparison.rows import question_of, score_of
@@ -27,7 +28,8 @@ def _spikes(column: Column) -> Iterator[str]:
         return
     report, text = firing_report(column.recording.record), column.recording.about["text"] or {}
     limit = f", {text['limit']} documents" if text.get("limit") else ""
-    yield f"Spikes of {column.tokens:,} tokens ({text.get('what', 'unknown')}{limit}), counted with `spikeconv record`:"
+    what = _public(text.get("what", "unknown"))
+    yield f"Spikes of {column.tokens:,} tokens ({what}{limit}), counted with `spikeconv record`:"
     rows = ["| linears | T' | spikes per input | firing rate | zero counts |", "|---|--:|--:|--:|--:|"]
     roles = report.by_role() if report.layers else {}
     total = report.total
@@ -78,6 +80,11 @@ def _results(column: Column) -> Iterator[str]:
         rows.append(f"| {question_of(each)} | {_value(floats.get(question))} | {_value(each)} |")
     yield "Accuracies in per cent (`spikeconv eval`) and perplexities (`spikeconv perplexity`):"
     yield "\n".join(rows)
+
+
+def _public(text: str) -> str:
+    """What was read, of a file the last name."""
+    return PurePath(text).name if PurePath(text).is_absolute() or Path(text).is_file() else text
 
 
 def _value(stored: Stored | None) -> str:

@@ -37,8 +37,11 @@ def checkpoint(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path) -
     (source / CARD).write_text("---\nlicense: llama2\nlanguage: [en, fr]\nsecret: {a: b}\n---\n# Model\n")
     (source / "LICENSE").write_text("words of lawyers")
     run_convert(source, tmp_path / "model", bits="4-1.58")
-    (tmp_path / "model" / "eval").mkdir()
-    (tmp_path / "model" / "eval" / "piqa.json").write_text("{}")
+    text = tmp_path / "somebodys" / "text.txt"
+    text.write_text("some words and some more of them " * 9)
+    for command in (["record", "--tokens", "40"], ["perplexity", "--window", "32"]):
+        result = CliRunner().invoke(app, [*command, str(tmp_path / "model"), "--text", str(text), "-q"])
+        assert result.exit_code == 0, result.output
     return tmp_path / "model"
 
 
@@ -52,7 +55,7 @@ def test_what_arrives(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
     listed = push(checkpoint, MODEL, "--dry-run", "--json", "-q")
     assert listed.exit_code == 0, listed.output
     files = json.loads(listed.stdout)["files"]
-    assert not hub.commits and json.loads(listed.stdout)["left_out"] == ["eval"]
+    assert not hub.commits and json.loads(listed.stdout)["left_out"] == ["eval", "record"]
     result = push(checkpoint, MODEL, "--message", "words", "--revision", "try", "--json", "-q")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["url"].endswith(COMMIT) and json.loads(result.stdout)["files"] == files
@@ -69,6 +72,11 @@ def test_what_arrives(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
     assert head["license"] == "llama2" and head["language"] == ["en", "fr"] and head["library_name"] == "transformers"
     assert head["pipeline_tag"] == "text-generation" and "secret" not in head and "base_model" not in head
     assert f'from_pretrained("{MODEL}")' in card and "@misc{sdllm" in card and is_ours(card)
+    firing = json.loads(
+        CliRunner().invoke(app, ["report-firing-rate", "--record", f"{checkpoint}/record", "--json"]).stdout
+    )
+    shown = f"{firing['total']['spikes_per_input']:.3f} | {firing['total']['firing_rate']:.3f}"
+    assert shown in card and "perplexity of text.txt in windows of 32" in card and "Horowitz" in card
 
 
 def test_a_card_that_was_edited_stays(hub: Hub, checkpoint: Path) -> None:
