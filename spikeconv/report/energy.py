@@ -9,6 +9,7 @@ needs one event per one-bit of the digit, or as many as the digit says; the repo
 """
 
 from dataclasses import dataclass
+from operator import mul
 
 from spikeconv.report.firing_rate import FiringReport
 
@@ -41,23 +42,25 @@ def spikerwkv(in_features: int, events: float) -> SpikeEnergy:
 
 
 def spikerwkv_report(report: FiringReport) -> dict[str, dict[str, float]]:
-    """Mean energies of each role, in picojoules for one output and one token.
+    """Mean energies of each role and of `all`, in picojoules for one output and one token; all outputs weigh alike.
 
     Returns:
         By role: `ann`; `graded`, `bits` and `unary`, the three readings of an event (without `bits` where no binary
         digits are sent).
     """
+    roles = dict.fromkeys(layer.role for layer in report.layers)
     result = {}
-    for role in dict.fromkeys(layer.role for layer in report.layers):
-        layers = [layer for layer in report.layers if layer.role == role]
+    for role in (*roles, "all") if roles else ():
+        layers = [layer for layer in report.layers if role in (layer.role, "all")]
         readings = {"graded": [layer.events for layer in layers], "unary": [layer.mean_count for layer in layers]}
         ones = [layer.ones for layer in layers if layer.ones is not None]
         if len(ones) == len(layers):
             readings["bits"] = ones
-        means = {
-            name: sum(spikerwkv(layer.in_features, value).snn for layer, value in zip(layers, values, strict=True))
-            / len(layers)
-            for name, values in readings.items()
-        }
-        result[role] = {"ann": sum(spikerwkv(layer.in_features, 0).ann for layer in layers) / len(layers), **means}
+        energies = {"ann": [spikerwkv(layer.in_features, 0).ann for layer in layers]}
+        for name, values in readings.items():
+            energies[name] = [
+                spikerwkv(layer.in_features, value).snn for layer, value in zip(layers, values, strict=True)
+            ]
+        outputs = [layer.macs / layer.in_features for layer in layers]
+        result[role] = {name: sum(map(mul, values, outputs)) / sum(outputs) for name, values in energies.items()}
     return result

@@ -45,6 +45,9 @@ def test_three_readings_of_an_event(converted: Callable[..., Path]) -> None:
         events = sum(layer.events for layer in layers) / len(layers)
         assert energies[role]["graded"] == pytest.approx(size * events * 0.9)
         assert energies[role]["graded"] <= energies[role]["bits"] <= energies[role]["unary"]
+    # Of all together the ratio is that of E_ANN and E_SNN summed over every product.
+    macs, events = report.total.macs, sum(layer.macs * layer.events for layer in report.layers)
+    assert energies["all"]["ann"] / energies["all"]["graded"] == pytest.approx(4.6 * macs / (0.9 * events))
     assert all(layer.firing_rate == pytest.approx(layer.events / 3) for layer in report.layers)
 
 
