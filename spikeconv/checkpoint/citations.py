@@ -8,7 +8,7 @@ __all__ = ["citations"]
 ENTRIES = {
     "sdllm": """@misc{sdllm,
   title = {Spike-driven Large Language Model},
-  note = {SDLLM: counts of ternary spikes, \\gamma-SQP},
+  note = {SDLLM: counts of ternary spikes, $\\gamma$-SQP},
 }""",
     "quarot": """@misc{quarot,
   title = {QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs},
