@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.checkpoint.card import model_card
+from spikeconv.checkpoint.citations import citations
 from spikeconv.checkpoint.writer import RECORD
 from spikeconv.config import SpikeConfig
+from spikeconv.sources.presets import configs_folder
 
 Fixture = Callable[..., Any]
 
@@ -28,6 +30,19 @@ def test_settings_read_well(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_
     typed = {path: rows[f"`{path}`"] for path in paths if rows[f"`{path}`"] != "none"}
     again = SpikeConfig.parse({**typed, "skip": ["o", "q"], "overrides": overrides})
     assert again.model_dump(mode="json") == record["config"]
+
+
+def test_citations_are_those_of_the_docs() -> None:
+    docs = (Path(__file__).parents[2] / "docs/citing.md").read_text(encoding="utf-8")
+    held = (configs_folder() / "citations.bib").read_text(encoding="utf-8")
+    assert held in docs
+    for settings, family, expected in (
+        ({"bits": "4-1.58", "weights": {"method": "gptq"}}, "llama", ["sdllm2026", "quarot2024", "gptq2022"]),
+        ({"codec": "multihead", "rotation": "none"}, "rwkv", ["spikerwkv2025", "rwkv2023"]),
+        ({"codec": "gif", "bits": "4-4", "rotation": "none"}, "qwen2", ["spikellm2024"]),
+    ):
+        found = citations(SpikeConfig.parse(settings).model_dump(mode="json"), family)
+        assert [entry.split("{")[1].split(",")[0] for entry in found] == expected and all(e in held for e in found)
 
 
 def test_names_the_source_without_its_folder(converted: Fixture) -> None:

@@ -71,7 +71,7 @@ def test_what_arrives(hub: Hub, checkpoint: Path, tmp_path: Path) -> None:
     head = yaml.safe_load(card.split("---")[1])
     assert head["license"] == "llama2" and head["language"] == ["en", "fr"] and head["library_name"] == "transformers"
     assert head["pipeline_tag"] == "text-generation" and "secret" not in head and "base_model" not in head
-    assert f'from_pretrained("{MODEL}")' in card and "@misc{sdllm" in card and is_ours(card)
+    assert f'from_pretrained("{MODEL}")' in card and "@article{sdllm2026," in card and is_ours(card)
     firing = json.loads(
         CliRunner().invoke(app, ["report-firing-rate", "--record", f"{checkpoint}/record", "--json"]).stdout
     )
