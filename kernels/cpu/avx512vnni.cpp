@@ -88,10 +88,11 @@ struct ColumnSum {
 #include "rows.inl"
 #include "fields.inl"
 #include "attend.inl"
+#include "engine.inl"
 
 }  // namespace
 
 extern const Kernels kAvx512Vnni = {"avx512vnni", Product::kRows, encode, make_panel,
-                                    dense, events, rtn, encode_rows, attend, merge, peak, read};
+                                    dense, events, rtn, encode_rows, attend, merge, peak, read, &engine_kernels};
 
 }  // namespace spikeconv

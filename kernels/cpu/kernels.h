@@ -9,6 +9,7 @@
 #include "../common/counts.h"
 #include "../common/layout.h"
 #include "../common/rows.h"
+#include "engine_kernels.h"
 
 namespace spikeconv {
 
@@ -171,6 +172,7 @@ struct Kernels {
   // The machine's limits, for benchmarks.
   int64_t (*peak)(int64_t rounds);
   void (*read)(const uint8_t*, int64_t bytes);
+  const EngineKernels* engine;
 };
 
 extern const Kernels kPortable;

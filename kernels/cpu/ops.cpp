@@ -22,6 +22,7 @@
 #include "../common/tensors.h"
 #include "arrange.h"
 #include "dispatch.h"
+#include "parallel.h"
 #include "plan.h"
 #include "run.h"
 #include "tensors.h"
@@ -97,7 +98,7 @@ Tensor arrange(const Tensor& packed, int64_t in_features, const std::string& lay
   Tensor to = torch::stable::new_zeros(
       rows, columns ? columns_shape(out, in_features, bits) : tiles_shape(out, in_features, bits));
   // Units of two tiles: two rows share a byte of a column.
-  torch::stable::parallel_for(0, ceil_div(out, 2 * kTileOutputs), 1, [&](int64_t begin, int64_t end) {
+  share(0, ceil_div(out, 2 * kTileOutputs), 1, [&](int64_t begin, int64_t end) {
     arrange_rows(data<const uint8_t>(rows), out, in_features, int(bits), columns, begin * 2 * kTileOutputs,
             std::min(out, end * 2 * kTileOutputs), data<uint8_t>(to));
   });
@@ -237,7 +238,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> quantize_rtn(const Tensor& weight, in
   const RtnJob job{data<const float>(in), columns,          int(bits),           search_clip,
                    data<uint8_t>(packed), data<float>(scale), data<int32_t>(sum), data<double>(error)};
   const Kernels& isa = kernels();
-  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns)),
+  share(0, rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns)),
                               [&](int64_t begin, int64_t end) {
                                 void* memory = scratch().bytes((2 * columns + 64) * 4);
                                 isa.rtn(job, begin, end, static_cast<float*>(memory));
@@ -262,7 +263,7 @@ std::string cpu_kernels() {
 int64_t cpu_peak(int64_t rounds) {
   const int64_t threads = torch::stable::get_num_threads();
   std::vector<int64_t> done(static_cast<size_t>(threads));
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+  share(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) done[size_t(t)] = kernels().peak(rounds);
   });
   return std::accumulate(done.begin(), done.end(), int64_t{0});
@@ -271,7 +272,7 @@ int64_t cpu_peak(int64_t rounds) {
 // Reads a tensor once, each thread its part.
 int64_t cpu_read(const Tensor& buffer) {
   const int64_t bytes = buffer.numel();
-  torch::stable::parallel_for(0, bytes, 1 << 16, [&](int64_t begin, int64_t end) {
+  share(0, bytes, 1 << 16, [&](int64_t begin, int64_t end) {
     kernels().read(data<const uint8_t>(buffer) + begin, end - begin);
   });
   return bytes;

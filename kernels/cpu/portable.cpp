@@ -65,10 +65,11 @@ struct ColumnSum {
 #include "rows.inl"
 #include "fields.inl"
 #include "attend.inl"
+#include "engine.inl"
 
 }  // namespace
 
 extern const Kernels kPortable = {"portable", Product::kRows, encode, make_panel,
-                                  dense, events, rtn, encode_rows, attend, merge, peak, read};
+                                  dense, events, rtn, encode_rows, attend, merge, peak, read, &engine_kernels};
 
 }  // namespace spikeconv

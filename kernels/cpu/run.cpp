@@ -7,6 +7,7 @@
 
 #include "../common/accumulate.h"
 #include "dispatch.h"
+#include "parallel.h"
 
 namespace spikeconv {
 namespace {
@@ -33,7 +34,7 @@ void run_dense(const Counts& counts, int64_t largest, std::span<const Member> me
   int32_t* sums = reinterpret_cast<int32_t*>(panels + ceil_div(counts.tokens * bytes, 4) * 4);
   const auto tokens_in = [&](int64_t b) { return std::min(block, counts.tokens - b * block); };
   const int64_t panel_grain = std::max<int64_t>(1, kWorkPerThread / (block * bytes));
-  torch::stable::parallel_for(0, blocks, panel_grain, [&](int64_t begin, int64_t end) {
+  share(0, blocks, panel_grain, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b)
       isa.make_panel(counts.row(b * block), counts.wide, in, tokens_in(b), panels + b * block * bytes,
                      sums + b * block);
@@ -41,7 +42,7 @@ void run_dense(const Counts& counts, int64_t largest, std::span<const Member> me
   int64_t tiles = 0;
   for (const Member& m : members) tiles += m.tiles();
   const int64_t grain = std::max<int64_t>(1, kWorkPerThread / (kTileOutputs * bytes * tokens_in(0)));
-  torch::stable::parallel_for(0, blocks * tiles, grain, [&](int64_t begin, int64_t end) {
+  share(0, blocks * tiles, grain, [&](int64_t begin, int64_t end) {
     void* memory = scratch().bytes(kDenseScratch);
     for (int64_t b = begin / tiles; b * tiles < end; ++b) {
       const Panel panel{panels + b * block * bytes, sums + b * block,  tokens_in(b), bytes / planes / kStepInputs,
@@ -76,7 +77,7 @@ void run_events(const Counts& counts, std::span<const Member> members) {
       sum += k;
     }
     const int64_t grain = std::max<int64_t>(1, kWorkPerThread / (kEventOutputs * std::max<int64_t>(1, fired)));
-    torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
+    share(0, pieces, grain, [&](int64_t begin, int64_t end) {
       int64_t first = 0;
       for (const Member& m : members) {
         const int64_t own = ceil_div(m.weight.out_features, kEventOutputs);
@@ -103,7 +104,7 @@ Scratch& scratch() {
 void run_encode(const EncodeJob& job, int64_t tokens) {
   const int64_t n = job.transform.size, grain = std::max<int64_t>(1, (kWorkPerThread / 16) / std::max<int64_t>(n, 1));
   const Kernels& isa = kernels();
-  torch::stable::parallel_for(0, tokens, grain, [&](int64_t begin, int64_t end) {
+  share(0, tokens, grain, [&](int64_t begin, int64_t end) {
     isa.encode(job, begin, end, static_cast<float*>(scratch().bytes(encode_scratch(job) * 4)));
   });
 }
