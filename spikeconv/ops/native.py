@@ -30,8 +30,10 @@ __all__ = [
     "load",
     "note_hash",
     "plan_group",
+    "plan_model",
     "ready",
     "run_group",
+    "run_model",
     "use_cpu_kernels",
 ]
 
@@ -129,6 +131,54 @@ def run_group(x: Tensor, plan: Tensor) -> list[Tensor]:
     """`encode` and `linears` in one call: the outputs [..., out] of every linear for x [..., in], in the dtype of x."""
     outputs: list[Tensor] = torch.ops.spikeconv.run_group.default(x, plan)
     return outputs
+
+
+def plan_model(
+    sizes: list[int],
+    numbers: list[float],
+    tensors: list[Tensor | None],
+    groups: list[Tensor],
+    head_norms: list[Tensor],
+) -> Tensor:
+    """A whole decoder as one tensor for `run_model`; CPU only. It points to the tensors given, which must outlive it.
+
+    Args:
+        sizes: layers, hidden, heads, key heads, head_dim, intermediate, vocabulary, positions; then each layer's window
+            (keys that a token sees; 0: all).
+        numbers: scaling of scores, ε of the last norm, ε of the norms of queries and keys.
+        tensors: embedding, cos, sin, the last norm, the head or None, the head's bias or None.
+        groups: plans of q|k|v, output, gate|up, down of each layer; then the head's, if it is one of counts.
+        head_norms: of queries and keys of each layer, or none.
+    """
+    plan: Tensor = torch.ops.spikeconv.plan_model(sizes, numbers, tensors, groups, head_norms)
+    return plan
+
+
+def run_model(
+    plan: Tensor,
+    tokens: Tensor,
+    sequences: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    wanted: Tensor,
+    seconds: Tensor,
+    trace: Tensor,
+) -> Tensor:
+    """Logits float32 [R, vocabulary] of a forward.
+
+    Args:
+        plan: of `plan_model`.
+        tokens: int64 [T], of all sequences, one after the other.
+        sequences: int64 [S, 6]: first token, tokens, slot, place of the first key, first key that there is, position.
+        keys, values: float32 or bfloat16 [layers, slots, key heads, capacity, head_dim]; written to.
+        wanted: int64 [R], tokens whose logits are wanted.
+        seconds: float64 [5], what encoding, products, attention, head and the rest took is added.
+        trace: float32 [layers, T, width] to be filled with what was computed on the way, or empty.
+    """
+    logits: Tensor = torch.ops.spikeconv.run_model.default(
+        plan, tokens, sequences, keys, values, wanted, seconds, trace
+    )
+    return logits
 
 
 def decode_layer(

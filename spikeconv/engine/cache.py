@@ -1,0 +1,46 @@
+"""Keys and values of all layers, in two tensors that were made beforehand."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["StateCache"]
+
+
+class StateCache:
+    """Room for the keys and values of some sequences.
+
+    Args:
+        layers, key_heads, head_dim: of the model.
+        slots: sequences.
+        capacity: tokens of each.
+        dtype: float32, or bfloat16 (half the memory; keys and values are rounded).
+
+    Attributes:
+        keys, values: [layers, slots, key_heads, capacity, head_dim].
+    """
+
+    def __init__(
+        self, layers: int, key_heads: int, head_dim: int, slots: int, capacity: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        shape = (layers, slots, key_heads, capacity, head_dim)
+        self.keys, self.values = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+
+    @property
+    def slots(self) -> int:
+        """Sequences."""
+        return self.keys.shape[1]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a sequence."""
+        return self.keys.shape[3]
+
+    def grow(self, capacity: int) -> None:
+        """Make room for more tokens; what is remembered stays."""
+        self.keys, self.values = (_grown(states, capacity) for states in (self.keys, self.values))
+
+
+def _grown(states: Tensor, capacity: int) -> Tensor:
+    result = states.new_empty((*states.shape[:3], capacity, states.shape[4]))
+    result[:, :, :, : states.shape[3]] = states
+    return result
