@@ -72,7 +72,7 @@ class Forward {
       : m_(m), layers_(layers), sequences_(sequences), tokens_(tokens), count_(count), cache_(cache),
         isa_(kernels()), float_(*isa_.engine), seconds_(seconds), trace_(trace) {}
 
-  void run(std::span<const int64_t> wanted, float* logits) {
+  void run(std::span<const int64_t> wanted, bool logits, float* out) {
     cut();
     static thread_local Scratch memory;
     Room measure(nullptr);
@@ -86,7 +86,7 @@ class Forward {
     });
     lap(Part::rest);
     for (int64_t l = 0; l < m_.layers; ++l) layer(l, w);
-    finish(w, wanted, logits);
+    finish(w, wanted, logits, out);
   }
 
  private:
@@ -297,26 +297,17 @@ class Forward {
     });
   }
 
-  void finish(Workspace& w, std::span<const int64_t> wanted, float* logits) {
+  void finish(Workspace& w, std::span<const int64_t> wanted, bool logits, float* out) {
     const int64_t n = int64_t(wanted.size()), hidden = m_.hidden;
-    if (!m_.head.data) {  // its encoder has the norm
-      for (int64_t i = 0; i < n; ++i)
-        std::memcpy(w.final + i * hidden, w.x + wanted[size_t(i)] * hidden, size_t(hidden) * 4);
-      run_encode(job_of(m_.spiking_head, w.final, w), n);
-      multiply(m_.spiking_head, w, std::array{logits}, n);
-      lap(Part::head);
-      return;
-    }
-    float* memory = static_cast<float*>(scratch().bytes(2 * hidden * 4 + 64));
-    for (int64_t i = 0; i < n; ++i)
-      float_.normalize(w.x + wanted[size_t(i)] * hidden, hidden, m_.norm, m_.norm_epsilon, w.final + i * hidden, memory);
-    const int64_t grain = ceil_div(std::max<int64_t>(kHeadRows, kWorkPerThread / 4 / std::max<int64_t>(1, n * hidden)),
-                                   kHeadRows);
-    share(0, ceil_div(m_.vocabulary, kHeadRows), grain, [&](int64_t begin, int64_t end) {
-      float* own = static_cast<float*>(scratch().bytes(head_scratch(hidden) * 4));
-      float_.head(m_.head, m_.head_bias, w.final, n, hidden, begin * kHeadRows, std::min(m_.vocabulary, end * kHeadRows),
-                  logits, m_.vocabulary, own);
+    float* to = logits ? w.final : out;
+    share(0, n, std::max<int64_t>(1, kWorkPerThread / 16 / hidden), [&](int64_t begin, int64_t end) {
+      float* memory = static_cast<float*>(scratch().bytes(2 * hidden * 4 + 64));
+      for (int64_t i = begin; i < end; ++i)
+        float_.normalize(w.x + wanted[size_t(i)] * hidden, hidden, m_.norm, m_.norm_epsilon, to + i * hidden, memory);
     });
+    lap(Part::rest);
+    if (!logits) return;
+    run_head(m_.head, m_.head_bias, w.final, n, hidden, m_.vocabulary, out);
     lap(Part::head);
   }
 
@@ -339,9 +330,21 @@ class Forward {
 
 void run_forward(const ModelPlan& model, const LayerPlan* layers, std::span<const Sequence> sequences,
                  const int64_t* tokens, int64_t count, const Cache& cache, std::span<const int64_t> wanted,
-                 float* logits, double* seconds, float* trace) {
+                 bool logits, float* out, double* seconds, float* trace) {
   const Pool::Forward pool(torch::stable::get_num_threads());
-  Forward(model, layers, sequences, tokens, count, cache, seconds, trace).run(wanted, logits);
+  Forward(model, layers, sequences, tokens, count, cache, seconds, trace).run(wanted, logits, out);
+}
+
+void run_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t vocabulary,
+              float* logits) {
+  const EngineKernels& isa = *kernels().engine;
+  const int64_t work = std::max<int64_t>(1, rows * n * kHeadRows);
+  share(0, ceil_div(vocabulary, kHeadRows), std::max<int64_t>(1, kWorkPerThread / 4 / work),
+        [&](int64_t begin, int64_t end) {
+          float* memory = static_cast<float*>(scratch().bytes(head_scratch(n) * 4));
+          isa.head(weight, bias, x, rows, n, begin * kHeadRows, std::min(vocabulary, end * kHeadRows), logits,
+                   vocabulary, memory);
+        });
 }
 
 }  // namespace spikeconv

@@ -25,9 +25,8 @@ struct ModelPlan {
   FloatRows embedding;  // [vocabulary] of hidden
   const float* norm;    // [hidden] in front of the head
   float norm_epsilon;
-  FloatRows head;       // [vocabulary] of hidden; null data: `spiking_head`
+  FloatRows head;       // [vocabulary] of hidden; null data: none
   const float* head_bias;
-  GroupPlan spiking_head;
   const float *cos, *sin;  // [positions][head_dim]
 
   int64_t query_width() const { return heads * head_dim; }
@@ -59,9 +58,14 @@ inline int64_t trace_width(const ModelPlan& m) {
   return 4 * m.hidden + 2 * m.query_width() + 2 * m.key_width() + 3 * m.intermediate;
 }
 
-// Logits [wanted][vocabulary] of rows of the tokens; what was spent on each part is added to `seconds`.
+// Of some rows of the tokens: logits [wanted][vocabulary], or what the head reads, [wanted][hidden]. What each part took is
+// added to `seconds`.
 void run_forward(const ModelPlan& model, const LayerPlan* layers, std::span<const Sequence> sequences,
                  const int64_t* tokens, int64_t count, const Cache& cache, std::span<const int64_t> wanted,
-                 float* logits, double* seconds, float* trace);
+                 bool logits, float* out, double* seconds, float* trace);
+
+// logits [rows][vocabulary] = x [rows][n] · weight ᵀ + bias
+void run_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t vocabulary,
+              float* logits);
 
 }  // namespace spikeconv

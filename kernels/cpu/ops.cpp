@@ -313,9 +313,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
       "plan_group(int in_features, Tensor[] rotation, Tensor? norm_weight, Tensor? threshold, float[] encode,"
       " Tensor?[] operands, float[] products) -> Tensor");
   m.def("run_group(Tensor x, Tensor plan) -> Tensor[]");
-  m.def(
-      "decode_layer(Tensor x, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor[] plans, float scaling)"
-      " -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CompositeExplicitAutograd, m) {
@@ -336,5 +333,4 @@ STABLE_TORCH_LIBRARY_IMPL(spikeconv, CPU, m) {
   m.impl("quantize_rtn", TORCH_BOX(&spikeconv::quantize_rtn));
   m.impl("plan_group", TORCH_BOX(&spikeconv::plan_group));
   m.impl("run_group", TORCH_BOX(&spikeconv::run_group));
-  m.impl("decode_layer", TORCH_BOX(&spikeconv::decode_layer));
 }

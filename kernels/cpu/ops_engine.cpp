@@ -5,6 +5,7 @@
 #include <string>
 
 #include "engine.h"
+#include "parallel.h"
 #include "tensors.h"
 
 namespace spikeconv {
@@ -39,8 +40,7 @@ GroupPlan group_of(const Tensor& bytes, int64_t inputs, std::initializer_list<in
 // sizes: layers, hidden, heads, key_heads, head_dim, intermediate, vocabulary, positions; then a window for each layer.
 // numbers: scaling of scores, ε of the last norm, ε of the norms of queries and keys.
 // tensors: embedding, cos, sin, norm, head, bias of the head (the last two may be none).
-// groups: q|k|v, output, gate|up and down of each layer, then the head's if it spikes. head_norms: of q and k of each layer,
-// or nothing.
+// groups: q|k|v, output, gate|up and down of each layer. head_norms: of q and k of each layer, or nothing.
 Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& numbers,
                   const std::vector<OptionalTensor>& tensors, const Tensors& groups, const Tensors& head_norms) {
   STD_TORCH_CHECK(sizes.size() >= 8 && numbers.size() == 3 && tensors.size() == 6, "spikeconv: not a model's arguments");
@@ -53,17 +53,14 @@ Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& 
   STD_TORCH_CHECK(sizes.size() == 8 + layers, "spikeconv: one window for each layer");
   STD_TORCH_CHECK(m.heads % m.key_heads == 0 && m.head_dim % 2 == 0, "spikeconv: heads that are not whole");
   STD_TORCH_CHECK(head_norms.empty() || head_norms.size() == 2 * layers, "spikeconv: two norms of heads for each layer");
-  const bool spikes = groups.size() == 4 * layers + 1;
-  STD_TORCH_CHECK(spikes || groups.size() == 4 * layers, "spikeconv: four plans for each layer");
+  STD_TORCH_CHECK(groups.size() == 4 * layers, "spikeconv: four plans for each layer");
   for (const size_t needed : {0, 1, 2, 3}) STD_TORCH_CHECK(tensors[needed], "spikeconv: a tensor of the model is missing");
-  STD_TORCH_CHECK(spikes != tensors[4].has_value(), "spikeconv: one output head");
   m.embedding = kept_rows(*tensors[0], m.vocabulary, m.hidden, "the embedding");
   m.cos = kept_floats(*tensors[1], m.positions * m.head_dim, "cos");
   m.sin = kept_floats(*tensors[2], m.positions * m.head_dim, "sin");
   m.norm = kept_floats(*tensors[3], m.hidden, "the last norm");
   if (tensors[4]) m.head = kept_rows(*tensors[4], m.vocabulary, m.hidden, "the head");
   if (tensors[5]) m.head_bias = kept_floats(*tensors[5], m.vocabulary, "the head's bias");
-  if (spikes) m.spiking_head = group_of(groups.back(), m.hidden, {m.vocabulary}, "the head");
   Tensor bytes = make({int64_t(sizeof(ModelPlan) + layers * sizeof(LayerPlan))}, aoti_torch_dtype_uint8());
   char* to = static_cast<char*>(bytes.data_ptr());
   std::memcpy(to, &m, sizeof(m));
@@ -87,9 +84,10 @@ Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& 
 
 // tokens int64 [T]; sequences int64 [S, 6], see Sequence; keys, values [layers, slots, key heads, capacity, head_dim] of
 // float32 or bfloat16; wanted int64 [R], rows of tokens; seconds float64 [parts], added to; trace float32 or empty.
-// Returns logits [R, vocabulary].
+// Returns logits [R, vocabulary], or what the head reads, [R, hidden].
 Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequences, const Tensor& keys,
-                 const Tensor& values, const Tensor& wanted, const Tensor& seconds, const Tensor& trace) {
+                 const Tensor& values, const Tensor& wanted, bool wants_logits, const Tensor& seconds,
+                 const Tensor& trace) {
   STD_TORCH_CHECK(plan.numel() >= int64_t(sizeof(ModelPlan)), "spikeconv: not a plan of this library");
   const ModelPlan& m = *static_cast<const ModelPlan*>(plan.data_ptr());
   STD_TORCH_CHECK(plan.numel() == int64_t(sizeof(ModelPlan)) + m.layers * int64_t(sizeof(LayerPlan)),
@@ -137,11 +135,26 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
   STD_TORCH_CHECK(!traced || (trace.scalar_type() == ScalarType::Float && trace.is_contiguous() &&
                               trace.numel() == m.layers * count * trace_width(m)),
                   "spikeconv: the trace is of another size");
-  Tensor logits = make({wanted.numel(), m.vocabulary}, aoti_torch_dtype_float32());
+  STD_TORCH_CHECK(!wants_logits || m.head.data, "spikeconv: this model has no output head");
+  Tensor out = make({wanted.numel(), wants_logits ? m.vocabulary : m.hidden}, aoti_torch_dtype_float32());
   if (count)
     run_forward(m, reinterpret_cast<const LayerPlan*>(static_cast<const char*>(plan.data_ptr()) + sizeof(ModelPlan)), all,
-                ids, count, cache, {rows, size_t(wanted.numel())}, data<float>(logits), data<double>(seconds),
+                ids, count, cache, {rows, size_t(wanted.numel())}, wants_logits, data<float>(out), data<double>(seconds),
                 traced ? data<float>(trace) : nullptr);
+  return out;
+}
+
+// x [..., n] · weight [vocabulary, n]ᵀ + bias, weights float32 or bfloat16, all else float32.
+Tensor float_head(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  STD_TORCH_CHECK(weight.dim() == 2, "spikeconv: a head has two axes");
+  const int64_t vocabulary = weight.size(0), n = weight.size(1);
+  const FloatRows rows = kept_rows(weight, vocabulary, n, "the head");
+  const Tensor in = beside(x, x, ScalarType::Float);
+  STD_TORCH_CHECK(in.dim() >= 1 && in.size(in.dim() - 1) == n && !in.is_cuda(), "spikeconv: inputs of another size than the head's");
+  Tensor logits = make(with_last(in, vocabulary), aoti_torch_dtype_float32());
+  const Pool::Forward pool(torch::stable::get_num_threads());
+  run_head(rows, bias ? kept_floats(*bias, vocabulary, "the head's bias") : nullptr, data<const float>(in),
+           tokens_of(in), n, vocabulary, data<float>(logits));
   return logits;
 }
 
@@ -153,10 +166,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
       "plan_model(int[] sizes, float[] numbers, Tensor?[] tensors, Tensor[] groups, Tensor[] head_norms) -> Tensor");
   m.def(
       "run_model(Tensor plan, Tensor tokens, Tensor sequences, Tensor(a!) keys, Tensor(b!) values, Tensor wanted,"
-      " Tensor(c!) seconds, Tensor(d!) trace) -> Tensor");
+      " bool wants_logits, Tensor(c!) seconds, Tensor(d!) trace) -> Tensor");
+  m.def("float_head(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CPU, m) {
   m.impl("plan_model", TORCH_BOX(&spikeconv::plan_model));
   m.impl("run_model", TORCH_BOX(&spikeconv::run_model));
+  m.impl("float_head", TORCH_BOX(&spikeconv::float_head));
 }

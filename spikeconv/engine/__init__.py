@@ -1,6 +1,20 @@
-"""A whole converted decoder as one native object: tokens → logits, with a key-value cache of its own."""
+"""A converted decoder as one native object: tokens → logits, with a preallocated cache of keys and values."""
 
 from spikeconv.engine.cache import StateCache
-from spikeconv.engine.model import Engine, Sequence
+from spikeconv.engine.model import CHUNK, PARTS, Engine, Sequence, exact_half
+from spikeconv.engine.parts import Obstacle, obstacle, runs_layers
+from spikeconv.engine.texts import Texts, texts_of
 
-__all__ = ["Engine", "Sequence", "StateCache"]
+__all__ = [
+    "CHUNK",
+    "PARTS",
+    "Engine",
+    "Obstacle",
+    "Sequence",
+    "StateCache",
+    "Texts",
+    "exact_half",
+    "obstacle",
+    "runs_layers",
+    "texts_of",
+]

@@ -35,12 +35,12 @@ class StateCache:
         """Tokens of a sequence."""
         return self.keys.shape[3]
 
-    def grow(self, capacity: int) -> None:
-        """Make room for more tokens; what is remembered stays."""
-        self.keys, self.values = (_grown(states, capacity) for states in (self.keys, self.values))
+    def grow(self, capacity: int, length: int) -> None:
+        """Make room for more tokens; what the first `length` places hold stays."""
+        self.keys, self.values = (_grown(states, capacity, length) for states in (self.keys, self.values))
 
 
-def _grown(states: Tensor, capacity: int) -> Tensor:
+def _grown(states: Tensor, capacity: int, length: int) -> Tensor:
     result = states.new_empty((*states.shape[:3], capacity, states.shape[4]))
-    result[:, :, :, : states.shape[3]] = states
+    result[:, :, :, :length] = states[:, :, :, :length]
     return result

@@ -1,26 +1,37 @@
-"""The engine of a loaded model: a plan of all its layers, and forwards of it."""
+"""The engine of a loaded model: a plan of all its layers, and forwards of it in native code."""
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from operator import methodcaller
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from spikeconv.engine.cache import StateCache
-from spikeconv.families import family_of, own_name
+from spikeconv.engine.parts import decoder_of
 from spikeconv.ops.native import plan_model, run_model
 
+__all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "exact_half"]
+
 PARTS = ("encode", "products", "attention", "head", "rest")
+"""What a forward's time goes into."""
+
+CHUNK = 512
+"""Tokens of one native call: a longer text goes in pieces, between which Ctrl-C is heard."""
+
+FEWEST_POSITIONS = 1024
 
 
 class Sequence(NamedTuple):
-    """Tokens of one sequence in a forward.
+    """Some more tokens of one sequence.
 
     Attributes:
         count: how many.
         slot: of the cache.
         at: which key the first one's is.
         first: the first key that there is (behind padding on the left).
-        position: of the first token.
+        position: of the first token, for the rotary embedding.
     """
 
     count: int
@@ -29,48 +40,165 @@ class Sequence(NamedTuple):
     first: int = 0
     position: int = 0
 
+    def piece(self, done: int, count: int) -> "Sequence":
+        """`count` of its tokens behind the first `done`."""
+        return self._replace(count=count, at=self.at + done, position=self.position + done)
+
 
 class Engine:
-    def __init__(self, model: Any, positions: int) -> None:
-        family, config = family_of(model), model.config.get_text_config()
-        (stack,) = family.stacks
-        parts = stack.native
-        layers = model.get_submodule(own_name(model, stack.layers))
-        self.groups = []
-        for layer in layers:
-            attention, mlp = getattr(layer, parts.attention), getattr(layer, parts.feed_forward)
-            for first in (getattr(attention, parts.q), getattr(attention, parts.o), getattr(mlp, parts.gate), getattr(mlp, parts.down)):
-                self.groups.append(first.group.plan())
-        self.config = config
-        attention = getattr(layers[0], parts.attention)
-        self.layers, self.key_heads, self.head_dim = len(layers), config.num_key_value_heads, attention.head_dim
-        self.vocabulary = config.vocab_size
-        decoder = model.base_model
-        rotary = decoder.rotary_emb
-        cos, sin = rotary(torch.empty(0), torch.arange(positions)[None])
-        embedding = decoder.embed_tokens.weight
-        head = model.get_output_embeddings()
-        half = embedding.detach().bfloat16()
-        self.tensors = [half if torch.equal(half.float(), embedding) else embedding, cos[0].float().contiguous(), sin[0].float().contiguous(), decoder.norm.weight.detach()]
-        weight = head.weight.detach()
-        wh = weight.bfloat16()
-        self.head = self.tensors[0] if head.weight is embedding else wh if torch.equal(wh.float(), weight) else weight
-        sizes = [self.layers, config.hidden_size, config.num_attention_heads, self.key_heads, self.head_dim, config.intermediate_size, self.vocabulary, positions]
-        self.plan = plan_model(
-            [*sizes, *([0] * self.layers)],
-            [attention.scaling, decoder.norm.variance_epsilon, 1e-6],
-            [*self.tensors, self.head, None],
-            [group.arguments for group in self.groups],
-            [],
-        )
-        self.seconds = torch.zeros(5, dtype=torch.float64)
+    """A converted LLaMA, Mistral, Qwen2 or Qwen3 on a CPU, in float32, as one native object.
 
-    def cache(self, slots: int, capacity: int, dtype=torch.float32) -> StateCache:
+    It holds for the tensors that the model had when it was made, each at its address; `holds` says whether it still
+    does. What it points to cannot be freed while it lives.
+
+    Args:
+        model: loaded, without an obstacle (`parts.obstacle`).
+        positions: of a text at most; rotary tables are made for so many.
+
+    Attributes:
+        seconds: float64 [5] by `PARTS`, spent so far.
+    """
+
+    def __init__(self, model: Any, positions: int = FEWEST_POSITIONS) -> None:
+        decoder = decoder_of(model)
+        base, config = decoder.base, model.config.get_text_config()
+        attention = decoder.layers[0].attention
+        self.layers, self.head_dim, self.positions = len(decoder.layers), attention.head_dim, positions
+        self.key_heads, self.hidden, self.vocabulary = config.num_key_value_heads, config.hidden_size, config.vocab_size
+        self._groups = [group for layer in decoder.layers for group in layer.groups]
+        self._plans = [group.plan() for group in self._groups]
+        norms = [norm for layer in decoder.layers for norm in layer.norms]
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        owners = [base.embed_tokens, base.norm, *norms, *([] if head is None else [head])]
+        cells = chain.from_iterable(plan.cells for plan in self._plans)
+        own = [(module._parameters, "weight", module.weight, module.weight.data_ptr()) for module in owners]
+        self._cells = [*cells, *own]
+        self._tensors = [tensor for _, _, tensor, _ in self._cells if tensor is not None]
+        self._addresses = [address for _, _, tensor, address in self._cells if tensor is not None]
+        self._storages = [tensor.untyped_storage() for tensor in self._tensors]
+        with torch.no_grad():
+            cos, sin = base.rotary_emb(torch.empty(0), torch.arange(positions)[None])
+            embedding = exact_half(base.embed_tokens.weight.detach())
+            weight = None if head is None else head.weight
+            shared = embedding if weight is base.embed_tokens.weight else None
+            head_weight = None if weight is None else exact_half(weight.detach()) if shared is None else shared
+            bias = None if head is None or head.bias is None else head.bias.detach()
+            self.tables = [
+                embedding,
+                cos[0].contiguous(),
+                sin[0].contiguous(),
+                base.norm.weight.detach(),
+                head_weight,
+                bias,
+            ]
+        sizes = [self.layers, self.hidden, config.num_attention_heads, self.key_heads, self.head_dim]
+        self._plan = plan_model(
+            [*sizes, config.intermediate_size, self.vocabulary, positions, *_windows(config, self.layers)],
+            [attention.scaling, base.norm.variance_epsilon, norms[0].variance_epsilon if norms else 0.0],
+            self.tables,
+            [plan.arguments for plan in self._plans],
+            [norm.weight.detach() for norm in norms],
+        )
+        self.seconds = torch.zeros(len(PARTS), dtype=torch.float64)
+
+    def holds(self) -> bool:
+        """Whether the model's tensors and settings still are what they were."""
+        return (
+            all(owner[name] is tensor for owner, name, tensor, _ in self._cells)
+            and list(map(methodcaller("data_ptr"), self._tensors)) == self._addresses
+            and all(plan.fits(group) for plan, group in zip(self._plans, self._groups, strict=True))
+        )
+
+    def cache(self, slots: int, capacity: int, dtype: torch.dtype = torch.float32) -> StateCache:
+        """An empty cache of this model."""
         return StateCache(self.layers, self.key_heads, self.head_dim, slots, capacity, dtype)
 
-    def forward(self, tokens: Tensor, sequences: list[Sequence], cache: StateCache, wanted: Tensor) -> Tensor:
-        rows, begin = [], 0
-        for s in sequences:
-            rows.append((begin, *s))
-            begin += s.count
-        return run_model(self.plan, tokens, torch.tensor(rows), cache.keys, cache.values, wanted, self.seconds, torch.empty(0))
+    def forward(
+        self, tokens: Tensor, sequences: Iterable[Sequence], cache: StateCache, wanted: Tensor, *, logits: bool
+    ) -> Tensor:
+        """Go on with some sequences.
+
+        Args:
+            tokens: int64 [T], of all sequences, one after the other.
+            sequences: of at least one token each, in slots of their own.
+            cache: what was said before; it is written to.
+            wanted: int64 [R], rows of `tokens`, ascending.
+            logits: whether logits are wanted, or what the head reads (behind the last norm).
+
+        Returns:
+            float32 [R, vocabulary] or [R, hidden].
+
+        Raises:
+            RuntimeError: a token that the model does not know, or no room in cache or rotary tables.
+        """
+        results = []
+        for begin, pieces in _chunks(sequences):
+            rows, place = [], 0
+            for piece in pieces:
+                rows.append((place, *piece))
+                place += piece.count
+            last = begin + place
+            low, high = (0, len(wanted)) if place == len(tokens) else _span(wanted, begin, last)
+            results.append(
+                run_model(
+                    self._plan, tokens[begin:last], torch.tensor(rows), cache.keys, cache.values,
+                    wanted[low:high] - begin, logits, self.seconds, _NOTHING,
+                )
+            )  # fmt: skip
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def trace(self, tokens: Tensor, cache: StateCache) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (or what the head reads) of one text from its beginning, and what was computed on the way.
+
+        Returns:
+            float32 [T, …]; by name float32 [layers, T, width]: `input`, `q`, `k`, `v`, `attended`, `o`, `middle`, `gate`,
+            `up`, `product` (what goes into down), `down`.
+        """
+        config_heads = self._plans[1].in_features
+        keys, inner = self.key_heads * self.head_dim, self._plans[3].in_features
+        widths = {
+            "input": self.hidden, "q": config_heads, "k": keys, "v": keys, "attended": config_heads, "o": self.hidden,
+            "middle": self.hidden, "gate": inner, "up": inner, "product": inner, "down": self.hidden,
+        }  # fmt: skip
+        found = torch.empty(self.layers, len(tokens), sum(widths.values()))
+        rows = torch.tensor([(0, len(tokens), 0, 0, 0, 0)])
+        wanted, has_head = torch.arange(len(tokens)), self.tables[4] is not None
+        out = run_model(self._plan, tokens, rows, cache.keys, cache.values, wanted, has_head, self.seconds, found)
+        return out, dict(zip(widths, found.split(list(widths.values()), -1), strict=True))
+
+
+_NOTHING = torch.empty(0)
+
+
+def exact_half(weight: Tensor) -> Tensor:
+    """A float32 weight in bfloat16 where that is the same numbers, which most checkpoints hold; else itself."""
+    half = weight.to(torch.bfloat16)
+    return half if torch.equal(half.float(), weight) else weight.contiguous()
+
+
+def _windows(config: Any, layers: int) -> list[int]:
+    """Keys that a token sees in each layer, itself included; 0: all."""
+    window = int(getattr(config, "sliding_window", None) or 0)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
+    return [window if kind == "sliding_attention" else 0 for kind in kinds]
+
+
+def _chunks(sequences: Iterable[Sequence]) -> Iterator[tuple[int, list[Sequence]]]:
+    """The same in pieces of at most CHUNK tokens, with the first token of each."""
+    begin, held, pieces = 0, 0, []
+    for sequence in sequences:
+        done = 0
+        while done < sequence.count:
+            count = min(sequence.count - done, CHUNK - held)
+            pieces.append(sequence.piece(done, count))
+            done, held = done + count, held + count
+            if held == CHUNK:
+                yield begin, pieces
+                begin, held, pieces = begin + held, 0, []
+    if pieces:
+        yield begin, pieces
+
+
+def _span(ascending: Tensor, begin: int, end: int) -> tuple[int, int]:
+    low, high = torch.searchsorted(ascending, torch.tensor([begin, end])).tolist()
+    return low, high

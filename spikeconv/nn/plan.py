@@ -28,12 +28,18 @@ class GroupPlan:
 
     It holds for the same tensor objects, each at the address it had, and for the same settings of the encoder. What it
     points to cannot be freed while it lives, so nothing else can come to lie at one of its addresses.
+
+    Attributes:
+        cells: where each tensor is looked up, under which name, the tensor (or None) and its address (or -1).
+        in_features: of the linears.
+        arguments: what `ops.native.run_group` takes.
     """
 
-    __slots__ = ("_cells", "_members", "_rotation", "_settings", "_storages", "arguments")
+    __slots__ = ("_members", "_rotation", "_settings", "_storages", "arguments", "cells", "in_features")
 
     def __init__(self, group: "SpikeGroup", codec: CountCodec) -> None:
         encoder, first = group.encoder, group.members[0]
+        self.in_features = first.in_features
         self._members = list(group.members)
         self._settings = _settings(group)
         owners = [cell for linear in group.members for cell in linear.cells()]
@@ -42,9 +48,9 @@ class GroupPlan:
         if (clipping := encoder.held_by.get("input_threshold")) is not None:
             owners.append((clipping._buffers, "input_threshold"))
         # Where each tensor is looked up (any may be replaced), and what was found there.
-        self._cells = [(owner, name, owner[name], _address(owner[name])) for owner, name in owners]
+        self.cells = [(owner, name, owner[name], _address(owner[name])) for owner, name in owners]
         # `x.data = y` moves a tensor object elsewhere, and would free what the plan points to.
-        self._storages = [tensor.untyped_storage() for _, _, tensor, _ in self._cells if tensor is not None]
+        self._storages = [tensor.untyped_storage() for _, _, tensor, _ in self.cells if tensor is not None]
         self._rotation = [] if encoder.rotation is None else encoder.rotation.on(torch.device("cpu"))
         norm = encoder.folded()
         self.arguments: Tensor = native.plan_group(
@@ -58,10 +64,14 @@ class GroupPlan:
         )
 
     def holds(self, group: "SpikeGroup") -> bool:
-        """Whether the group still is what the plan was made of."""
-        for owner, name, tensor, address in self._cells:
+        """Whether the group still is what the plan was made of: the same tensors, and the same settings."""
+        for owner, name, tensor, address in self.cells:
             if owner[name] is not tensor or (tensor is not None and tensor.data_ptr() != address):
                 return False
+        return self.fits(group)
+
+    def fits(self, group: "SpikeGroup") -> bool:
+        """Whether the group has the linears and the settings that the plan was made of, whatever their tensors."""
         return self._settings == _settings(group) and self._members == group.members
 
 

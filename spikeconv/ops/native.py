@@ -26,7 +26,7 @@ from spikeconv.ops import build
 __all__ = [
     "Backend",
     "cpu_kernels",
-    "decode_layer",
+    "float_head",
     "load",
     "note_hash",
     "plan_group",
@@ -161,61 +161,41 @@ def run_model(
     keys: Tensor,
     values: Tensor,
     wanted: Tensor,
+    wants_logits: bool,
     seconds: Tensor,
     trace: Tensor,
 ) -> Tensor:
-    """Logits float32 [R, vocabulary] of a forward.
+    """Logits float32 [R, vocabulary] of a forward, or what the head reads [R, hidden].
 
     Args:
         plan: of `plan_model`.
         tokens: int64 [T], of all sequences, one after the other.
         sequences: int64 [S, 6]: first token, tokens, slot, place of the first key, first key that there is, position.
         keys, values: float32 or bfloat16 [layers, slots, key heads, capacity, head_dim]; written to.
-        wanted: int64 [R], tokens whose logits are wanted.
+        wanted: int64 [R], rows of `tokens`.
+        wants_logits: whether logits are wanted.
         seconds: float64 [5], what encoding, products, attention, head and the rest took is added.
         trace: float32 [layers, T, width] to be filled with what was computed on the way, or empty.
     """
     logits: Tensor = torch.ops.spikeconv.run_model.default(
-        plan, tokens, sequences, keys, values, wanted, seconds, trace
+        plan, tokens, sequences, keys, values, wanted, wants_logits, seconds, trace
     )
     return logits
 
 
-def decode_layer(
-    x: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    plans: Sequence[Tensor],
-    scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A gated decoder layer for one more token of every sequence, on the CPU and in float32.
+def float_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x · weightᵀ + bias in float32, by a weight of float32 or bfloat16.
 
     Args:
-        x: [batch, 1, hidden].
-        cos, sin: [1 or batch, 1, head_dim].
-        keys, values: [batch, kv_heads, past, head_dim].
-        plans: of the layer's groups, norms folded in: q|k|v, output, gate|up, down.
-        scaling: of the attention's scores.
+        x: float32 [..., n] on the CPU.
+        weight: contiguous [outputs, n].
+        bias: float32 [outputs] or None.
 
     Returns:
-        The layer's output, and keys and values [batch, kv_heads, past + 1, head_dim]: the bits of transformers' layer.
+        float32 [..., outputs].
     """
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.spikeconv.decode_layer.default(
-        x, cos, sin, keys, values, plans, scaling
-    )
-    return result
-
-
-@cache
-def _warn(device: str, why: str) -> None:
-    warnings.warn(
-        f"The native {device} kernels cannot be used: {why}. The reference gives the same bits, many times slower; "
-        f"{SWITCHED_OFF} asks for it without this warning.",
-        SpikeconvWarning,
-        stacklevel=2,
-    )
+    y: Tensor = torch.ops.spikeconv.float_head.default(x, weight, bias)
+    return y
 
 
 def _installed(device: str) -> Path:
