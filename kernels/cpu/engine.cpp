@@ -337,6 +337,7 @@ void run_forward(const ModelPlan& model, const LayerPlan* layers, std::span<cons
 
 void run_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t vocabulary,
               float* logits) {
+  if (rows == 0) return;
   const EngineKernels& isa = *kernels().engine;
   const int64_t work = std::max<int64_t>(1, rows * n * kHeadRows);
   share(0, ceil_div(vocabulary, kHeadRows), std::max<int64_t>(1, kWorkPerThread / 4 / work),

@@ -1,8 +1,6 @@
 """The engine of a loaded model: a plan of all its layers, and forwards of it in native code."""
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
-from operator import methodcaller
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +8,7 @@ from torch import Tensor
 
 from spikeconv.engine.cache import StateCache
 from spikeconv.engine.parts import decoder_of
+from spikeconv.nn import Cells
 from spikeconv.ops.native import plan_model, run_model
 
 __all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "exact_half"]
@@ -27,14 +26,14 @@ class Sequence(NamedTuple):
     """Some more tokens of one sequence.
 
     Attributes:
-        count: how many.
+        tokens: how many.
         slot: of the cache.
         at: which key the first one's is.
         first: the first key that there is (behind padding on the left).
         position: of the first token, for the rotary embedding.
     """
 
-    count: int
+    tokens: int
     slot: int = 0
     at: int = 0
     first: int = 0
@@ -42,7 +41,7 @@ class Sequence(NamedTuple):
 
     def piece(self, done: int, count: int) -> "Sequence":
         """`count` of its tokens behind the first `done`."""
-        return self._replace(count=count, at=self.at + done, position=self.position + done)
+        return self._replace(tokens=count, at=self.at + done, position=self.position + done)
 
 
 class Engine:
@@ -65,17 +64,12 @@ class Engine:
         attention = decoder.layers[0].attention
         self.layers, self.head_dim, self.positions = len(decoder.layers), attention.head_dim, positions
         self.key_heads, self.hidden, self.vocabulary = config.num_key_value_heads, config.hidden_size, config.vocab_size
-        self._groups = [group for layer in decoder.layers for group in layer.groups]
-        self._plans = [group.plan() for group in self._groups]
+        self._plans = [group.plan() for layer in decoder.layers for group in layer.groups]
         norms = [norm for layer in decoder.layers for norm in layer.norms]
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         owners = [base.embed_tokens, base.norm, *norms, *([] if head is None else [head])]
-        cells = chain.from_iterable(plan.cells for plan in self._plans)
-        own = [(module._parameters, "weight", module.weight, module.weight.data_ptr()) for module in owners]
-        self._cells = [*cells, *own]
-        self._tensors = [tensor for _, _, tensor, _ in self._cells if tensor is not None]
-        self._addresses = [address for _, _, tensor, address in self._cells if tensor is not None]
-        self._storages = [tensor.untyped_storage() for tensor in self._tensors]
+        own = [(module._parameters, "weight") for module in owners]
+        self._cells = Cells([*(cell[:2] for plan in self._plans for cell in plan.cells.cells), *own])
         with torch.no_grad():
             cos, sin = base.rotary_emb(torch.empty(0), torch.arange(positions)[None])
             embedding = exact_half(base.embed_tokens.weight.detach())
@@ -103,11 +97,7 @@ class Engine:
 
     def holds(self) -> bool:
         """Whether the model's tensors and settings still are what they were."""
-        return (
-            all(owner[name] is tensor for owner, name, tensor, _ in self._cells)
-            and list(map(methodcaller("data_ptr"), self._tensors)) == self._addresses
-            and all(plan.fits(group) for plan, group in zip(self._plans, self._groups, strict=True))
-        )
+        return self._cells.hold()
 
     def cache(self, slots: int, capacity: int, dtype: torch.dtype = torch.float32) -> StateCache:
         """An empty cache of this model."""
@@ -136,7 +126,7 @@ class Engine:
             rows, place = [], 0
             for piece in pieces:
                 rows.append((place, *piece))
-                place += piece.count
+                place += piece.tokens
             last = begin + place
             low, high = (0, len(wanted)) if place == len(tokens) else _span(wanted, begin, last)
             results.append(
@@ -151,8 +141,8 @@ class Engine:
         """Logits (or what the head reads) of one text from its beginning, and what was computed on the way.
 
         Returns:
-            float32 [T, …]; by name float32 [layers, T, width]: `input`, `q`, `k`, `v`, `attended`, `o`, `middle`, `gate`,
-            `up`, `product` (what goes into down), `down`.
+            float32 [T, …]; by name float32 [layers, T, width]: `input`, `q`, `k`, `v`, `attended`, `o`, `middle`,
+            `gate`, `up`, `product` (what goes into down), `down`.
         """
         config_heads = self._plans[1].in_features
         keys, inner = self.key_heads * self.head_dim, self._plans[3].in_features
@@ -188,8 +178,8 @@ def _chunks(sequences: Iterable[Sequence]) -> Iterator[tuple[int, list[Sequence]
     begin, held, pieces = 0, 0, []
     for sequence in sequences:
         done = 0
-        while done < sequence.count:
-            count = min(sequence.count - done, CHUNK - held)
+        while done < sequence.tokens:
+            count = min(sequence.tokens - done, CHUNK - held)
             pieces.append(sequence.piece(done, count))
             done, held = done + count, held + count
             if held == CHUNK:

@@ -51,7 +51,7 @@ def decoder_of(model: Any) -> Decoder:
 
 
 def runs_layers(model: Any) -> bool:
-    """Whether a model is one that the engine is for: on a CPU with native kernels, of such a family, with float states."""
+    """Whether the engine is for a model: on a CPU with native kernels, of such a family, with float keys and values."""
     on_cpu = model.device.type == "cpu" and load("cpu").is_native
     return on_cpu and any(True for _ in _layers(model)) and not attention_codes(model)
 
@@ -128,7 +128,7 @@ def _is_unlike(layer: Any, native: GatedDecoder) -> str | None:
         return "a norm is not computed by the encoder"
     if [linear.group.members for linear in (q, o, gate, down)] != [[q, k, v], [o], [gate, up], [down]]:
         return "linears of one input differ in their settings"
-    if any(linear.group.plan() is None for linear in (q, o, gate, down)):
+    if any(linear.group.encoder.prepares or linear.group.plan() is None for linear in (q, o, gate, down)):
         return "its encoders or executions run step by step"
     if attention.head_dim > LARGEST_HEAD or attention.head_dim % 2:
         return f"head_dim is {attention.head_dim}, not an even number up to {LARGEST_HEAD}"

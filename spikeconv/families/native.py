@@ -13,7 +13,7 @@ class GatedDecoder:
         attention, feed_forward: names of the two halves below a layer.
         attention_norm, feed_forward_norm: names of the RMSNorms in front of them, below the layer.
         q, k, v, o: names of the linears below `attention`.
-        q_norm, k_norm: names of RMSNorms over each head of q and k before the rotary embedding, below `attention`, or None.
+        q_norm, k_norm: names of RMSNorms of each head of q and k, before they are rotated, below `attention`; or None.
         gate, up, down: names of the linears below `feed_forward`.
         activation: name of the module of SiLU below `feed_forward`.
     """

@@ -1,9 +1,9 @@
 """The engine behind transformers' interface: what `generate`, a pipeline or a plain call of a model runs.
 
 The forward of the decoder (without its head) is replaced on the instance, so whatever is built on it, losses and
-`logits_to_keep` included, stays transformers' own. Its keys and values live in the engine's cache; transformers' cache
-shows them as the tensors that it would have, and may crop, reorder or copy them. What the engine does not do (gradients,
-hooks, hidden states of layers, other caches, masks that are no padding on the left) takes the modules' own way.
+`logits_to_keep` included, stays transformers' own. Keys and values live in the engine's cache; transformers' shows them
+as the tensors that it would have, and may crop, reorder or copy them. What the engine does not do (gradients, hooks,
+hidden states of layers, other caches, masks that are no padding on the left) takes the modules' own way.
 """
 
 import inspect
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from spikeconv.engine import Engine, Sequence, StateCache, Texts, exact_half, obstacle, runs_layers, texts_of
 from spikeconv.errors import SpikeconvWarning
 from spikeconv.integrations.engine_cache import states_of
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
-from spikeconv.nn import spike_linears
+from spikeconv.nn import Encoder, spike_linears
 from spikeconv.ops.native import float_head
 
 __all__ = ["EngineForward", "HeadForward", "use_engine"]
@@ -61,6 +61,8 @@ class EngineForward:
         self._engine: Engine | None = None
         self._modules: list[tuple[dict[str, Any], str, Any]] = []
         self._hooks: list[Any] = []
+        self._dicts: list[dict[str, Any]] = []
+        self._encoders: list[Encoder] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "_told": self._told}
@@ -71,6 +73,7 @@ class EngineForward:
 
     @property
     def __signature__(self) -> inspect.Signature:
+        """Of the forward that it stands for: `generate` looks at it."""
         parameters = list(inspect.signature(type(self.model.base_model).forward).parameters.values())[1:]
         return inspect.Signature(parameters)
 
@@ -109,11 +112,13 @@ class EngineForward:
         if cache is None and use_cache:
             cache = DynamicCache(config=config)
         if cache is not None and type(cache) is not DynamicCache:
-            return self._no(f"a {type(cache).__name__} is not a cache that the engine can share")
+            self._tell(f"a {type(cache).__name__} is not a cache that the engine can share")
+            return None
         past = 0 if cache is None else cache.get_seq_length()
         texts = texts_of(ids, given.get("attention_mask"), given.get("position_ids"), past)
         if texts is None:
-            return self._no("a mask or positions other than those of padding on the left")
+            self._tell("a mask or positions other than those of padding on the left")
+            return None
         engine = self._ready(texts.last_position + 1)
         if engine is None:
             return None
@@ -122,17 +127,20 @@ class EngineForward:
         else:
             states = states_of(cache, engine, len(ids))
             if states is None:
-                return self._no("a cache whose layers are not those of DynamicCache, or are no float32 states")
+                self._tell("a cache whose layers are not those of DynamicCache, or hold no float32 states")
+                return None
             states.make_room(texts.end)
             hidden = run_texts(engine, texts, states.held)
             states.length = texts.end
-        return BaseModelOutputWithPast(**{"last_hidden_state": hidden, memory_keyword(base): cache})
+        result: Any = {"last_hidden_state": hidden, memory_keyword(base): cache}
+        return BaseModelOutputWithPast(**result)
 
-    def _no(self, why: str) -> None:
-        """Take the modules' own way, and say so once."""
+    def _tell(self, why: str) -> None:
+        """Say once why a forward takes the modules' own way."""
         if why not in self._told:
             self._told.add(why)
-            warnings.warn(f"This forward runs transformers' own layers, not the engine: {why}.", SpikeconvWarning, 4)
+            message = f"This forward runs transformers' own layers, not the engine: {why}."
+            warnings.warn(message, SpikeconvWarning, stacklevel=4)
 
     def _is_plain(self) -> bool:
         """Whether the modules are those that the engine was made of, and nobody watches or replaces one of them."""
@@ -144,7 +152,7 @@ class EngineForward:
             self._dicts = [m.__dict__ for m in modules[1:]]
             self._encoders = list({id(e): e for e in (m.encoder for m in spike_linears(self.model).values())}.values())
         return not (
-            any(self._hooks)
+            any(any(map(_watches, hooks.values())) for hooks in self._hooks if hooks)
             or any("forward" in own for own in self._dicts)
             or any(encoder.observers for encoder in self._encoders)
         )
@@ -163,8 +171,13 @@ class EngineForward:
         return engine
 
 
+def _watches(hook: Any) -> bool:
+    """Whether a hook does anything now: transformers leaves its own where it was once asked for hidden states."""
+    return getattr(hook, "__module__", None) != "transformers.utils.output_capturing"
+
+
 class HeadForward:
-    """The forward of a float output head: weights in bfloat16 where those are the same numbers, half the bytes to read."""
+    """The forward of a float output head, by weights in bfloat16 where those are the same numbers: half the bytes."""
 
     def __init__(self, head: nn.Linear) -> None:
         self.head = head

@@ -74,7 +74,7 @@ def states_of(cache: Cache, engine: Engine, batch: int) -> EngineStates | None:
 
     Its layers are EngineLayers afterwards.
     """
-    layers = cache.layers
+    layers: list[Any] = cache.layers
     if not layers and cache.layer_class_to_replicate is not None:
         if cache.layer_class_to_replicate is not DynamicLayer or cache.offloading:
             return None

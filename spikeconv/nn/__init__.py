@@ -4,11 +4,13 @@ from spikeconv.nn.group import SpikeGroup, check_shared
 from spikeconv.nn.guard import guard_first_forward
 from spikeconv.nn.layout import arrange_weights, prefers_events, set_execution
 from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, packed_row_sums, row_sums, spike_linears
+from spikeconv.nn.plan import Cells
 from spikeconv.nn.streams import run_streams
 from spikeconv.nn.training import TrainedInput, TrainedLinear
 
 __all__ = [
     "EXECUTIONS",
+    "Cells",
     "Encoder",
     "FoldedNorm",
     "KvCode",

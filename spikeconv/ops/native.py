@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -196,6 +195,16 @@ def float_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     y: Tensor = torch.ops.spikeconv.float_head.default(x, weight, bias)
     return y
+
+
+@cache
+def _warn(device: str, why: str) -> None:
+    warnings.warn(
+        f"The native {device} kernels cannot be used: {why}. The reference gives the same bits, many times slower; "
+        f"{SWITCHED_OFF} asks for it without this warning.",
+        SpikeconvWarning,
+        stacklevel=2,
+    )
 
 
 def _installed(device: str) -> Path:
