@@ -14,7 +14,6 @@ namespace spikeconv {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
 // Pieces of one block of memory, each at a cache line.
 class Room {
  public:

@@ -11,7 +11,7 @@ from spikeconv.engine.parts import decoder_of
 from spikeconv.nn import Cells
 from spikeconv.ops.native import plan_model, run_model
 
-__all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "exact_half"]
+__all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "exact_half", "windows_of"]
 
 PARTS = ("encode", "products", "attention", "head", "rest")
 """What a forward's time goes into."""
@@ -87,7 +87,7 @@ class Engine:
             ]
         sizes = [self.layers, self.hidden, config.num_attention_heads, self.key_heads, self.head_dim]
         self._plan = plan_model(
-            [*sizes, config.intermediate_size, self.vocabulary, positions, *_windows(config, self.layers)],
+            [*sizes, config.intermediate_size, self.vocabulary, positions, *windows_of(config, self.layers)],
             [attention.scaling, base.norm.variance_epsilon, norms[0].variance_epsilon if norms else 0.0],
             self.tables,
             [plan.arguments for plan in self._plans],
@@ -166,7 +166,7 @@ def exact_half(weight: Tensor) -> Tensor:
     return half if torch.equal(half.float(), weight) else weight.contiguous()
 
 
-def _windows(config: Any, layers: int) -> list[int]:
+def windows_of(config: Any, layers: int) -> list[int]:
     """Keys that a token sees in each layer, itself included; 0: all."""
     window = int(getattr(config, "sliding_window", None) or 0)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers

@@ -67,6 +67,8 @@ def obstacle(model: Any) -> Obstacle | None:
     if (why := _is_strange(model, *layers[0])) is not None:
         return Obstacle(why, is_choice=False)
     config = model.config.get_text_config()
+    if any("forward" in module.__dict__ for module in model.base_model.modules() if module is not model.base_model):
+        return Obstacle("forwards of its modules were replaced, as accelerate does to move weights", True)
     if model.dtype != torch.float32:
         return Obstacle(f"the model computes in {str(model.dtype).removeprefix('torch.')}, not in float32", True)
     if config._attn_implementation != "sdpa":

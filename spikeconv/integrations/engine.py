@@ -8,6 +8,8 @@ hidden states of layers, other caches, masks that are no padding on the left) ta
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from spikeconv.integrations.memory import KEYWORDS, memory_keyword
 from spikeconv.nn import Encoder, spike_linears
 from spikeconv.ops.native import float_head
 
-__all__ = ["EngineForward", "HeadForward", "use_engine"]
+__all__ = ["EngineForward", "HeadForward", "modules_only", "use_engine"]
 
 READ = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
 """Arguments that the engine reads."""
@@ -43,10 +45,25 @@ def use_engine(model: Any) -> bool:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if type(head) is nn.Linear and "forward" not in head.__dict__:
         head.forward = HeadForward(head)  # type: ignore[assignment, method-assign]
-    if not runs_layers(model) or obstacle(model) is not None or "forward" in base.__dict__:
+    if "forward" in base.__dict__ or not runs_layers(model) or obstacle(model) is not None:
         return False
     base.forward = EngineForward(model)
     return True
+
+
+@contextmanager
+def modules_only(model: Any) -> Iterator[None]:
+    """While open, every forward of a model runs its modules."""
+    held = model.base_model.__dict__.pop("forward", None) if _has_engine(model) else None
+    try:
+        yield
+    finally:
+        if held is not None:
+            model.base_model.forward = held
+
+
+def _has_engine(model: Any) -> bool:
+    return isinstance(model.base_model.__dict__.get("forward"), EngineForward)
 
 
 class EngineForward:
