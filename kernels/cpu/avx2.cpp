@@ -14,7 +14,8 @@ namespace {
 
 // 8 outputs × 4 inputs a vector; 16-bit sums of two inputs each.
 struct Product {
-  static constexpr int kRows = 6, kStreamRows = 4, kChains = 1, kVectors = 2, kBytes = 32;
+  static constexpr int kRows = 6, kTiles = 1, kVectors = 2, kBytes = 32;
+  static constexpr bool kWhole = false;
   using Acc = __m256i;
   using Weights = __m256i;
 
@@ -22,13 +23,13 @@ struct Product {
     const int64_t steps = INT16_MAX / (2 * weight * count);
     return steps >= 4 ? steps / 2 * 2 : 0;  // below that the draining costs more than the wide product
   }
+  static constexpr int64_t ahead(int rows) { return rows == 1 ? 0 : 512; }
   SPIKECONV_HD Acc zero() { return _mm256_setzero_si256(); }
   SPIKECONV_HD Weights weights(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   SPIKECONV_HD void hide(Weights& w) { asm volatile("" : "+x"(w)); }
-  SPIKECONV_HD void nibbles(const uint8_t* p, Weights& even, Weights& odd) {
-    const __m256i mask = _mm256_set1_epi8(15), both = weights(p);
-    even = _mm256_and_si256(both, mask);
-    odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+  SPIKECONV_HD Weights low(const uint8_t* p) { return _mm256_and_si256(weights(p), _mm256_set1_epi8(15)); }
+  SPIKECONV_HD Weights high(const uint8_t* p) {
+    return _mm256_and_si256(_mm256_srli_epi16(weights(p), 4), _mm256_set1_epi8(15));
   }
   SPIKECONV_HD __m256i counts(const int8_t* p) {
     int32_t four;
@@ -39,29 +40,30 @@ struct Product {
     // The addition is written out so that it stays where it is: gcc would compute all products first, and spill sums.
     asm volatile("vpaddw %1, %0, %0" : "+x"(acc) : "x"(_mm256_maddubs_epi16(w, k)));
   }
-  SPIKECONV_HD void drain(Acc acc, int32_t* out) {
-    const __m256i sum = _mm256_madd_epi16(acc, _mm256_set1_epi16(1));
-    store(out, _mm256_add_epi32(load<__m256i>(out), sum));
-  }
+  SPIKECONV_HD Ints widen(Acc acc) { return (Ints)_mm256_madd_epi16(acc, _mm256_set1_epi16(1)); }
+  SPIKECONV_HD void split(uint64_t word, uint32_t& even, uint32_t& odd) { split_word(word, even, odd); }
 };
 
 // 32-bit sums, for weights and counts too wide for the above.
 struct WideProduct {
-  static constexpr int kRows = 6, kChains = 1, kVectors = 2, kBytes = 32;
-  using Acc = __m256i;
+  static constexpr int kRows = 6, kTiles = 1, kVectors = 2, kBytes = 32;
+  static constexpr bool kWhole = true;
+  using Acc = Ints;
   using Weights = __m256i;
 
-  SPIKECONV_HD Acc zero() { return _mm256_setzero_si256(); }
+  static constexpr int64_t ahead(int rows) { return Product::ahead(rows); }
   SPIKECONV_HD Weights weights(const uint8_t* p) { return Product::weights(p); }
-  SPIKECONV_HD void nibbles(const uint8_t* p, Weights& even, Weights& odd) { Product::nibbles(p, even, odd); }
+  SPIKECONV_HD Weights low(const uint8_t* p) { return Product::low(p); }
+  SPIKECONV_HD Weights high(const uint8_t* p) { return Product::high(p); }
   SPIKECONV_HD __m256i counts(const int8_t* p) { return Product::counts(p); }
   SPIKECONV_HD void add(Acc& acc, Weights w, __m256i k) {
     // Bytes 0 and 2 of every group of four, then bytes 1 and 3, as 16-bit numbers.
     const __m256i w02 = _mm256_and_si256(w, _mm256_set1_epi16(255)), w13 = _mm256_srli_epi16(w, 8);
     const __m256i k02 = _mm256_srai_epi16(_mm256_slli_epi16(k, 8), 8), k13 = _mm256_srai_epi16(k, 8);
-    acc = _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(w02, k02), _mm256_madd_epi16(w13, k13)));
+    const __m256i sum = _mm256_add_epi32(_mm256_madd_epi16(w02, k02), _mm256_madd_epi16(w13, k13));
+    acc = add_ints(acc, (Ints)sum);
   }
-  SPIKECONV_HD void drain(Acc acc, int32_t* out) { store(out, _mm256_add_epi32(load<__m256i>(out), acc)); }
+  SPIKECONV_HD Ints widen(Acc acc) { return acc; }
 };
 
 // Columns two by two: their bytes interleave into the pairs that vpmaddubsw adds. The 64 sums of a step stay in the
@@ -109,6 +111,8 @@ struct ColumnSum {
 };
 
 #include "encode.inl"
+#include "packing.inl"
+#include "output.inl"
 #include "dense.inl"
 #include "events.inl"
 #include "limits.inl"
@@ -119,7 +123,7 @@ struct ColumnSum {
 
 }  // namespace
 
-extern const Kernels kAvx2 = {"avx2", Product::kRows, encode, make_panel,
-                              dense, events, rtn, encode_rows, attend, merge, peak, read};
+extern const Kernels kAvx2 = {"avx2", Product::kRows, encode, pack, dense, dense_few,
+                              events, rtn, encode_rows, attend, merge, peak, read};
 
 }  // namespace spikeconv

@@ -44,5 +44,5 @@ void events(const Weight& w, const int32_t* index, const int16_t* count, int64_t
     for (int64_t e = 0; e < fired; ++e) add_column(w, index[e], count[e], begin + whole, end, acc + whole);
   }
   for (; done < fired; ++done) add_column(w, index[done], count[done], begin, end, acc);
-  write_output(out, w.bits, count_sum, token, begin, end - begin, acc);
+  write_row(out, w.bits, count_sum, token, begin, end - begin, acc);
 }

@@ -11,51 +11,6 @@
 namespace spikeconv {
 namespace {
 
-Output at_token(Output out, int64_t token) {  // the output's rows from `token` on
-  out.data = static_cast<char*>(out.data) +
-             token * out.stride * (out.dtype == Dtype::float32 || out.dtype == Dtype::int32 ? 4 : 2);
-  if (out.zero) out.zero += token;
-  if (out.scale) out.scale += token;
-  return out;
-}
-
-// Every (block of tokens, tile) of all members, shared out among the threads.
-void run_dense(const Counts& counts, int64_t largest, std::span<const Member> members) {
-  const Kernels& isa = kernels();
-  const int64_t in = counts.in_features, planes = counts.wide ? 2 : 1;
-  // A block's panel should stay in the second-level cache.
-  const int64_t fit = std::max<int64_t>(24, (int64_t(384) << 10) / std::max<int64_t>(1, in));
-  const int64_t rows = isa.panel_rows;
-  const int64_t block = std::max(rows, std::min(kPanelTokens, fit) / rows * rows);
-  const int64_t blocks = ceil_div(counts.tokens, block), bytes = panel_bytes(1, in, int(planes));
-  static thread_local Scratch panel_memory;
-  int8_t* panels = static_cast<int8_t*>(panel_memory.bytes(counts.tokens * (bytes + 4) + 64));
-  int32_t* sums = reinterpret_cast<int32_t*>(panels + ceil_div(counts.tokens * bytes, 4) * 4);
-  const auto tokens_in = [&](int64_t b) { return std::min(block, counts.tokens - b * block); };
-  const int64_t panel_grain = std::max<int64_t>(1, kWorkPerThread / (block * bytes));
-  torch::stable::parallel_for(0, blocks, panel_grain, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b)
-      isa.make_panel(counts.row(b * block), counts.wide, in, tokens_in(b), panels + b * block * bytes,
-                     sums + b * block);
-  });
-  int64_t tiles = 0;
-  for (const Member& m : members) tiles += m.tiles();
-  const int64_t grain = std::max<int64_t>(1, kWorkPerThread / (kTileOutputs * bytes * tokens_in(0)));
-  torch::stable::parallel_for(0, blocks * tiles, grain, [&](int64_t begin, int64_t end) {
-    void* memory = scratch().bytes(kDenseScratch);
-    for (int64_t b = begin / tiles; b * tiles < end; ++b) {
-      const Panel panel{panels + b * block * bytes, sums + b * block,  tokens_in(b), bytes / planes / kStepInputs,
-                        int(planes),                int(counts.wide ? kPlane : largest)};
-      int64_t first = b * tiles;
-      for (const Member& m : members) {
-        const int64_t low = std::max(begin, first) - first, high = std::min(end - first, m.tiles());
-        if (low < high) isa.dense(m.weight, panel, at_token(m.output, b * block), low, high, memory);
-        first += m.tiles();
-      }
-    }
-  });
-}
-
 constexpr int64_t kEventOutputs = 128;  // outputs are shared out in pieces of this size: a cache line of nibbles
 
 void run_events(const Counts& counts, std::span<const Member> members) {

@@ -17,6 +17,7 @@ constexpr int kSumRegisters = 12;
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Naturals __attribute__((vector_size(4 * kLanes)));
 typedef uint8_t ByteLanes __attribute__((vector_size(4 * kLanes)));
 
 // In front of short loops over registers: unrolled in full, or the registers become memory.
@@ -38,6 +39,11 @@ SPIKECONV_HD void store(T* p, V v) {
 SPIKECONV_HD Floats splat(float x) { return x - Floats{}; }
 
 SPIKECONV_HD Ints splat_bits(uint32_t x) { return Ints{} + int32_t(x); }
+
+// Sums and products that wrap around.
+SPIKECONV_HD Ints add_ints(Ints a, Ints b) { return (Ints)((Naturals)a + (Naturals)b); }
+SPIKECONV_HD Ints sub_ints(Ints a, Ints b) { return (Ints)((Naturals)a - (Naturals)b); }
+SPIKECONV_HD Ints mul_ints(Ints a, Ints b) { return (Ints)((Naturals)a * (Naturals)b); }
 
 SPIKECONV_HD Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
 
@@ -116,4 +122,15 @@ SPIKECONV_HD T least(T a, T b) {
 template <class T>
 SPIKECONV_HD T most(T a, T b) {
   return a < b ? b : a;
+}
+
+// The bytes 0, 2, 4, 6 of a word, and 1, 3, 5, 7.
+SPIKECONV_HD void split_word(uint64_t word, uint32_t& even, uint32_t& odd) {
+  const auto gather = [](uint64_t x) {
+    x &= 0x00FF00FF00FF00FFu;
+    x = (x | x >> 8) & 0x0000FFFF0000FFFFu;
+    return uint32_t(x | x >> 16);
+  };
+  even = gather(word);
+  odd = gather(word >> 8);
 }
