@@ -66,6 +66,21 @@ struct Unit {
   const float* bias;           // [tiles · 16] of the outputs, or null
 };
 
+// One function for all sizes, so that it stays in the instruction cache.
+template <class P>
+__attribute__((noinline)) void write_tile(const Weight& w, const PackedCounts& counts, const Output& out, const Unit& unit,
+                                          int rows, int sums, const Ints* total) {
+  for (int r = 0; r < rows; ++r) {
+    const int64_t token = unit.token + r;
+    const TokenOutput of = token_output(out, w.bits, counts.sums[token], token);
+    for (int j = 0; j < sums; ++j) {
+      const int64_t first = unit.first + j / P::kVectors * unit.gap + j % P::kVectors * kLanes;
+      if (first >= w.out_features) break;
+      write_outputs(out, of, token, first, w.out_features - first, total[r * sums + j], unit.bias ? unit.bias + j * kLanes : nullptr);
+    }
+  }
+}
+
 template <class P, bool nibble, int rows, int tiles, bool few>
 void run_unit(const Weight& w, const PackedCounts& counts, const Output& out, const Unit& unit, int64_t period) {
   constexpr int kSums = tiles * P::kVectors;
@@ -101,14 +116,10 @@ void run_unit(const Weight& w, const PackedCounts& counts, const Output& out, co
       if (P::kWhole) break;
     }
   }
-  SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) {
-    const int64_t token = unit.token + r;
-    const TokenOutput of = token_output(out, w.bits, counts.sums[token], token);
-    SPIKECONV_UNROLL for (int j = 0; j < kSums; ++j) {
-      const int64_t first = unit.first + j / P::kVectors * unit.gap + j % P::kVectors * kLanes, n = w.out_features - first;
-      if (n > 0) write_outputs(out, of, token, first, n, total[r][j], unit.bias ? unit.bias + j * kLanes : nullptr);
-    }
-  }
+  Ints held[rows * kSums];  // apart from the registers, since its address is known elsewhere
+  SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
+    SPIKECONV_UNROLL for (int j = 0; j < kSums; ++j) held[r * kSums + j] = total[r][j];
+  write_tile<P>(w, counts, out, unit, rows, kSums, held);
 }
 
 typedef void (*RunUnit)(const Weight&, const PackedCounts&, const Output&, const Unit&, int64_t);
