@@ -66,54 +66,11 @@ struct WideProduct {
   SPIKECONV_HD Ints widen(Acc acc) { return acc; }
 };
 
-// Columns two by two: their bytes interleave into the pairs that vpmaddubsw adds. The 64 sums of a step stay in the
-// order in which they come out: even and odd outputs of bytes 0-7 of each half, then of bytes 8-15.
-struct ColumnSum {
-  static constexpr int kOutputs = 64, kColumns = 4;
-  using Sum = int16_t;
-
-  static int64_t period(int weight, int count) { return INT16_MAX / (weight * count); }
-
-  static void add(const uint8_t* const* columns, const int* counts, int64_t outputs, Sum* sums) {
-    const __m256i mask = _mm256_set1_epi8(15);
-    const __m256i k[2] = {_mm256_set1_epi16(int16_t((counts[0] & 255) | counts[1] * 256)),
-                          _mm256_set1_epi16(int16_t((counts[2] & 255) | counts[3] * 256))};
-    for (int64_t o = 0; o < outputs; o += kOutputs, sums += kOutputs) {
-      __m256i sum[4];
-      SPIKECONV_UNROLL for (int i = 0; i < 4; ++i) sum[i] = load<__m256i>(sums + 16 * i);
-      SPIKECONV_UNROLL for (int pair = 0; pair < 2; ++pair) {
-        const __m256i a = Product::weights(columns[2 * pair] + o / 2);
-        const __m256i b = Product::weights(columns[2 * pair + 1] + o / 2);
-        const __m256i a0 = _mm256_and_si256(a, mask), a1 = _mm256_and_si256(_mm256_srli_epi16(a, 4), mask);
-        const __m256i b0 = _mm256_and_si256(b, mask), b1 = _mm256_and_si256(_mm256_srli_epi16(b, 4), mask);
-        sum[0] = _mm256_add_epi16(sum[0], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a0, b0), k[pair]));
-        sum[1] = _mm256_add_epi16(sum[1], _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a1, b1), k[pair]));
-        sum[2] = _mm256_add_epi16(sum[2], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a0, b0), k[pair]));
-        sum[3] = _mm256_add_epi16(sum[3], _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a1, b1), k[pair]));
-      }
-      SPIKECONV_UNROLL for (int i = 0; i < 4; ++i) store(sums + 16 * i, sum[i]);
-    }
-  }
-
-  static void drain(const Sum* sums, int64_t outputs, int32_t* acc) {
-    for (int64_t o = 0; o < outputs; o += kOutputs, sums += kOutputs)
-      for (int h = 0; h < 2; ++h) {
-        const __m256i even = load<__m256i>(sums + 32 * h), odd = load<__m256i>(sums + 32 * h + 16);
-        const __m256i parts[2] = {_mm256_unpacklo_epi16(even, odd), _mm256_unpackhi_epi16(even, odd)};
-        for (int p = 0; p < 2; ++p)
-          for (int half = 0; half < 2; ++half) {
-            const __m128i eight = half ? _mm256_extracti128_si256(parts[p], 1) : _mm256_castsi256_si128(parts[p]);
-            int32_t* out = acc + o + half * 32 + h * 16 + p * 8;
-            store(out, _mm256_add_epi32(load<__m256i>(out), _mm256_cvtepi16_epi32(eight)));
-          }
-      }
-  }
-};
-
 #include "encode.inl"
 #include "packing.inl"
 #include "output.inl"
 #include "dense.inl"
+#include "column_sum.inl"
 #include "events.inl"
 #include "limits.inl"
 #include "rtn.inl"
@@ -124,6 +81,6 @@ struct ColumnSum {
 }  // namespace
 
 extern const Kernels kAvx2 = {"avx2", Product::kRows, encode, pack, dense, dense_few,
-                              events, rtn, encode_rows, attend, merge, peak, read};
+                              list, events, write_row, rtn, encode_rows, attend, merge, peak, read};
 
 }  // namespace spikeconv

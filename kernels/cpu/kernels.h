@@ -68,6 +68,16 @@ struct PackedCounts {
   const int8_t* tile(int64_t token) const { return data + token * bytes(); }  // that begins with a token
 };
 
+// The non-zero counts of a token.
+struct Fired {
+  const int32_t* index;  // [number] of their inputs
+  const int16_t* count;
+  int64_t number;
+  int32_t sum;
+  int largest;           // |count|
+  bool narrow;           // all fit a byte
+};
+
 // What becomes of the accumulators of outputs [begin, end): y = (acc - z Σ_i W) · s · s_w + b, or acc itself.
 struct Output {
   void* data;  // [tokens, out_features]
@@ -160,10 +170,14 @@ struct Kernels {
   void (*dense)(const Weight&, const PackedCounts&, const Output&, int64_t panel, int64_t begin, int64_t end, void* scratch);
   // Tiles [begin, end) against all of at most kFewRows tokens, packed as one row tile. Not for weights in columns.
   void (*dense_few)(const Weight&, const PackedCounts&, int64_t rows, const Output&, int64_t begin, int64_t end);
-  // The same for one token and a weight in columns, from the indices of its non-zero counts. Outputs [begin, end);
-  // acc and sums hold 4 bytes for each of them.
-  void (*events)(const Weight&, const int32_t* index, const int16_t* count, int64_t fired, int32_t count_sum,
-                 const Output&, int64_t token, int64_t begin, int64_t end, int32_t* acc, void* sums);
+  // The non-zero ones of a token's counts [in]; room for 16 more than there are.
+  void (*list)(const void* counts, bool wide, int64_t in_features, int32_t* index, int16_t* count, Fired&);
+  // Sums of the outputs [first, last) of a weight in columns over the events [begin, end); first is a multiple of
+  // kEventOutputs, and acc and sums hold up to the next one behind last.
+  void (*events)(const Weight&, const Fired&, int64_t begin, int64_t end, int64_t first, int64_t last, int32_t* acc,
+                 int16_t* sums);
+  // Accumulators of the outputs [first, first + n) of a token → the output.
+  void (*write)(const Output&, int bits, int32_t count_sum, int64_t token, int64_t first, int64_t n, const int32_t* acc);
   void (*rtn)(const RtnJob&, int64_t row_begin, int64_t row_end, float* scratch);
   // Scratch of `rows_scratch(job)` floats.
   void (*encode_rows)(const RowsJob&, int64_t row_begin, int64_t row_end, float* scratch);
@@ -184,6 +198,7 @@ extern const Kernels kAvx2, kAvx512Vnni;
 
 constexpr int64_t kPanelTiles = 4;  // beside each other; in columns, half a cache line of nibbles
 constexpr int64_t kPanelOutputs = kPanelTiles * kTileOutputs;
+constexpr int64_t kEventOutputs = 128;  // outputs are shared out in pieces of this size: a cache line of nibbles
 constexpr int64_t kFewRows = 4;     // up to here a product is bound by reading weights
 constexpr int64_t kStreams = 2;     // that a thread reads then
 

@@ -46,24 +46,11 @@ struct Product {
 
 using WideProduct = Product;
 
-struct ColumnSum {
-  static constexpr int kOutputs = 16, kColumns = 4;
-  using Sum = int32_t;
-  static int64_t period(int, int) { return INT64_MAX / 2; }
-  static void add(const uint8_t* const* columns, const int* counts, int64_t outputs, Sum* sums) {
-    for (int64_t o = 0; o < outputs; ++o)
-      for (int j = 0; j < kColumns; ++j)
-        sums[o] = add_wrapped(sums[o], counts[j] * int32_t(column_nibble(columns[j], o)));
-  }
-  static void drain(const Sum* sums, int64_t outputs, int32_t* acc) {
-    for (int64_t o = 0; o < outputs; ++o) acc[o] = add_wrapped(acc[o], sums[o]);
-  }
-};
-
 #include "encode.inl"
 #include "packing.inl"
 #include "output.inl"
 #include "dense.inl"
+#include "column_sum.inl"
 #include "events.inl"
 #include "limits.inl"
 #include "rtn.inl"
@@ -74,6 +61,6 @@ struct ColumnSum {
 }  // namespace
 
 extern const Kernels kPortable = {"portable", Product::kRows, encode, pack, dense, dense_few,
-                                  events, rtn, encode_rows, attend, merge, peak, read};
+                                  list, events, write_row, rtn, encode_rows, attend, merge, peak, read};
 
 }  // namespace spikeconv

@@ -9,46 +9,6 @@
 #include "dispatch.h"
 
 namespace spikeconv {
-namespace {
-
-constexpr int64_t kEventOutputs = 128;  // outputs are shared out in pieces of this size: a cache line of nibbles
-
-void run_events(const Counts& counts, std::span<const Member> members) {
-  const Kernels& isa = kernels();
-  const int64_t in = counts.in_features;
-  std::vector<int32_t> index(static_cast<size_t>(in));
-  std::vector<int16_t> fired_counts(static_cast<size_t>(in));
-  int64_t pieces = 0;
-  for (const Member& m : members) pieces += ceil_div(m.weight.out_features, kEventOutputs);
-  for (int64_t token = 0; token < counts.tokens; ++token) {
-    int64_t fired = 0;
-    int32_t sum = 0;
-    for (int64_t i = 0; i < in; ++i) {
-      const int k = counts.at(token, i);
-      index[size_t(fired)] = int32_t(i);
-      fired_counts[size_t(fired)] = int16_t(k);
-      fired += k != 0;
-      sum += k;
-    }
-    const int64_t grain = std::max<int64_t>(1, kWorkPerThread / (kEventOutputs * std::max<int64_t>(1, fired)));
-    torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
-      int64_t first = 0;
-      for (const Member& m : members) {
-        const int64_t own = ceil_div(m.weight.out_features, kEventOutputs);
-        const int64_t low = std::max(begin, first) - first, high = std::min(end - first, own);
-        if (low < high) {
-          const int64_t from = low * kEventOutputs, to = std::min(m.weight.out_features, high * kEventOutputs);
-          int32_t* acc = static_cast<int32_t*>(scratch().bytes((to - from) * 8 + 64));
-          void* sums = acc + (to - from + 15) / 16 * 16;
-          isa.events(m.weight, index.data(), fired_counts.data(), fired, sum, m.output, token, from, to, acc, sums);
-        }
-        first += own;
-      }
-    });
-  }
-}
-
-}  // namespace
 
 Scratch& scratch() {
   static thread_local Scratch memory;

@@ -91,7 +91,7 @@ def build_cpu(library: Path, extra: Sequence[str] = ()) -> None:
     units: dict[str, tuple[str, ...]] = {"portable": KERNEL}
     if platform.machine() in {"x86_64", "AMD64"}:
         units |= {name: (*KERNEL, *flags) for name, flags in X86.items()}
-    binding = ("run", "run_dense", "run_rows", "plan", "ops", "ops_rows", "ops_limits")
+    binding = ("run", "run_dense", "run_events", "run_rows", "plan", "ops", "ops_rows", "ops_limits")
     units |= {"dispatch": ("-O2",)} | {name: ("-O2", "-ffp-contract=off", *headers) for name in binding}
     with _replacing(library) as linked:
         objects = {name: linked.parent / f"{name}.o" for name in units}
