@@ -23,11 +23,20 @@ void run_encode(const EncodeJob& job, int64_t tokens) {
   });
 }
 
+// Whether what all tokens' events read is no more than all the columns, which a dense product must read, and turn into tiles.
+static bool events_read_less(const Counts& counts) {
+  constexpr int64_t kMostTokens = 32;
+  if (counts.tokens == 1 || counts.tokens > kMostTokens) return counts.tokens == 1;
+  int64_t fired = 0;
+  for (int64_t i = 0; i < counts.tokens * counts.in_features; ++i) fired += counts.at(0, i) != 0;
+  return fired <= counts.in_features;
+}
+
 void run_products(const Counts& counts, const ProductSettings& settings, std::span<const Member> members) {
   if (counts.tokens == 0) return;
-  const bool few = settings.execution == Execution::automatic && counts.tokens == 1;
-  const auto columns = [](const Member& m) { return m.weight.columns; };
-  if (settings.execution == Execution::events || (few && std::all_of(members.begin(), members.end(), columns)))
+  const bool columns = std::all_of(members.begin(), members.end(), [](const Member& m) { return m.weight.columns; });
+  if (settings.execution == Execution::events ||
+      (settings.execution == Execution::automatic && columns && events_read_less(counts)))
     run_events(counts, members);
   else
     run_dense(counts, settings.largest, members);

@@ -59,8 +59,8 @@ class Limits:
         share: float = rate / getattr(self, limit)
         if share > MOST:
             raise SpikeconvError(
-                f"A kernel reached {share:.0%} of the limit {limit} ({getattr(self, limit) / 1e9:.0f} G/s), so the limit was"
-                " measured wrong: something else kept this machine busy, or its caches are larger than we know."
+                f"A kernel reached {share:.0%} of the limit {limit} ({getattr(self, limit) / 1e9:.0f} G/s), so the"
+                " limit was measured wrong: something else kept this machine busy, or its caches are larger than we know."
                 " Nothing of this run can be trusted; run it again when the machine is quiet."
             )
         return share
@@ -95,8 +95,8 @@ def _cpu(seconds: float) -> Limits:
     cores = kernels.cpu_peak(ROUNDS)[1]
     if cores < threads:
         raise SpikeconvError(
-            f"{threads} threads share {cores} {'core' if cores == 1 else 'cores'}, so what is measured is no limit of the"
-            f" machine: set OMP_NUM_THREADS={cores}, or let the process use more cores."
+            f"{threads} threads share {cores} {'core' if cores == 1 else 'cores'}, so what is measured is no limit of"
+            f" the machine: set OMP_NUM_THREADS={cores}, or let the process use more cores."
         )
     cached, large = (LargePages().place(torch.ones(size, dtype=torch.uint8)) for size in (CACHE_BYTES, DRAM_BYTES))
     parts = cycle(large.chunk(DRAM_PARTS))
