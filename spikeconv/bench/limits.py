@@ -60,7 +60,7 @@ class Limits:
         if share > MOST:
             raise SpikeconvError(
                 f"A kernel reached {share:.0%} of the limit {limit} ({getattr(self, limit) / 1e9:.0f} G/s), so the"
-                " limit was measured wrong: something else kept this machine busy, or its caches are larger than we know."
+                " limit was measured wrong: the machine was busy, or its caches are larger than we know of."
                 " Nothing of this run can be trusted; run it again when the machine is quiet."
             )
         return share
