@@ -15,7 +15,7 @@ namespace {
 // 8 outputs × 4 inputs a vector; 16-bit sums of two inputs each.
 struct Product {
   static constexpr int kRows = 6, kTiles = 1, kVectors = 2, kBytes = 32;
-  static constexpr bool kWhole = false;
+  static constexpr bool kWhole = false, kUnpacks = true;
   using Acc = __m256i;
   using Weights = __m256i;
 
@@ -23,7 +23,7 @@ struct Product {
     const int64_t steps = INT16_MAX / (2 * weight * count);
     return steps >= 4 ? steps / 2 * 2 : 0;  // below that the draining costs more than the wide product
   }
-  static constexpr int64_t ahead(int rows) { return rows == 1 ? 0 : 512; }
+  static constexpr int64_t ahead(int rows) { return rows == 1 ? 0 : 2048; }
   SPIKECONV_HD Acc zero() { return _mm256_setzero_si256(); }
   SPIKECONV_HD Weights weights(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   SPIKECONV_HD void hide(Weights& w) { asm volatile("" : "+x"(w)); }
@@ -47,7 +47,7 @@ struct Product {
 // 32-bit sums, for weights and counts too wide for the above.
 struct WideProduct {
   static constexpr int kRows = 6, kTiles = 1, kVectors = 2, kBytes = 32;
-  static constexpr bool kWhole = true;
+  static constexpr bool kWhole = true, kUnpacks = false;
   using Acc = Ints;
   using Weights = __m256i;
 

@@ -14,7 +14,7 @@ namespace {
 // 16 outputs × 4 inputs a vector. A register tile is 6 tokens × 64 outputs: 24 sums, 4 weights, a mask, a count.
 struct Product {
   static constexpr int kRows = 6, kTiles = 4, kVectors = 1, kBytes = 64;
-  static constexpr bool kWhole = true;  // sums need no widening
+  static constexpr bool kWhole = true, kUnpacks = false;  // sums need no widening
   using Acc = Ints;
   using Weights = __m512i;
 

@@ -63,21 +63,20 @@ struct Unit {
   int64_t stride, first, gap;  // first output
   const int8_t* counts;
   int64_t token;
-  const float* bias;           // [tiles · 16] of the outputs, or null
+  const float* bias;           // [tiles · 16] of the outputs
 };
 
-// One function for all sizes, so that it stays in the instruction cache.
+// One function for all sizes, so that it stays in the instruction cache. total [rows][sums]
 template <class P>
 __attribute__((noinline)) void write_tile(const Weight& w, const PackedCounts& counts, const Output& out, const Unit& unit,
                                           int rows, int sums, const Ints* total) {
-  for (int r = 0; r < rows; ++r) {
-    const int64_t token = unit.token + r;
-    const TokenOutput of = token_output(out, w.bits, counts.sums[token], token);
-    for (int j = 0; j < sums; ++j) {
-      const int64_t first = unit.first + j / P::kVectors * unit.gap + j % P::kVectors * kLanes;
-      if (first >= w.out_features) break;
-      write_outputs(out, of, token, first, w.out_features - first, total[r * sums + j], unit.bias ? unit.bias + j * kLanes : nullptr);
-    }
+  TokenOutput of[P::kRows];
+  for (int r = 0; r < rows; ++r) of[r] = token_output(out, w.bits, counts.sums[unit.token + r], unit.token + r);
+  for (int j = 0; j < sums; ++j) {
+    const int64_t first = unit.first + j / P::kVectors * unit.gap + j % P::kVectors * kLanes;
+    if (first >= w.out_features) break;
+    const OutputLanes lanes = output_lanes(out, first, w.out_features - first, unit.bias + j * kLanes);
+    for (int r = 0; r < rows; ++r) write_lanes(out, of[r], lanes, total[r * sums + j]);
   }
 }
 
@@ -134,9 +133,8 @@ RunUnit unit_of(int64_t wanted_rows, int64_t wanted_tiles) {
 }
 
 template <bool few>
-RunUnit unit_for(const Weight& w, bool narrow, int64_t rows, int64_t tiles) {
+RunUnit unit_for(bool nibble, bool narrow, int64_t rows, int64_t tiles) {
   constexpr int kRows = few ? kFewRows : Product::kRows, kTiles = few ? kStreams : Product::kTiles;
-  const bool nibble = is_nibble(w.bits);
   if (narrow && nibble) return unit_of<Product, true, few, kRows, kTiles>(rows, tiles);
   if (narrow) return unit_of<Product, false, few, kRows, kTiles>(rows, tiles);
   if (nibble) return unit_of<WideProduct, true, few, kRows, kTiles>(rows, tiles);
@@ -195,6 +193,15 @@ int64_t words_of_period(const Weight& w, const PackedCounts& counts, bool& narro
   return narrow ? period / 2 : INT64_MAX / 2;
 }
 
+// A tile of nibbles as bytes, where every vector port is busy with products already (AVX2).
+void unpack_tile(const uint8_t* tile, int64_t words, uint8_t* out) {
+  for (int64_t i = 0; i < words; ++i, tile += kStepBytes, out += 2 * kStepBytes)
+    for (int j = 0; j < kStepBytes; ++j) {
+      out[j] = tile[j] & 15;
+      out[kStepBytes + j] = tile[j] >> 4;
+    }
+}
+
 // The weights of a panel come from memory once and stay in the second-level cache; a row tile's counts stay in the first.
 void dense(const Weight& w, const PackedCounts& counts, const Output& out, int64_t panel, int64_t begin, int64_t end,
            void* scratch) {
@@ -210,15 +217,22 @@ void dense(const Weight& w, const PackedCounts& counts, const Output& out, int64
   float bias[kPanelOutputs] = {};
   if (out.bias) load_row(out.bias, out.bias_dtype, first, outputs, bias);
   const int64_t panel_tiles = ceil_div(outputs, kTileOutputs);
-  for (int64_t token = begin; token < end; token += Product::kRows) {
-    const int64_t rows = least<int64_t>(Product::kRows, end - token);
-    for (int64_t t = 0; t < panel_tiles; t += Product::kTiles) {
-      const int64_t tiles = least<int64_t>(Product::kTiles, panel_tiles - t);
-      const Unit unit{weights + t * stride,  stride, first + t * kTileOutputs, kTileOutputs,
-                      counts.tile(token), token,  out.bias ? bias + t * kTileOutputs : nullptr};
-      unit_for<false>(w, narrow, rows, tiles)(w, counts, out, unit, period);
+  const auto run = [&](const uint8_t* from, bool nibble, int64_t token, int64_t t, int64_t tiles) {
+    const Unit unit{from,  stride, first + t * kTileOutputs, kTileOutputs, counts.tile(token),
+                    token, bias + t * kTileOutputs};
+    unit_for<false>(nibble, narrow, least<int64_t>(Product::kRows, end - token), tiles)(w, counts, out, unit, period);
+  };
+  if (Product::kUnpacks && is_nibble(w.bits) && end - begin >= kUnpackRows) {
+    uint8_t* bytes = static_cast<uint8_t*>(scratch) + (w.columns ? kPanelTiles * stride : 0);
+    for (int64_t t = 0; t < panel_tiles; ++t) {
+      unpack_tile(weights + t * stride, counts.words, bytes);
+      for (int64_t token = begin; token < end; token += Product::kRows) run(bytes, false, token, t, 1);
     }
+    return;
   }
+  for (int64_t token = begin; token < end; token += Product::kRows)
+    for (int64_t t = 0; t < panel_tiles; t += Product::kTiles)
+      run(weights + t * stride, is_nibble(w.bits), token, t, least<int64_t>(Product::kTiles, panel_tiles - t));
 }
 
 // All of one row tile of at most kFewRows tokens against tiles [begin, end), which are read as long streams side by side.
@@ -235,8 +249,8 @@ void dense_few(const Weight& w, const PackedCounts& counts, int64_t rows, const 
       load_row(out.bias, out.bias_dtype, at, least<int64_t>(kTileOutputs, w.out_features - at), bias + t * kTileOutputs);
     }
     const Unit unit{w.data + tile * stride, gap * stride, first, gap * kTileOutputs,
-                    counts.data,            0,            out.bias ? bias : nullptr};
-    unit_for<true>(w, narrow, rows, tiles)(w, counts, out, unit, period);
+                    counts.data,            0,            bias};
+    unit_for<true>(is_nibble(w.bits), narrow, rows, tiles)(w, counts, out, unit, period);
   };
   for (int64_t i = 0; i < gap; ++i) run(begin + i, side);
   for (int64_t tile = begin + gap * side; tile < end; ++tile) run(tile, 1);

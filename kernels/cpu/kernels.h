@@ -202,9 +202,12 @@ constexpr int64_t kEventOutputs = 128;  // outputs are shared out in pieces of t
 constexpr int64_t kFewRows = 4;     // up to here a product is bound by reading weights
 constexpr int64_t kStreams = 2;     // that a thread reads then
 
-// In bytes: a panel of a weight in columns as tiles.
+constexpr int64_t kUnpackRows = 48;  // from here on it pays to unpack a tile first, where it pays at all
+
+// In bytes: a panel of a weight in columns as tiles, and a tile of nibbles as bytes.
 inline int64_t dense_scratch(const Weight& w) {
-  return w.columns ? ceil_div(w.in_features, kWordInputs) * kPanelOutputs * (is_nibble(w.bits) ? 4 : 8) : 0;
+  const int64_t words = ceil_div(w.in_features, kWordInputs);
+  return words * ((w.columns ? kPanelOutputs * (is_nibble(w.bits) ? 4 : 8) : 0) + 2 * kStepBytes);
 }
 
 constexpr int64_t kFewQueries = 8;      // up to here rows are unpacked in registers, above into tiles

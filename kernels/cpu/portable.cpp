@@ -11,7 +11,7 @@ namespace {
 
 struct Product {
   static constexpr int kRows = 4, kTiles = 1, kBytes = kLanes * kStepInputs, kVectors = kStepBytes / kBytes;
-  static constexpr bool kWhole = true;
+  static constexpr bool kWhole = true, kUnpacks = false;
   using Acc = Ints;
   struct Weights {
     uint8_t byte[kBytes];

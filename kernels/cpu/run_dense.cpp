@@ -1,4 +1,5 @@
 // Dense products of a whole call: counts are packed, panels of weights are shared out.
+#include <memory>
 #include <thread>
 
 #include "dispatch.h"
@@ -23,7 +24,7 @@ int64_t panels_of(const Member& m) { return ceil_div(m.weight.out_features, kPan
 class Packing {
  public:
   Packing(const Kernels& isa, const Counts& counts, int64_t largest, int64_t block)
-      : isa_(isa), counts_(counts), block_(block), states_(size_t(ceil_div(counts.tokens, block))) {
+      : isa_(isa), counts_(counts), block_(block), states_(std::make_unique<std::atomic<int>[]>(size_t(ceil_div(counts.tokens, block)))) {
     static thread_local Scratch memory;
     packed_.planes = counts.wide ? 2 : 1;
     packed_.words = ceil_div(counts.in_features, kWordInputs);
@@ -58,7 +59,7 @@ class Packing {
   const Kernels& isa_;
   const Counts& counts_;
   int64_t block_;
-  std::vector<std::atomic<int>> states_;
+  std::unique_ptr<std::atomic<int>[]> states_;
   PackedCounts packed_;
   int8_t* data_;
   int32_t* sums_;
