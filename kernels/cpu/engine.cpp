@@ -246,7 +246,7 @@ class Forward {
     for (size_t i = 0; i < sequences_.size(); ++i) {
       const Sequence& s = sequences_[i];
       const int64_t rows = s.count * repeats;
-      const bool few = rows <= kFewRows;
+      const bool few = rows <= kFewQueryRows;
       for (int64_t h = 0; h < m_.key_heads; ++h)
         for (int64_t row = 0; row < rows; row += kMostRows) {
           const int64_t end = std::min(rows, row + kMostRows), keys = s.at + (end - 1) / repeats + 1;
@@ -279,8 +279,7 @@ class Forward {
         float_.attend(attend_job(plan, layer, tasks_[size_t(i)], w), tasks_[size_t(i)].part,
                       w.records + tasks_[size_t(i)].record * record, memory);
     };
-    const int64_t threads = Pool::current() ? Pool::current()->threads() : torch::stable::get_num_threads();
-    share(0, std::min(threads, ceil_div(count, grain)), 1, some);
+    share(0, std::min(thread_count(), ceil_div(count, grain)), 1, some);
     share(0, count, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const Task& t = tasks_[size_t(i)];

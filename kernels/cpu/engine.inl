@@ -111,7 +111,7 @@ void few_values(const float* p, const float* values, int64_t stride, int64_t n, 
 
 void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, Arena arena) {
   const int64_t dim = job.dim, rows = part.rows(), record = dim + kRecordExtra;
-  float *query = arena.take(kFewRows * dim), *scores = arena.take(kFewRows * kFewKeys);
+  float *query = arena.take(kFewQueryRows * dim), *scores = arena.take(kFewQueryRows * kFewKeys);
   float* room = arena.take(kTileKeys * dim);
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t row = part.row_begin + r;
@@ -207,7 +207,7 @@ void many_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* 
 }
 
 void attend_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, float* scratch) {
-  (part.rows() <= kFewRows ? few_floats : many_floats)(job, part, records, {scratch});
+  (part.rows() <= kFewQueryRows ? few_floats : many_floats)(job, part, records, {scratch});
 }
 
 // Weights as they stream by: of a type, kLanes at a time.

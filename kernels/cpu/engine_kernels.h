@@ -56,14 +56,14 @@ struct EngineKernels {
                int64_t end, float* out, int64_t out_stride, float* scratch);
 };
 
-constexpr int64_t kFewRows = 8;          // queries up to which keys are read once for all of them, lane by lane
+constexpr int64_t kFewQueryRows = 8;          // queries up to which keys are read once for all of them, lane by lane
 constexpr int64_t kFewKeys = 256;        // keys of a part with few queries
 constexpr int64_t kMostRows = 128;       // queries of a part
 constexpr int64_t kHeadRows = 48;        // rows of the head at a time
 constexpr int64_t kHeadFew = 4;          // tokens up to which the head's weights are streamed
 
 inline int64_t float_attend_scratch(int64_t dim) {
-  return 2 * (kMostRows + 32) * dim + 2 * 48 * dim + (kMostRows + 64) * 64 + kFewRows * (kFewKeys + 2 * dim) + 4096;
+  return 2 * (kMostRows + 32) * dim + 2 * 48 * dim + (kMostRows + 64) * 64 + kFewQueryRows * (kFewKeys + 2 * dim) + 4096;
 }
 inline int64_t head_scratch(int64_t n) { return (kHeadRows + 32) * n + kHeadRows * 32 + 1024; }
 

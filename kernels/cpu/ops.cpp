@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -259,25 +258,6 @@ std::string cpu_kernels() {
   return names;
 }
 
-// Multiplications done by all threads in `rounds` rounds of product instructions on registers.
-int64_t cpu_peak(int64_t rounds) {
-  const int64_t threads = torch::stable::get_num_threads();
-  std::vector<int64_t> done(static_cast<size_t>(threads));
-  share(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) done[size_t(t)] = kernels().peak(rounds);
-  });
-  return std::accumulate(done.begin(), done.end(), int64_t{0});
-}
-
-// Reads a tensor once, each thread its part.
-int64_t cpu_read(const Tensor& buffer) {
-  const int64_t bytes = buffer.numel();
-  share(0, bytes, 1 << 16, [&](int64_t begin, int64_t end) {
-    kernels().read(data<const uint8_t>(buffer) + begin, end - begin);
-  });
-  return bytes;
-}
-
 // Tells the system something about the whole pages of a tensor; whether it agreed.
 bool advise(const Tensor& bytes, int advice) {
   const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), begin = uintptr_t(bytes.data_ptr());
@@ -305,8 +285,6 @@ bool cpu_let_go(const Tensor& mapped) { return advise(mapped, MADV_DONTNEED); }
 STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
   m.def("use_cpu_kernels(str name) -> str");
   m.def("cpu_kernels() -> str");
-  m.def("cpu_peak(int rounds) -> int");
-  m.def("cpu_read(Tensor buffer) -> int");
   m.def("cpu_large_pages(Tensor buffer) -> bool");
   m.def("cpu_let_go(Tensor mapped) -> bool");
   m.def(
@@ -318,8 +296,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CompositeExplicitAutograd, m) {
   m.impl("use_cpu_kernels", TORCH_BOX(&spikeconv::use_cpu_kernels));
   m.impl("cpu_kernels", TORCH_BOX(&spikeconv::cpu_kernels));
-  m.impl("cpu_peak", TORCH_BOX(&spikeconv::cpu_peak));
-  m.impl("cpu_read", TORCH_BOX(&spikeconv::cpu_read));
   m.impl("cpu_large_pages", TORCH_BOX(&spikeconv::cpu_large_pages));
   m.impl("cpu_let_go", TORCH_BOX(&spikeconv::cpu_let_go));
 }

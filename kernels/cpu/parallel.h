@@ -9,6 +9,12 @@
 
 namespace spikeconv {
 
+// Threads that `share` shares among.
+inline int64_t thread_count() {
+  const Pool* pool = Pool::current();
+  return pool ? pool->threads() : int64_t(torch::stable::get_num_threads());
+}
+
 // f(begin, end) for pieces that make up [begin, end), each of at least `grain`.
 template <class F>
 void share(int64_t begin, int64_t end, int64_t grain, const F& f) {

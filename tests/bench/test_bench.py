@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,13 @@ SMALL = Shape("tiny", "q|k|v", 64, (32, 32))
 
 def test_medians_are_of_turns() -> None:
     order: list[str] = []
-    taken = median_seconds({"a": lambda: order.append("a"), "b": lambda: time.sleep(0.01)}, 0.001)
+
+    def busy() -> None:
+        begin = time.thread_time()
+        while time.thread_time() < begin + 0.01:
+            pass
+
+    taken = median_seconds({"a": lambda: order.append("a"), "b": busy}, 0.001)
     assert taken["b"] >= 0.01 > taken["a"]
     assert len(order) >= 6  # warm-up and five turns
 
@@ -40,6 +47,11 @@ def test_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row.seconds > 0 and row.fraction > 0 for row in rows)
     assert rows[0].limit == "dram" and rows[2].limit == "macs"
     assert rows[2].fraction == pytest.approx(9 * SMALL.weights / rows[2].seconds / limits.macs)
+    for limit in ("macs", "dram"):  # a kernel cannot be faster than the machine
+        low = replace(limits, **{limit: rows[0].rate / 1e6})
+        with pytest.raises(SpikeconvError, match=f"of the limit {limit} .* measured wrong"):
+            list(bench_kernels([SMALL], low, [1 if limit == "dram" else 9], [0.5], 0.001))
+    assert limits.share("macs", 1.05 * limits.macs) == pytest.approx(1.05)
     assert "fp32 linear" in rows[0].ratios and rows[4].ratios.keys() == {"our dense"}
 
 
@@ -81,3 +93,9 @@ def test_nothing_to_measure_without_native_kernels(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("spikeconv.bench.limits.load", lambda device: Backend("reference", "no compiler"))
     with pytest.raises(SpikeconvError, match="no compiler"):
         measure_limits()
+
+
+def test_threads_on_one_core_are_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spikeconv.bench.limits.torch.get_num_threads", lambda: 1 << 20)  # more than there are cores
+    with pytest.raises(SpikeconvError, match=r"1048576 threads share \d+ cores?, .* OMP_NUM_THREADS"):
+        measure_limits(0.01)
