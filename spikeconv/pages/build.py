@@ -178,5 +178,5 @@ def _compared(each: Comparison) -> dict[str, object]:
 
 
 def _json(model: Scored) -> dict[str, object]:
-    results = [{**vars(result), "file": result.file.name} for result in model.results]
+    results = [{**vars(result), "file": result.file.name if result.file else None} for result in model.results]
     return {"name": model.name, **model.report.to_dict(), "results": results}

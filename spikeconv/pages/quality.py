@@ -47,7 +47,7 @@ class Comparison:
         base: name of the base model.
         result: one of them, for the question.
         points: of two checkpoints at least.
-        baseline: the float model's.
+        baseline: the float model's; None where it is not known, or not one.
         texts_differ: whether their spikes were counted on different texts.
         computed_alike: whether all were measured with one dtype on one kind of device.
     """
@@ -111,7 +111,7 @@ def _comparison(group: Sequence[tuple[Scored, Stored]]) -> Comparison:
         base_of_report(group[0][0].report)[1],
         first,
         points,
-        baselines[0] if baselines else None,
+        baselines[0] if len(set(baselines)) == 1 else None,
         len({_text(model.report.about) for model, _ in group}) > 1,
         len({(result.how.get("dtype"), result.how.get("device")) for _, result in group}) == 1,
     )
