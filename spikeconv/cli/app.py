@@ -24,6 +24,7 @@ from spikeconv.cli.perplexity import perplexity
 from spikeconv.cli.plan import plan
 from spikeconv.cli.push import push
 from spikeconv.cli.record import record
+from spikeconv.cli.report import report
 from spikeconv.cli.report_energy import report_energy
 from spikeconv.cli.report_firing_rate import report_firing_rate
 from spikeconv.cli.signals import stop_on_signals
@@ -48,6 +49,7 @@ app.command("eval", cls=Command)(evaluate)
 app.command("perplexity", cls=Command)(perplexity)
 app.command("similarity", cls=Command)(similarity)
 app.command("record", cls=Command)(record)
+app.command("report", cls=Command)(report)
 app.command("report-firing-rate", cls=Command)(report_firing_rate)
 app.command("report-energy", cls=Command)(report_energy)
 app.command("compare", cls=Command)(compare)

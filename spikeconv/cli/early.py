@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from spikeconv.sources.presets import check_source_name, model_presets
 from spikeconv.suggest import no_such_linear
 from spikeconv.untrusted import read_bounded
 
-__all__ = ["check_arguments", "check_roles", "given"]
+__all__ = ["check_arguments", "check_extra", "check_roles", "check_spiking", "given"]
 
 MOST_CONFIG = 1 << 24
 
@@ -39,6 +40,31 @@ def check_arguments(command: str | None, values: dict[str, Any]) -> None:
         raise SpikeconvError(
             f"{path} is not a converted checkpoint (no spikeconv.json in it); run `spikeconv convert` first."
         )
+
+
+def check_extra(extra: str, packages: Iterable[str]) -> None:
+    """Check that the packages of an extra are installed.
+
+    Raises:
+        SpikeconvError: one is not.
+    """
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise SpikeconvError(f"{' and '.join(missing)} must be installed for this: pip install 'spikeconv[{extra}]'.")
+
+
+def check_spiking(sources: Iterable[Path]) -> None:
+    """Check that each is a converted checkpoint or a recording, as far as names of files tell.
+
+    Raises:
+        SpikeconvError: one is neither.
+    """
+    for path in sources:
+        held = ("record.json", "spikeconv.json", "config.json")
+        if not (path.is_file() and path.suffix == ".json") and not any((path / name).is_file() for name in held):
+            raise SpikeconvError(
+                f"{path} is neither a converted checkpoint (no spikeconv.json in it) nor a recording (no record.json); "
+                "`spikeconv convert` makes the one, `spikeconv record` the other."
+            )
 
 
 def check_roles(source: str, options: dict[str, Iterable[str]]) -> None:

@@ -29,7 +29,11 @@ def record(
     data: Annotated[str, typer.Option(help="Of the task: hub, offline, or auto.")] = "auto",
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of a text to read at most.")] = 16384,
     raster: Annotated[
-        list[str] | None, typer.Option(help="Linear (name or pattern) whose spike trains are kept.")
+        list[str] | None,
+        typer.Option(
+            help="Linear (name or pattern) whose spike trains are kept.",
+            show_default="three: of the first, the middle and the last encoder",
+        ),
     ] = None,
     raster_tokens: Annotated[int, typer.Option(min=1, help="Tokens of them, from the start.")] = 64,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier recording.")] = False,
@@ -63,12 +67,12 @@ def record(
     from spikeconv.evaluate.models import load_checkpoint
     from spikeconv.record.about import about, about_text
     from spikeconv.record.file import Recording, write_recording
-    from spikeconv.record.session import record_task, record_texts
+    from spikeconv.record.session import record_task, record_texts, some_trains
 
     if not quiet:
         err.print("[note]checkpoint {path}[/]", path=path)
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    trains = (tuple(raster or ()), raster_tokens)
+    trains = (tuple(raster or some_trains(loaded.model)), raster_tokens)
     what: dict[str, Any]
     if task is not None:
         from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, resolve_tasks

@@ -13,12 +13,13 @@ from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, Recorded, T
 from spikeconv.cli.reading import read_spikes
 from spikeconv.cli.settings import build_config
 from spikeconv.errors import SpikeconvError
+from spikeconv.report.profiles import Account, EnergyProfile, account
+from spikeconv.sources.presets import energy_constants
 
 if TYPE_CHECKING:
-    from spikeconv.report.profiles import Account
     from spikeconv.report.work import Work
 
-__all__ = ["report_energy"]
+__all__ = ["DEFAULT_PROFILES", "profiles_of", "report_energy"]
 
 DEFAULT_PROFILES = "horowitz45,lemaire45,sdllm45"
 
@@ -81,13 +82,7 @@ def report_energy(
         if value is not None and not 0 <= value <= 1:
             raise SpikeconvError(f"{name} is a share from 0 to 1, not {value}.")
 
-    from spikeconv.report.profiles import EnergyProfile, account
-    from spikeconv.sources.presets import energy_constants
-
-    names = [name.strip() for name in profiles.split(",") if name.strip()]
-    loaded = {Path(name).stem: EnergyProfile.parse(energy_constants(name)) for name in names}
-    if not loaded:
-        raise SpikeconvError(f"--profile names none; give for example {DEFAULT_PROFILES}.")
+    loaded = profiles_of(profiles)
     if model is not None and rate is not None:
         from spikeconv.comparison.outline import outlined_work
         from spikeconv.sources.outline import open_or_outline
@@ -122,6 +117,22 @@ def report_energy(
         show_account(f"{name}: {loaded[name].source}; {loaded[name].node}", each, parts, tokens)
 
 
+def profiles_of(names: str) -> dict[str, EnergyProfile]:
+    """The energy profiles of `--profile`, by name.
+
+    Raises:
+        SpikeconvError: there is none, no such one, two of one name, or one that cannot be.
+    """
+    found: dict[str, EnergyProfile] = {}
+    for name in (name.strip() for name in names.split(",") if name.strip()):
+        if Path(name).stem in found:
+            raise SpikeconvError(f"--profile names {Path(name).stem} twice.")
+        found[Path(name).stem] = EnergyProfile.parse(energy_constants(name))
+    if not found:
+        raise SpikeconvError(f"--profile names none; give for example {DEFAULT_PROFILES}.")
+    return found
+
+
 def show_operations(works: "list[Work]", what: str, tokens: int) -> None:
     """Raw counts first: they are facts."""
     columns = ("G MACs", "G accumulations", "per MAC", "non-zero", "G membrane", "M encoded", "G rotation")
@@ -141,7 +152,7 @@ def show_operations(works: "list[Work]", what: str, tokens: int) -> None:
     out.show(rows)
 
 
-def show_account(title: str, found: "Account", parts: bool, tokens: int) -> None:
+def show_account(title: str, found: Account, parts: bool, tokens: int) -> None:
     """Joules of one profile, spikes beside integers, and the break-even."""
     rows = table(f"\n{title}", "part", "float", "integers", "skipping zeros", "spikes")
     for line in (*(found.lines if parts else ()), found.total):

@@ -21,8 +21,7 @@ class PositionRecorder(Watching):
     """
 
     def __init__(self, model: nn.Module, longest: int) -> None:
-        linears = first_linears(model).items()
-        self._encoders = {name: linear.encoder for name, linear in linears if linear.encoder.codec is not None}
+        self._encoders = {name: linear.encoder for name, linear in first_linears(model).items()}
         self.names = list(self._encoders)
         self._spikes = torch.zeros(len(self.names), longest, dtype=torch.float64)
         self._inputs = torch.zeros(len(self.names), longest, dtype=torch.int64)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv.nn import SpikeLinear
+from spikeconv.record.alternatives import alternative_counts
 from spikeconv.record.watching import Undo, Watching, first_linears
 
 __all__ = ["EDGES", "PotentialRecorder"]
@@ -26,12 +27,14 @@ class PotentialRecorder(Watching):
     Attributes:
         names: the first linear of each encoder, in order.
         histograms: int64 [encoders, bins].
+        alternatives: int64 [encoders, 3, 16], counts that other encoders make of them.
     """
 
     def __init__(self, model: nn.Module, tokens: int) -> None:
         self._linears = first_linears(model)
         self.names = list(self._linears)
         self.histograms = torch.zeros(len(self.names), BINS, dtype=torch.int64)
+        self.alternatives = torch.zeros(len(self.names), 3, 16, dtype=torch.int64)
         self._left = [tokens] * len(self.names)
 
     def watch(self) -> Iterable[Undo]:
@@ -49,3 +52,4 @@ class PotentialRecorder(Watching):
         scaled = u / u.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         inside = scaled.clamp(-REACH, REACH - 1e-4).flatten().cpu()
         self.histograms[index] += torch.histc(inside, BINS, -REACH, REACH).long()
+        self.alternatives[index] += alternative_counts(u)

@@ -15,19 +15,25 @@ from spikeconv.record.potentials import EDGES, PotentialRecorder
 from spikeconv.record.record import SpikeRecord
 from spikeconv.record.run import record_run
 from spikeconv.record.text import WINDOW, windows_of
-from spikeconv.record.watching import KeptCounts
+from spikeconv.record.watching import KeptCounts, first_linears
 from spikeconv.suggest import matching
 
 if TYPE_CHECKING:
     from spikeconv.loading import LoadedModel
 
-__all__ = ["record_task", "record_texts"]
+__all__ = ["record_task", "record_texts", "some_trains"]
 
 POTENTIAL_TOKENS = 2048
 """Tokens whose potentials are looked at: each costs a second encode."""
 
 Trains = tuple[tuple[str, ...], int]
 """Names or patterns of linears, and how many tokens of their spike trains are kept."""
+
+
+def some_trains(model: Any) -> tuple[str, ...]:
+    """Three linears whose spike trains say something of all: the first, one in the middle, and the last encoder's."""
+    names = list(first_linears(model))
+    return tuple(dict.fromkeys((names[0], names[len(names) // 2], names[-1]))) if names else ()
 
 
 def record_texts(
@@ -55,7 +61,9 @@ def record_texts(
         for window in track(windows, "recording spikes", len(windows)):
             model(input_ids=window[None].to(model.device), use_cache=False, logits_to_keep=1)
 
-    return record_task(model, run, trains)
+    record, arrays = record_task(model, run, trains)
+    words = [loaded.tokenizer.decode([token]) for token in ids[: trains[1]].tolist()]
+    return record, {**arrays, "raster_tokens": np.array(words, np.str_)}
 
 
 def record_task(
@@ -75,6 +83,7 @@ def record_task(
         "position_spikes": positions.spikes_per_input.numpy(),
         "potentials": potentials.histograms.numpy(),
         "potential_edges": EDGES.numpy(),
+        "alternatives": potentials.alternatives.numpy(),
         **{f"raster:{name}": train.cpu().numpy() for name, train in kept.trains().items()},
     }
     return record, arrays

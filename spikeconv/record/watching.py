@@ -46,10 +46,11 @@ def observe(encoder: Encoder, observer: Callable[[SpikeCounts], None]) -> Undo:
 
 
 def first_linears(model: nn.Module) -> dict[str, SpikeLinear]:
-    """Of every encoder of a model the first linear, by name, in order."""
+    """Of every encoder of a model that makes counts the first linear, by name, in order."""
     found: dict[int, tuple[str, SpikeLinear]] = {}
     for name, linear in spike_linears(model).items():
-        found.setdefault(id(linear.encoder), (name, linear))
+        if linear.encoder.codec is not None:
+            found.setdefault(id(linear.encoder), (name, linear))
     return dict(found.values())
 
 

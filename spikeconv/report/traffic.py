@@ -7,13 +7,15 @@
 The spikes, and so their energy, are the same. Traffic is in spikes of one input vector, the mean over tokens.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from spikeconv.codes import CODES, Code
 from spikeconv.errors import SpikeconvError
 from spikeconv.record.record import LayerRecord
 
-__all__ = ["Firing", "Traffic", "parse_firing", "traffic"]
+__all__ = ["CodeTraffic", "Firing", "Traffic", "code_traffic", "parse_firing", "traffic"]
 
 Firing = int | Literal["sync", "async"]
 """Slots sent together, or one by one, or all."""
@@ -72,3 +74,53 @@ def traffic(record: LayerRecord, firing: Firing) -> Traffic | None:
     together = 1 if firing == "sync" else len(slots) if firing == "async" else firing
     steps = tuple(sum(slots[first : first + together]) for first in range(0, len(slots), together))
     return Traffic(record.name, record.role, len(steps), max(steps), sum(steps) / len(steps), steps)
+
+
+@dataclass(frozen=True)
+class CodeTraffic:
+    """What some inputs send by one code, whichever is theirs: the counts are the same.
+
+    Attributes:
+        code: its name.
+        is_own: whether the model uses it.
+        slots: mean spikes of an input in each slot, fired synchronously; their sum is the spikes of an input.
+        bursts: share of inputs that send so many spikes at once, fired asynchronously, by that number.
+    """
+
+    code: str
+    is_own: bool
+    slots: tuple[float, ...]
+    bursts: dict[int, float]
+
+
+def code_traffic(records: Sequence[LayerRecord]) -> list[CodeTraffic]:
+    """The same counts by every temporal code; each input counts the same. Nothing where spikes are no counts of a code.
+
+    A `ramp` that the model does not use has as many slots as the largest count.
+
+    Args:
+        records: of encoders, one of each.
+    """
+    sent = [each for each in records if each.scheme.inputs.codec in ("count", "repetition") and each.inputs]
+    counted = [each for each in sent if each.scheme.inputs.spikes != "integer"]
+    if not counted:
+        return []
+    own = {each.scheme.code.kind for each in counted}
+    return [_by_code(name, name in own, counted) for name in CODES]
+
+
+def _by_code(name: str, is_own: bool, records: list[LayerRecord]) -> CodeTraffic:
+    inputs = sum(each.inputs for each in records)
+    slots: list[float] = []
+    bursts: dict[int, float] = {}
+    for each in records:
+        code: Code = each.code if each.scheme.code.kind == name else CODES[name]
+        digits = code.digits(max(each.scheme.inputs.largest_count, 1)).abs()  # type: ignore[union-attr]
+        fires, sent = digits.T.tolist(), digits.sum(0).tolist()
+        slots += [0.0] * (len(digits) - len(slots))
+        for count, times in each.histogram.items():
+            share = times / inputs
+            bursts[sent[abs(count)]] = bursts.get(sent[abs(count)], 0.0) + share
+            for slot, fired in enumerate(fires[abs(count)]):
+                slots[slot] += fired * share
+    return CodeTraffic(name, is_own, tuple(slots), dict(sorted(bursts.items())))

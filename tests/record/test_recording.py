@@ -111,11 +111,19 @@ def test_a_damaged_recording_is_a_sentence(converted: Fixture, tmp_path: Path) -
         json.dumps({**good, "record": {**good["record"], "layers": [{**layer, "histogram": {"1": -4}}]}}),
         json.dumps({**good, "record": {**good["record"], "layers": [{**layer, "histogram": {"99999": 4}}]}}),
         json.dumps({**good, "record": {**good["record"], "sequences": "x"}}),
+        json.dumps({**good, "record": {**good["record"], "sequences": []}}),
+        json.dumps({**good, "record": {**good["record"], "float_macs": {"head": -1}}}),
+        json.dumps({**good, "record": {**good["record"], "layers": [{**layer, "histogram": {"9": layer["inputs"]}}]}}),
+        json.dumps({**good, "record": {**good["record"], "layers": [{**layer, "inputs": layer["inputs"] + 1}]}}),
     ):
         file.write_text(changed)
         with pytest.raises(SpikeconvError, match=r"record\.json"):
             read_recording(tmp_path)
     file.write_text(content)
+    for name, array in (("potentials", np.zeros((1, 3))), ("raster:x", np.zeros((2, 2, 2))), ("more", np.zeros(1))):
+        np.savez(tmp_path / "record.npz", **{**arrays, name: array})
+        with pytest.raises(SpikeconvError, match=rf"record\.npz does not belong to .*{name}"):
+            read_recording(tmp_path)
     (tmp_path / "record.npz").write_bytes((tmp_path / "record.npz").read_bytes()[:-30])
     with pytest.raises(SpikeconvError, match=r"record\.npz is damaged"):
         read_recording(tmp_path)

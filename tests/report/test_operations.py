@@ -21,35 +21,29 @@ def test_multiply_accumulates_of_llama2_7b() -> None:
     assert pytest.approx(6.906e12, rel=1e-4) == LLAMA2_7B
 
 
-@pytest.mark.parametrize(("bits", "flops", "joules"), [((4, 4), 0.86, 3.97), ((6, 6), 1.94, 8.94)])
-def test_dense_rows(bits: tuple[int, int], flops: float, joules: float) -> None:
-    found = dense_flops(LLAMA2_7B, *bits) / 1e12
-    assert found == pytest.approx(flops, abs=0.006)
-    assert found * MAC == pytest.approx(joules, abs=0.01)
+def test_dense_and_spiking_rows() -> None:
+    for widths, flops, joules in (((4, 4), 0.86, 3.97), ((6, 6), 1.94, 8.94)):
+        dense = dense_flops(LLAMA2_7B, *widths) / 1e12
+        assert dense == pytest.approx(flops, abs=0.006) and dense * MAC == pytest.approx(joules, abs=0.01)
+    for bits, rate, flops, joules in (
+        ("4-1.58", 0.216, 0.75, 0.67),
+        ("4-1", 0.5, 1.62, 1.46),
+        ("6-1.58", 0.222, 4.60, 4.14),
+        ("6-1", 0.5, 10.20, 9.18),
+    ):
+        spiking = spiking_flops(LLAMA2_7B, scheme(bits), rate * scheme(bits).inputs.virtual_steps) / 1e12
+        assert spiking == pytest.approx(flops, abs=0.006) and spiking * AC == pytest.approx(joules, abs=0.01), bits
 
 
-@pytest.mark.parametrize(
-    ("bits", "rate", "flops", "joules"),
-    [("4-1.58", 0.216, 0.75, 0.67), ("4-1", 0.5, 1.62, 1.46), ("6-1.58", 0.222, 4.60, 4.14), ("6-1", 0.5, 10.20, 9.18)],
-)
-def test_spiking_rows(bits: str, rate: float, flops: float, joules: float) -> None:
-    found = spiking_flops(LLAMA2_7B, scheme(bits), rate * scheme(bits).inputs.virtual_steps) / 1e12
-    assert found == pytest.approx(flops, abs=0.006)
-    assert found * AC == pytest.approx(joules, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("bits", "rate", "shape", "gflops"),
-    [
+def test_rows_of_table_a1() -> None:
+    for bits, rate, shape, gflops in (
         ("4-1.58", 0.2230, (HIDDEN, HIDDEN), 1.92),
         ("4-1.58", 0.2028, (HIDDEN, HIDDEN), 1.74),
         ("4-1.58", 0.2189, (HIDDEN, FFN), 5.05),
         ("6-1.58", 0.2133, (FFN, HIDDEN), 29.54),
-    ],
-)
-def test_rows_of_table_a1(bits: str, rate: float, shape: tuple[int, int], gflops: float) -> None:
-    found = spiking_flops(linear_macs(TOKENS, *shape), scheme(bits), rate * scheme(bits).inputs.virtual_steps) / 1e9
-    assert found == pytest.approx(gflops, abs=0.01)
+    ):
+        found = spiking_flops(linear_macs(TOKENS, *shape), scheme(bits), rate * scheme(bits).inputs.virtual_steps) / 1e9
+        assert found == pytest.approx(gflops, abs=0.01), (bits, rate)
 
 
 def test_float_sides_count_whole() -> None:
