@@ -10,13 +10,15 @@ the number of spikes per input at which spiking and integers that skip zeros cos
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from spikeconv.config import FLOAT_BITS, Options
 from spikeconv.report.operations import kappa
-from spikeconv.report.work import Work
+
+if TYPE_CHECKING:
+    from spikeconv.report.work import Work
 
 __all__ = ["Account", "EnergyLine", "EnergyProfile", "account"]
 
@@ -114,7 +116,7 @@ class Account:
         return None if sparse is None else self.total.spiking < sparse
 
 
-def account(works: Iterable[Work], profile: EnergyProfile) -> Account:
+def account(works: "Iterable[Work]", profile: EnergyProfile) -> Account:
     """The energy of some work by a profile."""
     works = list(works)
     lines = tuple(_line(work, profile) for work in works)
@@ -138,7 +140,7 @@ def account(works: Iterable[Work], profile: EnergyProfile) -> Account:
     return Account(lines, total, spikes, even)
 
 
-def _line(work: Work, profile: EnergyProfile) -> EnergyLine:
+def _line(work: "Work", profile: EnergyProfile) -> EnergyLine:
     floats = work.macs * profile.float_mac
     if not work.is_spiking and work.count_bits == FLOAT_BITS:
         return EnergyLine(work.part, floats, floats, floats, floats, {"float": floats}, 0.0, floats)

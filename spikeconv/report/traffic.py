@@ -8,10 +8,12 @@ The spikes, and so their energy, are the same. Traffic is in spikes of one input
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.record.record import LayerRecord
+
+if TYPE_CHECKING:
+    from spikeconv.record.record import LayerRecord
 
 __all__ = ["Firing", "Traffic", "parse_firing", "traffic"]
 
@@ -52,7 +54,7 @@ def parse_firing(text: str) -> Firing:
     return int(text)
 
 
-def traffic(record: LayerRecord, firing: Firing) -> Traffic | None:
+def traffic(record: "LayerRecord", firing: Firing) -> Traffic | None:
     """What the input of a linear sends; None where it sends no spikes.
 
     With T time steps of neurons each is a step, whatever is sent together.
