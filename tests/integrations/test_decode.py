@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from spikeconv.integrations import decode
 from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.ops.native import load as load_kernels
-from spikeconv.record import Recorder
+from spikeconv.record.recorder import Recorder
 
 Converted = Callable[..., Path]
 NATIVE = load_kernels("cpu").is_native
