@@ -99,8 +99,8 @@ def convert(
     Raises:
         SpikeconvError: the model cannot be converted like that, or the output is in the way.
     """
+    from spikeconv.checkpoint.format import RECORD
     from spikeconv.checkpoint.scratch import check_target
-    from spikeconv.checkpoint.writer import RECORD
     from spikeconv.conversion.memory import convert_in_memory
     from spikeconv.conversion.pipeline import convert as write
     from spikeconv.conversion.recipe import open_model, plan_conversion, read_settings

@@ -9,12 +9,11 @@ import tokenizers
 import torch
 from transformers import AutoTokenizer
 
+from spikeconv.choices import check_device, check_dtype
 from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.quiet import quiet_transformers
 
-__all__ = ["LoadedModel", "find_device", "load_model", "load_tokenizer", "parse_dtype"]
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["LoadedModel", "find_device", "has_tokenizer", "load_model", "load_tokenizer", "parse_dtype"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,11 @@ def load_model(
     return LoadedModel(model.eval().to(target), tokenizer, path, name)
 
 
+def has_tokenizer(path: Path) -> bool:
+    """Whether a checkpoint's folder holds a tokenizer: files that are called like those of one."""
+    return any(next(path.glob(pattern), None) for pattern in ("tokeniz*", "*vocab*", "*.model", "*.tiktoken"))
+
+
 def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a checkpoint's folder.
 
@@ -69,6 +73,11 @@ def load_tokenizer(path: Path, *, trust_remote_code: bool = False) -> Any:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # `tokenizers` raises Exception itself
+        if not has_tokenizer(path):
+            raise SpikeconvError(
+                f"{path} has no tokenizer, which everything that reads a text needs: copy the model's into it "
+                "(tokenizer.json, tokenizer_config.json), or name another checkpoint."
+            ) from None
         raise SpikeconvError(
             f"The tokenizer of {path} cannot be loaded; a file is damaged, missing or newer than the installed "
             f"tokenizers {tokenizers.__version__}: {reason_of(error)}"
@@ -81,9 +90,8 @@ def parse_dtype(name: str) -> torch.dtype | None:
     Raises:
         SpikeconvError: there is no such dtype.
     """
-    if name != "auto" and name not in DTYPES:
-        raise SpikeconvError(f"Unknown dtype {name!r}; choose auto, {', '.join(DTYPES)}.")
-    return DTYPES.get(name)
+    check_dtype(name)
+    return None if name == "auto" else getattr(torch, name)
 
 
 def find_device(name: str) -> torch.device:
@@ -92,14 +100,13 @@ def find_device(name: str) -> torch.device:
     Raises:
         SpikeconvError: there is no such device.
     """
+    check_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise SpikeconvError(f"Unknown device {name!r}; choose auto, cpu, cuda or cuda:N.") from None
-    if device.type == "meta":
-        raise SpikeconvError("Nothing can be computed on the meta device; choose auto, cpu, cuda or cuda:N.")
+    except RuntimeError as error:  # a number beyond those of torch
+        raise SpikeconvError(f"Device {name} cannot be had: {reason_of(error)}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SpikeconvError(f"Device {name} was asked for, but torch {torch.__version__} sees no GPU here.")
     return device

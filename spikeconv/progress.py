@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-__all__ = ["Track", "silent"]
+__all__ = ["Track", "named", "silent"]
 
 T = TypeVar("T")
 
@@ -19,3 +19,12 @@ class Track(Protocol):
 def silent(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
     """Show nothing (the default of every library function)."""
     return items
+
+
+def named(track: Track, name: str) -> Track:
+    """A display that says whose pass it shows, where there are several."""
+
+    def shown(items: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        return track(items, f"{name}: {description}", total)
+
+    return shown

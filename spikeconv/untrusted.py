@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["kind_of", "read_bounded"]
+__all__ = ["kind_of", "read_bounded", "shorten"]
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -45,3 +45,9 @@ def read_bounded(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise SpikeconvError(f"{path} has {state.st_size:,} bytes, more than the {most:,} that such a file may have.")
     return data
+
+
+def shorten(name: str, most: int = 100) -> str:
+    """A name out of somebody's file for a sentence: on one line, and not without end."""
+    name = name if name.isprintable() else repr(name)
+    return name if len(name) <= most else f"{name[: most - 1]}…"

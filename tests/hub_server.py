@@ -29,12 +29,14 @@ class Hub:
         branches: that were made.
         commits: messages and branches of commits, in order.
         refuses: whether nothing may be written.
+        gated: whether all files are kept for those who are logged in.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.fetched, self.broken = folder, list[str](), set[str]()
         self.private, self.refuses = False, False
         self.branches, self.commits = list[str](), list[tuple[str, str]]()
+        self.gated = False
 
     def info(self) -> dict[str, Any]:
         """What the hub says of the model."""
@@ -136,6 +138,9 @@ class _Handler(BaseHTTPRequestHandler):
         file = self.hub.folder / name
         if not path.startswith(f"/{MODEL}/resolve/") or not file.is_file():
             self._send(404, b"", {"X-Error-Code": "RepoNotFound" if MODEL not in path else "EntryNotFound"}, body)
+            return
+        if self.hub.gated:
+            self._send(401, b"", {"X-Error-Code": "GatedRepo"}, body)
             return
         if name in self.hub.broken:
             self._send(403, b"", {}, body)

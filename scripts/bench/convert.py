@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from spikeconv.bench import measure_limits
+from spikeconv.bench.limits import measure_limits
 from spikeconv.checkpoint.layout import Layout, TensorSpec
 from spikeconv.conversion.linear import BLOCK
 from spikeconv.conversion.writing import default_jobs

@@ -13,7 +13,10 @@ import sys
 
 import torch
 
-from spikeconv.bench import CACHES, SHAPES, KernelRow, bench_attention, bench_kernels, measure_limits
+from spikeconv.bench.attention import bench_attention
+from spikeconv.bench.kernels import KernelRow, bench_kernels
+from spikeconv.bench.limits import measure_limits
+from spikeconv.bench.shapes import CACHES, SHAPES
 
 OPS = ("dense", "events", "encode", "rtn", "rtn search", "append", "attend")
 NONZERO = (1.0, 0.8, 0.5, 0.3, 0.1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from spikeconv.evaluate.models import load_checkpoint
-from spikeconv.record import Recorder
+from spikeconv.record.recorder import Recorder
 
 
 def main() -> None:

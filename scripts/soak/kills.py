@@ -23,7 +23,7 @@ import torch
 from killing import KILLED, operations, run_killed
 from tiny_models import save_model
 
-from spikeconv.checkpoint.writer import RECORD
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan

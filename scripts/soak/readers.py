@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from tiny_models import save_model
 
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.checkpoint.scratch import Scratch
-from spikeconv.checkpoint.writer import RECORD
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import make_plan

@@ -1,7 +1,6 @@
 """Keys and values as rows of counts: writing and using them, beside copies and torch's attention in the same run."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -13,39 +12,16 @@ from torch.nn import functional as F
 from spikeconv import ops
 from spikeconv.bench.kernels import KernelRow
 from spikeconv.bench.limits import DRAM_BYTES, Limits
+from spikeconv.bench.shapes import CacheShape
 from spikeconv.bench.timing import median_seconds
 from spikeconv.nn.attention import CLIP_RATIOS
 from spikeconv.rotation import Rotation
 
-__all__ = ["CACHES", "CacheShape", "bench_attention"]
+__all__ = ["bench_attention"]
 
 BITS = 4
 PEERS = {"bf16 sdpa": torch.bfloat16, "fp32 sdpa": torch.float32}
 """torch's attention over a cache of that dtype."""
-
-
-@dataclass(frozen=True)
-class CacheShape:
-    """The attention of one layer of a model."""
-
-    model: str
-    heads: int
-    key_heads: int
-    head_dim: int
-
-    @property
-    def label(self) -> str:
-        """`model k|v key heads×head_dim`."""
-        return f"{self.model} k|v {self.key_heads}×{self.head_dim}"
-
-
-CACHES = {
-    "smollm2-135m": CacheShape("smollm2-135m", 9, 3, 64),
-    "llama3.2-1b": CacheShape("llama3.2-1b", 32, 8, 64),
-    "llama2-7b": CacheShape("llama2-7b", 32, 32, 128),
-    "llama3.1-8b": CacheShape("llama3.1-8b", 32, 8, 128),
-    "llama2-13b": CacheShape("llama2-13b", 40, 40, 128),
-}
 
 
 def bench_attention(

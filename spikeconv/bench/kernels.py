@@ -12,11 +12,12 @@ from torch import Tensor
 from spikeconv import ops
 from spikeconv.bench.limits import DRAM_BYTES, Limits
 from spikeconv.bench.peers import PEERS
+from spikeconv.bench.shapes import Shape
 from spikeconv.bench.timing import median_seconds
 from spikeconv.nn.memory import LargePages
 from spikeconv.rotation import Rotation
 
-__all__ = ["SHAPES", "KernelRow", "Shape", "bench_kernels"]
+__all__ = ["KernelRow", "bench_kernels"]
 
 BITS = 4
 LARGEST = 8
@@ -26,54 +27,6 @@ FEW_TOKENS = 4
 
 SLOWEST = 1.0
 """Seconds a call above which a peer is left out: it would take minutes and tell nothing new."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """One encode group of a model: in_features and the out_features of its linears."""
-
-    model: str
-    group: str
-    inputs: int
-    outputs: tuple[int, ...]
-
-    @property
-    def weights(self) -> int:
-        """Weights of the group."""
-        return self.inputs * sum(self.outputs)
-
-    @property
-    def label(self) -> str:
-        """`model group in→out`."""
-        return f"{self.model} {self.group} {self.inputs}→{sum(self.outputs)}"
-
-
-def _model(name: str, hidden: int, heads: int, kv_heads: int, ffn: int) -> tuple[Shape, ...]:
-    kv = hidden // heads * kv_heads
-    return (
-        Shape(name, "q|k|v", hidden, (hidden, kv, kv)),
-        Shape(name, "o", hidden, (hidden,)),
-        Shape(name, "gate|up", hidden, (ffn, ffn)),
-        Shape(name, "down", ffn, (hidden,)),
-    )
-
-
-def _rwkv6(name: str, hidden: int, ffn: int) -> tuple[Shape, ...]:
-    return (
-        Shape(name, "r", hidden, (hidden,)),  # k, v, g and o are the same
-        Shape(name, "ffn.key", hidden, (ffn,)),
-        Shape(name, "ffn.value", ffn, (hidden,)),
-    )
-
-
-SHAPES = {
-    "smollm2-135m": _model("smollm2-135m", 576, 9, 3, 1536),
-    "llama3.2-1b": _model("llama3.2-1b", 2048, 32, 8, 8192),
-    "llama2-7b": _model("llama2-7b", 4096, 32, 32, 11008),
-    "llama3.1-8b": _model("llama3.1-8b", 4096, 32, 8, 14336),
-    "llama2-13b": _model("llama2-13b", 5120, 40, 40, 13824),
-    "rwkv6-1b6": _rwkv6("rwkv6-1b6", 2048, 7168),
-}
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from spikeconv.config import Override, SpikeConfig
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.base import Source
 from spikeconv.untrusted import read_bounded
+
+if TYPE_CHECKING:
+    from spikeconv.sources.base import Source
 
 __all__ = ["RECORD", "ClipRecord", "read_model"]
 
@@ -67,7 +69,7 @@ class ClipRecord(BaseModel):
         """
         return read_model(cls, folder / RECORD, "--clip-from takes what `spikeconv finetune` made")
 
-    def apply(self, config: SpikeConfig, source: Source) -> SpikeConfig:
+    def apply(self, config: SpikeConfig, source: "Source") -> SpikeConfig:
         """A conversion's settings with these clips, in front of the user's overrides; its plan takes `thresholds`.
 
         Raises:

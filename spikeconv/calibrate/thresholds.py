@@ -1,44 +1,26 @@
 """Where a model is clipped, and at which τ: the moving average of a quantile of its membrane potentials on a text."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spikeconv.config import ClipSettings, Override, SpikeConfig, parse_settings
+from spikeconv.config import SpikeConfig
 from spikeconv.data.texts import longest_window, token_windows
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import Family, center_of, family_of
+from spikeconv.families import center_of, family_of
 from spikeconv.nn.clip import MembraneClip
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
 from spikeconv.sources.float_model import load_float
 
-__all__ = ["MOMENTUM", "calibrate", "calibrate_source", "clip_inputs", "clip_roles", "thresholds_of"]
-
-ATTENTION_ROLES = ("q", "k", "v", "r")
-"""The default: the inputs of attention, as in SDLLM's table 3, or of RWKV's time mixing."""
+__all__ = ["MOMENTUM", "calibrate", "calibrate_source", "clip_inputs", "thresholds_of"]
 
 WINDOW = 512
 """Tokens of a calibration window."""
 
 MOMENTUM = 0.9
 """Share of the old τ in the moving average."""
-
-
-def clip_roles(config: SpikeConfig, family: Family, mode: str, quantile: float, roles: Iterable[str]) -> SpikeConfig:
-    """A conversion's settings that clip the inputs of some roles (or name patterns); none: those of attention.
-
-    They stand in front of the user's overrides.
-
-    Raises:
-        SpikeconvError: the mode or the quantile is impossible, or the inputs cannot be clipped.
-    """
-    chosen = tuple(roles) or tuple(role for role in ATTENTION_ROLES if role in family.roles)
-    clip = parse_settings(ClipSettings, {"mode": mode, "quantile": quantile}, "inputs.clip")
-    ours = [Override(pattern=role, settings={"inputs": {"clip": clip.model_dump()}}) for role in chosen]
-    return SpikeConfig.parse({**config.model_dump(), "overrides": [*ours, *config.overrides]})
 
 
 def clip_inputs(model: Any, config: SpikeConfig) -> list[MembraneClip]:

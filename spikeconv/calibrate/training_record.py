@@ -2,21 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from spikeconv.calibrate.record import read_model
 from spikeconv.config import SpikeConfig
 
-__all__ = ["TRAINING_RECORD", "TrainingRecord", "note_training"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["TRAINING_RECORD", "TrainingRecord", "check_trained", "note_training"]
 
 TRAINING_RECORD = "spikeconv-training.json"
 """In every model that was trained through spikes."""
-DTYPES = {"input_salient": torch.uint8}
-"""Of what was calibrated; everything else is float32."""
+WHOLE = ("input_salient",)
+"""What is uint8 of what was calibrated; everything else is float32."""
 
 
 class TrainingRecord(BaseModel):
@@ -48,10 +49,22 @@ class TrainingRecord(BaseModel):
         """The conversion's."""
         return SpikeConfig.parse(self.config)
 
-    def tensors(self, kind: str) -> dict[str, Tensor]:
+    def tensors(self, kind: str) -> "dict[str, Tensor]":
         """What is held in the buffers of a name, by module name."""
-        dtype = DTYPES.get(kind, torch.float32)
+        import torch  # the command line checks a record without it
+
+        dtype = torch.uint8 if kind in WHOLE else torch.float32
         return {name: torch.tensor(each[kind], dtype=dtype) for name, each in self.held.items() if kind in each}
+
+
+def check_trained(folder: Path) -> None:
+    """Check, before anything slow, that a folder holds a record, if it is one here.
+
+    Raises:
+        SpikeconvError: it holds none.
+    """
+    if folder.is_dir() and not (folder / TRAINING_RECORD).is_file():
+        TrainingRecord.read(folder)  # which says so
 
 
 def note_training(folder: Path, as_trained: bool, note: Callable[[str], None]) -> TrainingRecord | None:

@@ -7,20 +7,21 @@ import hashlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import Field, field_validator
-from torch import Tensor
 
 from spikeconv.config import Options
 from spikeconv.config.base import Whole
 from spikeconv.data.mix import mixed_documents
-from spikeconv.data.texts import DATASETS, longest_window, read_text, training_text
+from spikeconv.data.texts import check_dataset, check_text, longest_window, read_text, training_text
 from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.base import Source
-from spikeconv.sources.model_config import build_empty, hf_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spikeconv.sources.base import Source
 
 __all__ = ["MIXED", "STATISTICS_TOKENS", "Calibration", "CalibrationText", "text_digest"]
 
@@ -42,7 +43,7 @@ class CalibrationText:
         record: what the checkpoint's record says of them.
     """
 
-    windows: Tensor
+    windows: "Tensor"
     record: dict[str, Any]
 
 
@@ -58,7 +59,7 @@ class Calibration(Options):
     def _named(cls, calibration: Any) -> Any:
         return str(calibration) if isinstance(calibration, Path) else calibration
 
-    def read(self, source: Source, tokens: int = STATISTICS_TOKENS) -> CalibrationText:
+    def read(self, source: "Source", tokens: int = STATISTICS_TOKENS) -> CalibrationText:
         """The windows for a source's model.
 
         Args:
@@ -68,6 +69,10 @@ class Calibration(Options):
         Raises:
             SpikeconvError: the text cannot be had, or is too short.
         """
+        import torch  # the command line checks the settings without it
+
+        from spikeconv.sources.model_config import build_empty, hf_config
+
         text, label = self._text()
         model = build_empty(hf_config(source.config))
         wanted = self.calibration_tokens or tokens
@@ -98,17 +103,23 @@ class Calibration(Options):
         }
         return CalibrationText(windows, record)
 
+    def check(self) -> None:
+        """Check that the text may be there, without reading all of it.
+
+        Raises:
+            SpikeconvError: it is not.
+        """
+        check_dataset(self.calibration, "--calibration", MIXED)
+        if Path(self.calibration).exists():
+            check_text(Path(self.calibration), "--calibration")
+
     def _text(self) -> tuple[str | list[str], str]:
         """The text, or documents in any order, and what to call it."""
         if self.calibration == MIXED:
             return mixed_documents(), MIXED
         if Path(self.calibration).exists():
             return read_text(Path(self.calibration))
-        if self.calibration not in DATASETS and self.calibration.count("/") != 1:
-            raise SpikeconvError(
-                f"--calibration {self.calibration} is no file and no dataset; expected a text file, {MIXED}, "
-                f"{', '.join(DATASETS)} or a dataset's id on the hub."
-            )
+        self.check()
         return training_text(None, self.calibration)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.cache import cache_dir, make_private
-from spikeconv.checkpoint.writer import RECORD
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.errors import SpikeconvError
 from spikeconv.hashing import sha256_of
 from spikeconv.plain import write_json
@@ -50,6 +50,8 @@ def resolve_checkpoint(path: Path | None) -> Path:
         if not name:
             raise SpikeconvError("Nothing has been converted yet; run `spikeconv convert` or name a checkpoint.")
         path = Path(os.fsdecode(name))
+        if not path.exists():
+            raise SpikeconvError(f"The last converted checkpoint, {path}, is gone; name another, or convert again.")
     if not has_record(path) and not _is_converted(path):
         raise SpikeconvError(
             f"{path} is not a converted checkpoint (no {RECORD} in it); run `spikeconv convert` first."

@@ -14,10 +14,12 @@ from typing import Any
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["FORMAT", "METHOD", "check_format", "quantization_config", "read_settings"]
+__all__ = ["FORMAT", "METHOD", "RECORD", "check_format", "quantization_config", "read_settings"]
 
 FORMAT = 2
 METHOD = "spikeconv"
+RECORD = "spikeconv.json"
+"""Every converted checkpoint holds this record of how it was made."""
 MEASURED = ("quant_method", "format", "zero_share")
 """Entries that are no settings."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.checkpoint.journal import JOURNAL, Entry, Journal, same_or_raise
 from spikeconv.checkpoint.layout import Layout
 from spikeconv.checkpoint.lock import OWNER
@@ -25,10 +26,7 @@ from spikeconv.plain import write_json
 from spikeconv.sources.tensor_files import bytes_of, read_into
 from spikeconv.sources.weight_files import INDEX
 
-__all__ = ["RECORD", "Sink"]
-
-RECORD = "spikeconv.json"
-"""Every converted checkpoint holds this record of how it was made."""
+__all__ = ["Sink"]
 
 
 class Sink(Scratch):

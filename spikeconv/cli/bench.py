@@ -5,25 +5,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.console import out, print_json, table, tracker
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
+from spikeconv.cli.measured import converted, installed
 from spikeconv.cli.options import AsJson, Checkpoint, Device, MadeFrom, Quiet
+from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.errors import SpikeconvError
+from spikeconv.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from spikeconv.bench import KernelRow, Limits, ModelRow
+    from spikeconv.bench.kernels import KernelRow
+    from spikeconv.bench.limits import Limits
+    from spikeconv.bench.models import ModelRow
 
 __all__ = ["bench"]
 
 
 def bench(
     checkpoint: Checkpoint = None,
-    shapes: Annotated[str, typer.Option(help="Models whose layers are measured, comma-separated.")] = "smollm2-135m",
-    tokens: Annotated[str, typer.Option(help="Tokens in one call, comma-separated.")] = "1,16,256",
-    nonzero: Annotated[
-        str, typer.Option(help="Shares of non-zero counts for events, comma-separated.")
-    ] = "0.8,0.3,0.1",
-    cached: Annotated[str, typer.Option(help="Tokens in a cache of keys and values, comma-separated.")] = "512,2048",
+    shapes: Annotated[str, typer.Option(help="Models whose layers are measured, with commas.")] = "smollm2-135m",
+    tokens: Annotated[str, typer.Option(help="Tokens in one call, with commas.")] = "1,16,256",
+    nonzero: Annotated[str, typer.Option(help="Shares of non-zero counts for events, with commas.")] = "0.8,0.3,0.1",
+    cached: Annotated[str, typer.Option(help="Tokens in a cache of keys and values, with commas.")] = "512,2048",
     kernels: Annotated[bool, typer.Option(help="Measure the kernels.")] = True,
     model: Annotated[bool, typer.Option(help="Measure the checkpoint against its float source.")] = False,
     made_from: MadeFrom = None,
@@ -36,19 +39,25 @@ def bench(
 
     Example: [cyan]spikeconv bench --shapes llama2-7b --tokens 1,256[/]
     """
-    from spikeconv.bench import CACHES, SHAPES, bench_attention, bench_kernels, bench_model, measure_limits
-    from spikeconv.checkpoint.folder import resolve_checkpoint
-    from spikeconv.loading import find_device
-    from spikeconv.sources.resolve import resolve_source
+    from spikeconv.bench.shapes import CACHES, SHAPES
 
-    unknown = [name for name in shapes.split(",") if name not in SHAPES]
-    if unknown:
-        raise SpikeconvError(f"Unknown shapes {', '.join(unknown)}; choose from {', '.join(SHAPES)}.")
+    for name in shapes.split(","):
+        if name not in SHAPES:
+            hint = did_you_mean(name, SHAPES)
+            raise SpikeconvError(f"Unknown shapes {name!r}.{hint} Choose from {', '.join(SHAPES)}.")
     caches = [CACHES[name] for name in shapes.split(",") if name in CACHES]
     layers = [layer for name in shapes.split(",") for layer in SHAPES[name]]
     counts, shares = _numbers("--tokens", tokens, int), _numbers("--nonzero", nonzero, float)
     lengths = [int(n) for n in _numbers("--cached", cached, int)]
-    path = resolve_checkpoint(checkpoint) if model else None
+    path = chosen_checkpoint(checkpoint, quiet) if model else None
+
+    from spikeconv.bench.attention import bench_attention
+    from spikeconv.bench.kernels import bench_kernels
+    from spikeconv.bench.limits import measure_limits
+    from spikeconv.bench.models import bench_model
+    from spikeconv.loading import find_device
+    from spikeconv.sources.resolve import resolve_source
+
     where = str(find_device(device))
     limits = measure_limits(seconds, where)
     rows: list[KernelRow] = []
@@ -56,8 +65,6 @@ def bench(
         for layer in tracker(quiet)(layers, "measuring", len(layers)):
             rows += bench_kernels([layer], limits, [int(n) for n in counts], shares, seconds)
         rows += bench_attention(caches, limits, lengths, seconds)
-    if path is not None and not quiet:
-        err.print("[note]checkpoint {path}[/]", path=path)
     lost: list[str] = []
     models: list[ModelRow] = []
     if path is not None:
@@ -73,6 +80,13 @@ def bench(
                 "kernels": [asdict(row) for row in rows],
                 "models": [asdict(m) for m in models],
                 "fallbacks": lost,
+                "measured": {
+                    "shapes": shapes.split(","),
+                    "seconds": seconds,
+                    "device": where,
+                    **({} if path is None else {**converted(path), "source": made_from}),
+                    "versions": installed(),
+                },
             }
         )
         return
@@ -86,7 +100,7 @@ def _numbers(option: str, text: str, kind: type) -> list[float]:
         values = []
     if not values or min(values) <= 0 or (kind is float and max(values) > 1):
         limits = "numbers above 0 and up to 1" if kind is float else "whole numbers from 1 up"
-        raise SpikeconvError(f"{option} must be {limits}, comma-separated, not {text!r}.")
+        raise SpikeconvError(f"{option} must be {limits}, with commas, not {text!r}.")
     return values
 
 
@@ -104,6 +118,7 @@ def show(limits: "Limits", rows: "list[KernelRow]", models: "list[ModelRow]") ->
             "µs",
             "of limit",
             *peers,
+            text=["layer"],
         )
         for row in rows:
             share = f"{row.fraction:.0%} {row.limit}"
@@ -113,7 +128,7 @@ def show(limits: "Limits", rows: "list[KernelRow]", models: "list[ModelRow]") ->
             )
         out.show(result)
     if models:
-        result = table("model", "run", "model", "tokens/s", "× HF fp32")
+        result = table("model", "run", "model", "tokens/s", "× HF fp32", text=["model"])
         for entry in models:
             result.add_row(entry.run, entry.model, f"{entry.tokens_per_second:.1f}", f"{entry.ratio:.2f}")
         out.show(result)

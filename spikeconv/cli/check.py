@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
+from spikeconv.cli.measured import converted, installed
 from spikeconv.cli.options import AsJson, Checkpoint, MadeFrom, Quiet, TrustRemoteCode
 from spikeconv.cli.reading import chosen_checkpoint
 
@@ -28,13 +29,14 @@ def check(
 
     Example: [cyan]spikeconv check llama2-7b-4-1.58 --repair[/]
     """
+    path = chosen_checkpoint(checkpoint, quiet)
+
     from spikeconv.checkpoint.folder import source_arch, source_path
     from spikeconv.errors import SpikeconvError
     from spikeconv.sources.resolve import open_source, resolve_source
     from spikeconv.verification.check import check_files
     from spikeconv.verification.repair import repair as make_again
 
-    path = chosen_checkpoint(checkpoint, quiet)
     result = check_files(path, tracker(quiet))
     if repair and not result.clean:
         source = source_path(path, None if made_from is None else resolve_source(made_from))
@@ -46,7 +48,10 @@ def check(
         repaired = make_again(path, opened, result)
         result = check_files(path, tracker(quiet))
         result.repaired = repaired
-    print_json(result.to_dict()) if as_json else _show(result)
+    if as_json:
+        print_json({**result.to_dict(), "measured": {**converted(path), "versions": installed()}})
+    else:
+        _show(result)
     if not result.clean:
         raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""What all commands have in common: `~` in paths, and how they end."""
+"""What all commands have in common: mistakes that are told at once, `~` in paths, and how they end."""
 
 import sys
 import warnings
@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from spikeconv.cli.early import check_arguments
 from spikeconv.cli.failure import report_failure
 from spikeconv.cli.fallbacks import show_warning
+from spikeconv.cli.stray import list_hint
 from spikeconv.errors import SpikeconvError
 
 __all__ = ["Command"]
@@ -19,11 +20,23 @@ __all__ = ["Command"]
 class Command(TyperCommand):
     """A command whose failures are reported in one line, and whose paths may begin with `~`."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; a word too many may belong to the list of an option."""
+        words = list(args)
+        ctx.meta["hint"] = lambda word: list_hint(words, word, self.params)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            said, _, extra = str(getattr(error, "message", "")).rpartition("(")
+            if "extra argument" in said and (hint := ctx.meta["hint"](extra.rstrip(")").split()[0])):
+                error.message += f".{hint}"  # type: ignore[attr-defined]
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         """Run it; typer itself would end an interrupt or a closed pipe without our line or exit code."""
         try:
             ctx.params = {name: _expand(value) for name, value in ctx.params.items()}
-            check_arguments(ctx.info_name, ctx.params)
+            check_arguments(ctx.params, ctx.meta["hint"])
             with warnings.catch_warnings():
                 warnings.showwarning = show_warning
                 result = super().invoke(ctx)

@@ -9,6 +9,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.early import given
+from spikeconv.cli.measured import installed, text_of
 from spikeconv.cli.options import AsJson, Device, Dtype, Quiet, TrustRemoteCode
 from spikeconv.cli.report_energy import DEFAULT_PROFILES
 from spikeconv.cli.settings import split
@@ -137,7 +138,9 @@ def compare(
     if output is not None:
         write_text(output, _written(found, output.suffix))
     if as_json:
-        print_json(found.to_dict())
+        read = {"text": text_of(content, label), "tokens": tokens, "tasks": asked_tasks, "limit": limit}
+        how = {"compared": compared, "measures": wanted, **read, "profiles": list(loaded), "dtype": dtype}
+        print_json({**found.to_dict(), "measured": {**how, "device": device, "versions": installed()}})
     elif markdown or as_csv_table:
         print(as_markdown(found) if markdown else as_csv(found), end="")
     else:
@@ -182,18 +185,15 @@ def show(found: Table, width: int) -> None:
         room -= wide + 2
     for block in blocks:
         rows = table("", "", *(_broken(found.columns[index], widest[index]) for index in block))
-        rows.title = None
         section = ""
         for row in found.rows:
             units = {other.unit for other in found.rows if other.section == row.section}
             if row.section != section:
                 section = row.section
                 unit = f" ({row.unit})" if row.unit and len(units) == 1 else ""
-                rows.add_row(f"{section}{unit}", style="title")
+                rows.add_row(f"{section}{unit}", *("" for _ in block), style="title")
             cells = (_broken(row.cells[index].text, widest[index]) for index in block)
             rows.add_row(f"  {row.name + row.mark if len(units) == 1 else row.label}", *cells)
-        for column, wide in zip(rows.columns, (label, *(widest[index] for index in block)), strict=True):
-            column.width, column.overflow = wide, "fold"
         out.show(rows)
         out.print("")
     for number, note in enumerate(found.notes, 1):

@@ -7,7 +7,7 @@ markup is read from the template alone, so that a path with [brackets] stays wha
 import json
 import string
 import time
-from collections.abc import Iterable, Sized
+from collections.abc import Collection, Iterable, Sized
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 from spikeconv.cli.streams import is_terminal
+from spikeconv.cli.tables import Rows, broken, laid_out
 from spikeconv.plain import plain_value
 from spikeconv.progress import Track, silent
 
@@ -27,6 +28,8 @@ T = TypeVar("T")
 THEME = Theme({"title": "bold cyan", "good": "green", "bad": "bold red", "note": "dim", "number": "bold"})
 FILE_WIDTH = 160
 """Characters of a table line where there is no terminal to fit."""
+LONGEST = 1 << 16
+"""Characters of a line of a table, whose columns know their own widths."""
 PLACE = "\ue000"
 """Stands for a field while markup is parsed; no template holds this private character."""
 
@@ -52,20 +55,33 @@ class Printer:
         """
         self._write(_fill(template, fields))
 
-    def show(self, rows: Table) -> None:
-        """A table."""
-        self._write(rows)
+    def show(self, rows: Rows) -> None:
+        """A table; in a file its lines are as long as they must be."""
+        width: int | None = FILE_WIDTH
+        if self._on_terminal:
+            width = self.console.width
+        elif rows.widths(FILE_WIDTH) is None:
+            width = None
+        for part in laid_out(rows, width):
+            self._write(part)
 
     def _write(self, content: Text | Table) -> None:
         try:
-            self.console.print(content)
+            if isinstance(content, Table):
+                self.console.print(content, width=LONGEST, crop=False)
+            else:  # a file has lines as they are
+                self.console.print(broken(content, self.console.width) if self._on_terminal else content)
         except OSError:
             self.console = self._new_console()  # without what could not be written
             if not self._stderr:  # nobody may hear what is said beside the results; the work goes on all the same
                 raise
 
+    @property
+    def _on_terminal(self) -> bool:
+        return is_terminal("stderr" if self._stderr else "stdout")
+
     def _new_console(self) -> Console:
-        width = None if self._stderr or is_terminal("stdout") else FILE_WIDTH
+        width = None if self._stderr or self._on_terminal else FILE_WIDTH
         # Without markup by itself: table cells and titles are shown as they are.
         return _Console(
             theme=THEME, highlight=False, soft_wrap=True, markup=False, emoji=False, stderr=self._stderr, width=width
@@ -103,12 +119,9 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain_value(value), indent=2, allow_nan=False))
 
 
-def table(title: str, *columns: str) -> Table:
-    """A table in the house style: the first column is text, the others are numbers."""
-    result = Table(title=Text(title), title_style="title", title_justify="left", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        result.add_column(column, justify="left" if index == 0 else "right")
-    return result
+def table(title: str, *columns: str, text: Collection[str] = ()) -> Rows:
+    """A table in the house style: the first column and those of `text` are text, the others are numbers."""
+    return Rows(title, columns, {columns[0], *text})
 
 
 def tracker(quiet: bool = False) -> Track:

@@ -4,6 +4,12 @@ import shlex
 import sys
 from pathlib import Path
 
+from spikeconv.calibrate.clipping import Clipping
+from spikeconv.calibrate.training_record import check_trained, note_training
+from spikeconv.calibrate.windows import Calibration as CalibrationSettings
+from spikeconv.checkpoint.folder import remember
+from spikeconv.checkpoint.format import RECORD
+from spikeconv.checkpoint.scratch import check_target
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.convert_options import (
     Arch,
@@ -49,7 +55,6 @@ from spikeconv.cli.convert_options import (
     WeightClip,
     Weights,
 )
-from spikeconv.cli.early import check_roles
 from spikeconv.cli.encoding_options import (
     Alpha,
     Codec,
@@ -73,9 +78,12 @@ from spikeconv.cli.encoding_options import (
     TimeSteps,
 )
 from spikeconv.cli.failure import convenience
+from spikeconv.cli.measured import installed
 from spikeconv.cli.options import AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
-from spikeconv.cli.settings import build_config, model_name, number, split
+from spikeconv.cli.settings import build_config, model_name, number
 from spikeconv.cli.show_conversion import show_foreseen, show_plan, show_summary
+from spikeconv.conversion.log import check_log
+from spikeconv.conversion.wanted import Search
 from spikeconv.errors import SpikeconvError
 from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 from spikeconv.sources.presets import DEFAULT_MODEL
@@ -202,28 +210,6 @@ def convert(
     if source is None and not quiet:
         err.print("[note]No SOURCE given; converting the embedded model {model}.[/]", model=DEFAULT_MODEL)
 
-    patterns = {"--skip": skip or [], "--override": [text.partition(":")[0] for text in override or []]}
-    check_roles(source or DEFAULT_MODEL, {**patterns, "--clip-roles": split(clip_roles)})
-
-    from spikeconv.calibrate.training_record import note_training
-    from spikeconv.calibrate.windows import Calibration
-    from spikeconv.checkpoint.folder import remember
-    from spikeconv.checkpoint.scratch import check_target
-    from spikeconv.checkpoint.writer import RECORD
-    from spikeconv.conversion.foresee import foresee
-    from spikeconv.conversion.log import ConversionLog
-    from spikeconv.conversion.pipeline import convert as run
-    from spikeconv.conversion.recipe import Clipping, plan_conversion
-    from spikeconv.conversion.search import Search
-    from spikeconv.conversion.writing import Writing, default_jobs
-    from spikeconv.loading import find_device, parse_dtype
-    from spikeconv.sources.outline import open_or_outline
-    from spikeconv.sources.resolve import open_named
-
-    def note(text: str) -> None:
-        if not quiet:
-            err.print("[note]{text}[/]", text=text)
-
     clipping = Clipping.parse(
         {
             "clip_quantile": clip_quantile,
@@ -234,7 +220,7 @@ def convert(
             "clip_from": clip_from,
         }
     )
-    texts = Calibration.parse(
+    texts = CalibrationSettings.parse(
         {
             "calibration": calibration,
             "calibration_tokens": calibration_tokens,
@@ -243,8 +229,32 @@ def convert(
     )
     auto = [name for name, value in (("clip_ratio", clip_ratio), ("count_scale", count_scale)) if value == "auto"]
     wanted = Search.parse({"budget": budget, "auto": auto, "spike_price": spike_price})
+    clipping.check(config)
+    texts.check()
     name = source or DEFAULT_MODEL
     target = output or Path(f"{model_name(name)}-{config.bits}")
+    check_log(log_file, target)
+    if as_trained:  # what is called after its settings is known when they are
+        check_trained(Path(name))
+    elif not dry_run:
+        check_target(target, force, RECORD)
+    if delete_source_shards and Path(name).exists():
+        raise SpikeconvError(f"{name} was not fetched from the hub; --delete-source-shards deletes nothing else.")
+
+    from spikeconv.conversion.described import described
+    from spikeconv.conversion.foresee import foresee
+    from spikeconv.conversion.log import ConversionLog
+    from spikeconv.conversion.pipeline import convert as run
+    from spikeconv.conversion.recipe import plan_conversion
+    from spikeconv.conversion.writing import Writing, default_jobs
+    from spikeconv.loading import find_device, has_tokenizer, parse_dtype
+    from spikeconv.sources.outline import open_or_outline
+    from spikeconv.sources.resolve import open_named
+
+    def note(text: str) -> None:
+        if not quiet:
+            err.print("[note]{text}[/]", text=text)
+
     float_dtype = parse_dtype(dtype)
     most = None if max_memory is None else parse_size(max_memory, "--max-memory")
     shard = parse_size(max_shard_size, "--max-shard-size")
@@ -259,8 +269,6 @@ def convert(
     if dry_run:
         opened = open_or_outline(name, trust_remote_code=trust_remote_code, arch=arch)
     else:
-        if not as_trained:  # what is called after its settings is known when they are
-            check_target(target, force, RECORD)
         opened = open_named(
             name, trust_remote_code=trust_remote_code, delete_shards=delete_source_shards, arch=arch, note=note
         )
@@ -283,17 +291,29 @@ def convert(
         note=note,
         trained=trained,
     )
+    words = described(plan, clipping, texts, wanted, trained is not None)
+    settings = plan.config.model_dump(mode="json")
+    calibrated = None if plan.calibration is None else plan.calibration.record
+    told = {
+        "measured": {
+            "source": str(opened.path),
+            "settings": settings,
+            "in words": dict(words),
+            "calibration": calibrated,
+            "versions": installed(),
+        }
+    }
     if dry_run:
         foreseen = foresee(opened, plan, float_dtype, writing, target, searches=wanted.asked)
         if as_json:
-            print_json({**plan.to_dict(), **foreseen.to_dict()})
+            print_json({**plan.to_dict(), **told, **foreseen.to_dict()})
         else:
-            show_plan(plan, str(opened.path), out)
+            show_plan(plan, words, str(opened.path), out)
             show_foreseen(foreseen)
         foreseen.check()
         return
     if not quiet:
-        show_plan(plan, str(opened.path), err)
+        show_plan(plan, words, str(opened.path), err)
     try:
         with ConversionLog(log_file, target) as log:
             summary = run(
@@ -309,8 +329,16 @@ def convert(
             )
     except KeyboardInterrupt as stop:
         raise type(stop)(f"{target} is not complete; the same command goes on with it") from None
-    with convenience("this checkpoint will not be the default of other commands"):
-        remember(target)
-    print_json(summary.to_dict()) if as_json else show_summary(summary)
+    if not has_tokenizer(target):
+        err.print(
+            "[bad]warning:[/] {source} has no tokenizer, so {target} does not become the default of other commands: "
+            "copy one into it (tokenizer.json, tokenizer_config.json), and name it.",
+            source=name,
+            target=target,
+        )
+    else:
+        with convenience("this checkpoint will not be the default of other commands"):
+            remember(target)
+    print_json({**summary.to_dict(), **told}) if as_json else show_summary(summary, words)
     if not quiet and config.sends_each_spike and scheme is None and balance is None:
         err.print("[note]About one spike for any count, a better model: --scheme ramp-5 (docs/temporal-codes.md).[/]")

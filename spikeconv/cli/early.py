@@ -1,22 +1,52 @@
-"""Mistakes in arguments that can be seen before torch is imported, which takes seconds."""
+"""Mistakes in arguments that can be seen before torch is imported, which takes seconds.
+
+Arguments of one name mean the same in every command, so they are checked here, by name; what only one command knows it
+checks itself, before its own imports of torch.
+"""
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from spikeconv.data.offline import OFFLINE_TASKS
+from spikeconv.calibrate.record import ClipRecord
+from spikeconv.checkpoint.folder import has_record, read_record, resolve_checkpoint
+from spikeconv.choices import check_device, check_dtype, check_execution
+from spikeconv.cli.settings import split
+from spikeconv.data.texts import check_dataset, check_text
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.names import ALIASES
+from spikeconv.evaluate.names import check_data
 from spikeconv.families import FAMILIES
-from spikeconv.sources.presets import check_source_name, model_presets
-from spikeconv.suggest import no_such_linear
+from spikeconv.record.folder import find_recording
+from spikeconv.sizes import parse_size
+from spikeconv.sources.presets import DEFAULT_MODEL, check_source_name, model_presets
+from spikeconv.sources.pth_layouts import check_arch
+from spikeconv.suggest import matching, no_such_linear
 from spikeconv.untrusted import read_bounded
 
-__all__ = ["check_arguments", "check_extra", "check_roles", "check_spiking", "given"]
+__all__ = ["check_arguments", "check_extra", "check_linears", "check_roles", "check_spiking", "given"]
 
 MOST_CONFIG = 1 << 24
+
+CHECKS: dict[str, Callable[[Any], object]] = {
+    "source": check_source_name,
+    "made_from": check_source_name,
+    "model": check_source_name,
+    "device": check_device,
+    "dtype": check_dtype,
+    "execution": check_execution,
+    "text": check_text,
+    "clip_text": lambda file: check_text(file, "--clip-text"),
+    "dataset": check_dataset,
+    "data": check_data,
+    "recording": find_recording,
+    "clip_from": ClipRecord.read,
+    "max_memory": lambda size: parse_size(size, "--max-memory"),
+    "max_shard_size": lambda size: parse_size(size, "--max-shard-size"),
+}
+"""What an argument of each name must pass."""
 
 
 def given(options: dict[str, Any]) -> list[str]:
@@ -24,22 +54,36 @@ def given(options: dict[str, Any]) -> list[str]:
     return [name for name, value in options.items() if value is not None]
 
 
-def check_arguments(command: str | None, values: dict[str, Any]) -> None:
-    """Check the names of sources and checkpoints of any command.
+def check_arguments(values: dict[str, Any], hint: Callable[[str], str] = lambda word: "") -> None:
+    """Check what any command was given.
+
+    Args:
+        values: by the parameter's name.
+        hint: what may be meant by a word that names neither a source nor a checkpoint.
 
     Raises:
-        SpikeconvError: there is nothing of a name.
+        SpikeconvError: something is not there, or not what it should be.
     """
-    if isinstance(source := values.get("source"), str):
-        check_source_name(source)
-    path = values.get("checkpoint")
-    if isinstance(path, Path) and not any((path / name).is_file() for name in ("spikeconv.json", "config.json")):
-        if command == "eval" and (str(path) in OFFLINE_TASKS or str(path) in ALIASES):
-            tasks = values.get("tasks") or "piqa"
-            raise SpikeconvError(f"{path} is no checkpoint; tasks are joined by commas: --tasks {tasks},{path}.")
-        raise SpikeconvError(
-            f"{path} is not a converted checkpoint (no spikeconv.json in it); run `spikeconv convert` first."
-        )
+    for name, check in CHECKS.items():
+        value = values.get(name)
+        if isinstance(value, str | Path):  # no flag, as `--model` of one command
+            try:
+                check(value)
+            except SpikeconvError as error:
+                raise SpikeconvError(f"{error}{hint(str(value)) if name == 'source' else ''}") from None
+    checkpoint = values.get("checkpoint")
+    if isinstance(checkpoint, Path):
+        try:
+            resolve_checkpoint(checkpoint)
+        except SpikeconvError as error:
+            raise SpikeconvError(f"{error}{hint(str(checkpoint))}") from None
+    if "execution" in values and values["execution"] is None:
+        check_execution(os.environ.get("SPIKECONV_EXEC", "auto"))
+    source = values.get("source") or values.get("clip_from") or DEFAULT_MODEL
+    check_arch(source, values.get("arch"))
+    overrides = [text.partition(":")[0] for text in values.get("override") or ()]
+    patterns = {"--skip": values.get("skip") or (), "--override": overrides}
+    check_roles(str(source), {**patterns, "--clip-roles": split(values.get("clip_roles"))})
 
 
 def check_extra(extra: str, packages: Iterable[str]) -> None:
@@ -82,6 +126,16 @@ def check_roles(source: str, options: dict[str, Iterable[str]]) -> None:
         for pattern in patterns:
             if family is not None and pattern.isidentifier() and pattern not in family.roles:
                 raise no_such_linear(f"{option} {pattern}", pattern, source, family.roles)
+
+
+def check_linears(path: Path, patterns: list[str] | None) -> None:
+    """Check patterns against the linears in the record of a checkpoint, where there is one.
+
+    Raises:
+        SpikeconvError: one means none of them.
+    """
+    if patterns and has_record(path) and isinstance(layers := read_record(path).get("layers"), dict):
+        matching(layers, patterns)
 
 
 def _config(source: str) -> dict[str, Any]:

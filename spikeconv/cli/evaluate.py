@@ -1,20 +1,22 @@
 """`spikeconv eval`: accuracy on lm-eval tasks."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience, show_lost_baseline
+from spikeconv.cli.measured import measured
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, MadeFrom, Quiet, TrustRemoteCode
 from spikeconv.cli.settings import split
+from spikeconv.cli.tables import Rows
 from spikeconv.data.labelled import is_labelled
 from spikeconv.evaluate.compare import Comparison, compare
 from spikeconv.evaluate.names import labels_texts
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
 from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
+from spikeconv.progress import named
 
 if TYPE_CHECKING:
     from spikeconv.loading import LoadedModel
@@ -72,11 +74,12 @@ def evaluate(
     path = path or resolve_checkpoint(checkpoint)
 
     def measure(loaded: "LoadedModel") -> EvaluationResult:
+        track = named(tracker(quiet), loaded.name)
         if by_label:
             from spikeconv.evaluate.classification import classify_tasks
 
-            return classify_tasks(loaded, names, limit=limit, batch_size=settings["batch_size"], track=tracker(quiet))
-        return evaluate_tasks(loaded, names, data=source, track=tracker(quiet), **settings)
+            return classify_tasks(loaded, names, limit=limit, batch_size=settings["batch_size"], track=track)
+        return evaluate_tasks(loaded, names, data=source, track=track, **settings)
 
     if not quiet:
         err.print(
@@ -108,7 +111,15 @@ def evaluate(
     if as_json:
         reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}
         where = {"checkpoint": str(path), "output": str(output) if saved else None}
-        print_json({**where, **result.spiking.as_dict(), **reference})
+        what: dict[str, Any] = {
+            "tasks": list(names),
+            "data": source,
+            "limit": limit,
+            "num_fewshot": num_fewshot,
+            "source": made_from,
+        }
+        how = measured(path, device=device, dtype=dtype, execution=execution, **what)
+        print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return
     out.show(_scores(path.name, result))
     for label, run in (("spiking", result.spiking), ("baseline", result.baseline)):
@@ -122,7 +133,7 @@ def evaluate(
         out.print("[note]saved to {output}[/]", output=output)
 
 
-def _scores(title: str, result: Comparison[EvaluationResult]) -> Table:
+def _scores(title: str, result: Comparison[EvaluationResult]) -> Rows:
     """The paper's columns: accuracies in percent with their standard error, and their mean."""
     spiking, baseline = result.spiking, result.baseline
     columns = [f"{task.name}\n{task.metric}" for task in spiking.tasks]

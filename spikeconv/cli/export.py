@@ -2,12 +2,13 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from spikeconv.cli.console import err, out, print_json
-from spikeconv.cli.early import given
+from spikeconv.cli.early import check_linears, given
+from spikeconv.cli.measured import measured
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, TrustRemoteCode
 from spikeconv.errors import SpikeconvError
 
@@ -81,6 +82,7 @@ def export(
 
     path = resolve_checkpoint(checkpoint)
     target = output or Path(f"{path.name}{suffix}" if form == "nir" else f"{path.name}-{form}{suffix}")
+    check_linears(path, layers)
     if target.exists() and not force:
         raise SpikeconvError(f"{target} exists; --force replaces it.")
 
@@ -125,7 +127,10 @@ def export(
     unit = {".nir": "nodes", ".parquet": "columns"}.get(suffix, "arrays")
     if as_json:
         size = target.stat().st_size
-        print_json({"output": str(target), "format": form, "linears": list(trains), unit: written, "bytes": size})
+        what: dict[str, Any] = {"format": form, "layers": layers, "order": order, "text": about.get("text")}
+        how = measured(path, device=device, **what)
+        found = {"output": str(target), "format": form, "linears": list(trains), unit: written, "bytes": size}
+        print_json({**found, **how})
         return
     out.print("[good]Exported[/] {written} {unit} to [number]{target}[/]", written=written, unit=unit, target=target)
 

@@ -10,6 +10,7 @@ from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.convert_options import Assignments, Bits, Skip
 from spikeconv.cli.early import given
 from spikeconv.cli.encoding_options import Codec, TimeSteps
+from spikeconv.cli.measured import installed
 from spikeconv.cli.options import CLIPPING, AsJson, ClipRoles, Device, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, split
 from spikeconv.sources.presets import DEFAULT_MODEL
@@ -134,11 +135,16 @@ def finetune(
 
     [cyan]spikeconv finetune minilm-l6 --task sst2 --codec elastic --time-steps 4 -o spiking[/]
     """
+    from spikeconv.calibrate.clipping import Clipping
+    from spikeconv.calibrate.clipping import clip_roles as with_roles
     from spikeconv.calibrate.record import RECORD
     from spikeconv.calibrate.training_record import TRAINING_RECORD
     from spikeconv.checkpoint.scratch import check_target
+    from spikeconv.config import SpikeConfig, parse_settings
     from spikeconv.data.labelled import labelled
+    from spikeconv.data.texts import training_text
     from spikeconv.errors import SpikeconvError
+    from spikeconv.finetune.settings import FinetuneSettings
 
     options: dict[str, Any] = {"bits": bits, "codec": codec, "time_steps": time_steps}
     asked = scheme is not None or bool(assignments) or any(value is not None for value in options.values())
@@ -166,26 +172,7 @@ def finetune(
     options = {**options, "rotation": rotation} if asked else {"bits": "16-16", "rotation": "none"}
     spiking = build_config(scheme, options, assignments or [], skip or [], [])
     examples = None if task is None else labelled(task, "train")
-
-    from spikeconv.calibrate.thresholds import clip_roles as with_roles
-    from spikeconv.config import SpikeConfig, parse_settings
-    from spikeconv.conversion.plan import check_convertible, make_plan
-    from spikeconv.data.texts import token_windows, training_text
-    from spikeconv.families import find_family, refuse_encoder
-    from spikeconv.finetune.prepare import clipped_session, load_to_train, spiking_session
-    from spikeconv.finetune.refit import enough_to_refit
-    from spikeconv.finetune.settings import FinetuneSettings
-    from spikeconv.finetune.train import Course, make_accelerator
-    from spikeconv.finetune.train import finetune as run
-    from spikeconv.loading import find_device
-    from spikeconv.sources.resolve import open_named
-
     content, label = ("", f"{task}, {len(examples)} texts") if examples is not None else training_text(text, dataset)
-    opened = open_named(name, trust_remote_code=trust_remote_code)
-    check_convertible(opened.config, str(opened.path))
-    family = find_family(opened.config)
-    if examples is None:
-        refuse_encoder(family, "text to be trained on so")
     wanted = {
         "clip_mode": clip_mode,
         "clip_quantile": clip_quantile,
@@ -215,6 +202,23 @@ def finetune(
             **{key: value for key, value in wanted.items() if value is not None},
         },
     )
+    Clipping.parse({"clip_quantile": clip_quantile, "clip_mode": clip_mode}).check(SpikeConfig())
+
+    from spikeconv.conversion.plan import check_convertible, make_plan
+    from spikeconv.data.texts import token_windows
+    from spikeconv.families import find_family, refuse_encoder
+    from spikeconv.finetune.prepare import clipped_session, load_to_train, spiking_session
+    from spikeconv.finetune.refit import enough_to_refit
+    from spikeconv.finetune.train import Course, make_accelerator
+    from spikeconv.finetune.train import finetune as run
+    from spikeconv.loading import find_device
+    from spikeconv.sources.resolve import open_named
+
+    opened = open_named(name, trust_remote_code=trust_remote_code)
+    check_convertible(opened.config, str(opened.path))
+    family = find_family(opened.config)
+    if examples is None:
+        refuse_encoder(family, "text to be trained on so")
     plan = None
     if not through:
         config = SpikeConfig.parse({"rotation.kind": settings.rotation, "rotation.seed": seed})
@@ -254,7 +258,8 @@ def finetune(
     if not accelerator.is_main_process:
         return
     if as_json:
-        print_json(summary.to_dict())
+        how = {"source": str(opened.path), "settings": settings.model_dump(), "text": label, "versions": installed()}
+        print_json({**summary.to_dict(), "measured": how})
         return
     threshold = "" if summary.threshold is None else f", mean τ {summary.threshold:.3f}"
     rate = "" if summary.firing_rate is None else f", firing rate {summary.firing_rate:.3f}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
+from spikeconv.cli.measured import installed
 from spikeconv.cli.options import AsJson, Device, Dtype, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import model_name
 from spikeconv.sources.presets import DEFAULT_MODEL
@@ -71,7 +72,8 @@ def frontier(
         note=lambda text: None if quiet else err.print("[note]{text}[/]", text=text),
         on_row=lambda label, measured, kept: None if quiet else show_row(label, measured, kept),
     )
-    content = {"model": model_name(name), "measured": protocol.identity(), **found.to_dict()}
+    how = {"source": str(opened.path), **protocol.identity(), "versions": installed()}
+    content = {"model": model_name(name), "measured": how, **found.to_dict()}
     write_json(folder / "frontier.json", plain_value(content))
     write_text(folder / "frontier.csv", found.csv())
     write_text(folder / "frontier.svg", draw(found, model_name(name)))
@@ -98,7 +100,7 @@ def show_frontier(found: "Frontier", name: str) -> None:
     """The table, best points marked, and what is missing from it."""
     texts, tasks = list(found.rows[0].measured.perplexity), list(found.rows[0].measured.tasks)
     columns = ("", "mark", "spikes/input", "slots", "zeros", "additions/token", *texts, "× float", *tasks, "MB", "s")
-    rows = table(f"{name}: perplexity and spikes", *columns)
+    rows = table(f"{name}: perplexity and spikes", *columns, text=["mark"])
     best = {row.label for row in found.pareto}
     for row in found.rows:
         measured = row.measured

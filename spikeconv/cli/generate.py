@@ -1,12 +1,13 @@
 """`spikeconv generate`."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from spikeconv.cli.console import err, print_json
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
+from spikeconv.cli.measured import measured
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
 from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.errors import SpikeconvError
@@ -32,14 +33,15 @@ def generate(
 
     Example: [cyan]spikeconv generate -p "Once upon a time" -n 40[/]
     """
-    if not prompt:
+    if not prompt.strip():
         raise SpikeconvError("The prompt is empty; give some text to continue with -p.")
+
+    path = chosen_checkpoint(checkpoint, quiet)
 
     from spikeconv.evaluate.generate import generate_text
     from spikeconv.evaluate.models import load_checkpoint
     from spikeconv.integrations.fallbacks import fallbacks
 
-    path = chosen_checkpoint(checkpoint, quiet)
     if not quiet:
         silence_fallbacks()
     loaded = load_checkpoint(path, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code)
@@ -56,14 +58,16 @@ def generate(
     )
     seconds = time.perf_counter() - start
     if as_json:
+        sampling = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
+        what: dict[str, Any] = {"prompt": prompt, "chat": chat, **sampling}
         print_json(
             {
-                "prompt": prompt,
                 "text": text,
                 "tokens": tokens,
                 "seconds": seconds,
                 "tokens_per_second": tokens / seconds,
                 "fallbacks": lost,
+                **measured(path, device=device, dtype=dtype, execution=execution, **what),
             }
         )
     elif not quiet:

@@ -25,11 +25,12 @@ def models(as_json: AsJson = False, quiet: Quiet = False) -> None:  # noqa: ARG0
             }
         )
         return
-    rows = table("Presets", "name", "model", "hub id")
+    rows = table("Presets", "name", "model", "hub id", text=["model", "hub id"])
     for name, preset in presets.items():
         rows.add_row(name, preset.description, preset.hub + (" (gated)" if preset.gated else ""))
     out.show(rows)
-    systems = table("Systems", "name", "how an input becomes spikes", "spikeconv …", "status")
+    columns = ("how an input becomes spikes", "spikeconv …", "status")
+    systems = table("Systems", "name", *columns, text=columns)
     for system in SYSTEMS:
         systems.add_row(*system)
     out.show(systems)

@@ -41,7 +41,9 @@ Source = Annotated[
 ]
 ClipRoles = Annotated[
     str | None,
-    typer.Option(help="Roles to clip, as in q,k,v,gate,up.", rich_help_panel=CLIPPING, show_default="q,k,v"),
+    typer.Option(
+        help="Roles to clip, with commas, as in q,k,v,gate,up.", rich_help_panel=CLIPPING, show_default="q,k,v"
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
 Recorded = Annotated[

@@ -2,17 +2,19 @@
 
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience, show_lost_baseline
+from spikeconv.cli.measured import measured, text_of
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, MadeFrom, Quiet, TrustRemoteCode
 from spikeconv.data.texts import read_text
-from spikeconv.errors import SpikeconvWarning
+from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.evaluate import perplexity as measurement
 from spikeconv.evaluate.compare import compare
+from spikeconv.progress import named
 
 __all__ = ["perplexity"]
 
@@ -21,7 +23,7 @@ Dataset = Annotated[
     str | None,
     typer.Option(help="wikitext2, c4 or a hub id; BoolQ's passages if omitted.", show_default=False),
 ]
-Window = Annotated[int, typer.Option(help="Tokens per window; windows do not overlap.")]
+Window = Annotated[int, typer.Option(min=2, help="Tokens per window; windows do not overlap.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Read only so many tokens.", show_default=False)]
 Baseline = Annotated[bool, typer.Option("--baseline", help="Also run the float model it came from.")]
 
@@ -45,13 +47,14 @@ def perplexity(
 
     Example: spikeconv perplexity --dataset wikitext2 --window 2048 --baseline
     """
-    content, label = read_text(text, dataset)
-
     from spikeconv.calibrate.windows import text_digest
     from spikeconv.checkpoint.folder import resolve_checkpoint, saw_text
     from spikeconv.evaluate.stored import save_perplexity, text_question
 
     path = resolve_checkpoint(checkpoint)
+    if max_tokens is not None and max_tokens < window:
+        raise SpikeconvError(f"--max-tokens {max_tokens} holds no window of {window} tokens; lower --window.")
+    content, label = read_text(text, dataset)
     if saw_text(path, text_digest(content)):
         message = f"{path} was calibrated on this text ({label}): what it measures here says little of others."
         warnings.warn(message, SpikeconvWarning, stacklevel=2)
@@ -59,7 +62,7 @@ def perplexity(
         err.print("[note]checkpoint {path}, text: {label}[/]", path=path, label=label)
     result = compare(
         lambda loaded: measurement.perplexity(
-            loaded, content, window=window, max_tokens=max_tokens, track=tracker(quiet)
+            loaded, content, window=window, max_tokens=max_tokens, track=named(tracker(quiet), loaded.name)
         ),
         path,
         baseline=baseline,
@@ -77,7 +80,10 @@ def perplexity(
     if as_json:
         reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}
         where = {"checkpoint": str(path), "text": label, "output": None if saved is None else str(saved)}
-        print_json({**where, **result.spiking.as_dict(), **reference})
+        read = {"tokens": result.spiking.tokens, "window": window}
+        what: dict[str, Any] = {"text": text_of(content, label), **read, "source": made_from}
+        how = measured(path, device=device, dtype=dtype, execution=execution, **what)
+        print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return
     rows = table(path.name, "", "perplexity", "bits/byte", "tokens/s")
     for name, run in (("baseline", result.baseline), ("spiking", result.spiking)):

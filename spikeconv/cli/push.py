@@ -7,6 +7,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.options import AsJson, Quiet
+from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.presets import is_hub_id
 
@@ -43,11 +44,11 @@ def push(
     if len(names) == 1 and (Path(repository) / "config.json").is_file():
         raise SpikeconvError(f"{repository} is a checkpoint; name the repository after it, OWNER/NAME.")
 
-    from spikeconv.cli.reading import chosen_checkpoint
+    path = chosen_checkpoint(Path(names[0]).expanduser() if len(names) == 2 else None, quiet)
+
     from spikeconv.publish.push import pack, upload
     from spikeconv.sources.json_file import read_json
 
-    path = chosen_checkpoint(Path(names[0]).expanduser() if len(names) == 2 else None, quiet)
     parcel = pack(path, repository, tracker(quiet))
     if parcel.licence is None:
         err.print(

@@ -142,7 +142,8 @@ def recordings_of(
         SpikeconvError: one cannot be read.
     """
     from spikeconv.checkpoint.folder import checkpoint_digest
-    from spikeconv.record.file import JSON, read_recording
+    from spikeconv.record.file import read_recording
+    from spikeconv.record.folder import JSON
 
     found: list[ReadWhole] = []
     for source in sources or [chosen_checkpoint(None, quiet)]:

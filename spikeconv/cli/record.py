@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
-from spikeconv.cli.early import given
+from spikeconv.cli.early import check_linears, given
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, TrustRemoteCode
 from spikeconv.errors import SpikeconvError
 
@@ -23,7 +23,7 @@ def record(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="wikitext2, c4 or a hub id to read.", show_default=False)] = None,
     task: Annotated[
-        str | None, typer.Option(help="lm-eval task whose documents are scored.", show_default=False)
+        str | None, typer.Option(help="lm-eval tasks, with commas, whose documents are scored.", show_default=False)
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Documents of the task.", show_default="all")] = None,
     data: Annotated[str, typer.Option(help="Of the task: hub, offline, or auto.")] = "auto",
@@ -47,7 +47,7 @@ def record(
 
     Example: [cyan]spikeconv record --text book.txt --tokens 100000 --raster '*.0.mlp.down_proj'[/]
     """
-    from spikeconv.record.file import JSON
+    from spikeconv.record.folder import JSON
 
     chosen = given({"--text": text, "--dataset": dataset, "--task": task})
     if len(chosen) > 1:
@@ -56,8 +56,12 @@ def record(
         raise SpikeconvError("--limit is for the documents of a --task; of a text it is --tokens.")
 
     from spikeconv.checkpoint.folder import resolve_checkpoint
+    from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, resolve_tasks
 
+    names = () if task is None else resolve_tasks(task)
+    source = None if task is None else choose_data(data, names)
     path = resolve_checkpoint(checkpoint)
+    check_linears(path, raster)
     folder = output or path / "record"
     if (folder / JSON).exists() and not force:
         raise SpikeconvError(f"{folder} holds a recording already; --force replaces it.")
@@ -74,11 +78,7 @@ def record(
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     trains = (tuple(raster or some_trains(loaded.model)), raster_tokens)
     what: dict[str, Any]
-    if task is not None:
-        from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, resolve_tasks
-
-        names = resolve_tasks(task)
-        source = choose_data(data, names)
+    if source is not None:
         what = {"what": f"{', '.join(names)} ({source})", "limit": limit}
         found, arrays = record_task(
             loaded.model, lambda: evaluate_tasks(loaded, names, data=source, limit=limit, track=tracker(quiet)), trains
@@ -96,7 +96,7 @@ def record(
         raise SpikeconvError(f"Writing {folder} failed: {error.strerror or error}.") from None
     spikes = sum(layer.spikes for layer in found.layers)
     if as_json:
-        print_json({"output": str(folder), **described, "layers": len(found.layers), "spikes": spikes})
+        print_json({"output": str(folder), "measured": described, "layers": len(found.layers), "spikes": spikes})
         return
     out.print(
         "[good]Recorded[/] {spikes:,} spikes of {layers} linears over [number]{found.tokens:,}[/] tokens of {what}\n"

@@ -7,10 +7,9 @@ import typer
 
 from spikeconv.checkpoint.scratch import check_target
 from spikeconv.cli.console import out, print_json, tracker
-from spikeconv.cli.early import check_extra, check_spiking, given
+from spikeconv.cli.early import check_extra, check_linears, check_spiking, given
 from spikeconv.cli.options import AsJson, Device, Dtype, Quiet, TrustRemoteCode
 from spikeconv.cli.report_energy import DEFAULT_PROFILES, profiles_of
-from spikeconv.data.texts import text_or_sample
 from spikeconv.errors import SpikeconvError
 from spikeconv.pages.files import RECORD
 
@@ -65,13 +64,13 @@ def report(
         raise SpikeconvError("Give --text or --dataset, not both.")
     chosen = profiles_of(profiles)
     check_spiking(sources or [])
+    for source in sources or []:
+        check_linears(source, raster)
     anew = given({"--text": text, "--dataset": dataset, "--tokens": tokens, "--raster": raster or None})
     if sources and output is None:
         output = Path(f"{sources[0].resolve().name}-report")
     if output is not None:
         check_target(output, force, RECORD)
-    if text is not None:
-        text_or_sample(text)  # whether it can be read
 
     from spikeconv.cli.reading import recordings_of
     from spikeconv.pages.build import write_report

@@ -9,6 +9,7 @@ import typer
 from spikeconv.cli.console import out, print_json, table
 from spikeconv.cli.convert_options import Assignments, Bits, Scheme
 from spikeconv.cli.early import given
+from spikeconv.cli.measured import installed
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, Recorded, TrustRemoteCode
 from spikeconv.cli.reading import read_spikes
 from spikeconv.cli.settings import build_config
@@ -84,19 +85,24 @@ def report_energy(
 
     loaded = profiles_of(profiles)
     if model is not None and rate is not None:
+        config = build_config(scheme, {"bits": bits}, assignments or [], [], [])
+
         from spikeconv.comparison.outline import outlined_work
         from spikeconv.sources.outline import open_or_outline
 
-        config = build_config(scheme, {"bits": bits}, assignments or [], [], [])
         source = open_or_outline(model, trust_remote_code=trust_remote_code)
         works = outlined_work(source, config, [tokens], rate, zeros, attention, gqa)
         what = f"{model}, {config.bits}, firing rate {rate:g} assumed"
+        about: dict[str, Any] = {"source": model, "settings": config.model_dump(mode="json"), "versions": installed()}
+        about |= {"tokens": tokens, "rate": rate, "zeros": zeros}
     else:
-        from spikeconv.report.work import recorded_work
-
         options: Any = {"device": device, "trust_remote_code": trust_remote_code, "quiet": quiet}
         read = read_spikes(recording, checkpoint, text, tokens, **options)
+
+        from spikeconv.report.work import recorded_work
+
         works, what, tokens = recorded_work(read.record, attention), read.name, read.record.tokens
+        about = read.about
     works = [work for work in works if head or work.part != "head"]
     accounts = {name: account(works, profile) for name, profile in loaded.items()}
     if as_json:
@@ -110,7 +116,9 @@ def report_energy(
             }
             for name, each in accounts.items()
         }
-        print_json({"of": what, "tokens": tokens, "operations": [asdict(work) for work in works], "profiles": found})
+        how = {**about, "attention": attention, "head": head, "gqa": gqa}
+        operations = [asdict(work) for work in works]
+        print_json({"of": what, "tokens": tokens, "operations": operations, "profiles": found, "measured": how})
         return
     show_operations(works, what, tokens)
     for name, each in accounts.items():

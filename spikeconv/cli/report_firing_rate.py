@@ -60,18 +60,20 @@ def report_firing_rate(
     if recording is not None and save:
         raise SpikeconvError("A recording has been made: leave --save out.")
 
+    from spikeconv.report.traffic import parse_firing, traffic
+
+    fired = None if firing is None else parse_firing(firing)
+    options: Any = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "quiet": quiet}
+    read = read_spikes(recording, checkpoint, text, tokens, **options)
+
     from spikeconv.checkpoint.folder import save_zero_shares
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
     from spikeconv.report.neurobench import neurobench_keys
     from spikeconv.report.spikegpt_energy import TableOne, corrected, table_one
     from spikeconv.report.spikelm_energy import SpikeLmProfile, table_five, this_model
-    from spikeconv.report.traffic import parse_firing, traffic
     from spikeconv.sources.presets import energy_constants
 
-    fired = None if firing is None else parse_firing(firing)
-    options: Any = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "quiet": quiet}
-    read = read_spikes(recording, checkpoint, text, tokens, **options)
     recorded = read.record
     report = firing_report(recorded)
     if save and read.path is not None:
@@ -94,7 +96,7 @@ def report_firing_rate(
         more: dict[str, Any] = {"neurobench": neurobench_keys(recorded)}
         more |= {"energy": {energy: picojoules}} if energy else {}
         more |= {} if firing is None else {"firing": {firing: [asdict(each) for each in sent]}}
-        print_json(report.to_dict() | more)
+        print_json(report.to_dict() | more | {"measured": read.about})
         return
     show_report(report, layers=not summary)
     if firing is not None:
@@ -229,7 +231,9 @@ def show_total(total: "TotalFiring") -> None:
         "(+ {rotations:.2f} G additions of the Hadamard transforms, {additions:.3f} G additions and "
         "{shifts:.3f} G shifts of membranes)\n"
         "  weighted as in SDLLM: {flops:.2f} GFLOPs spiking, {dense_flops:.2f} GFLOPs "
-        "as dense integers of equal width, {macs:.2f} G in float\n"
+        "as dense integers of equal width, {macs:.2f} G in float (an operation of w by a bits counts as wa / 128 of a "
+        "float one, a spike as two bits, or one if binary: no time, and no energy, which `spikeconv report-energy` "
+        "estimates)\n"
         "  packed weights {megabytes:.1f} MB",
         total=total,
         rate=_rate(total.firing_rate),

@@ -1,5 +1,6 @@
 """What `convert` and `plan` print: the plan, what it will take, the summary."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spikeconv.cli.console import Printer, err, out, table
@@ -12,17 +13,22 @@ if TYPE_CHECKING:
 __all__ = ["show_foreseen", "show_plan", "show_summary"]
 
 
-def show_plan(plan: "Plan", path: str, to: Printer) -> None:
-    """What is converted, what is not and why, and the Hadamard matrix of each size."""
+Described = Sequence[tuple[str, str]]
+"""Settings and calibration in words, see `conversion.described`."""
+
+
+def show_plan(plan: "Plan", said: Described, path: str, to: Printer) -> None:
+    """What is to be converted, what is not and why, and the Hadamard matrix of each size."""
     to.print("[title]Plan[/] for {path} ({plan.family.architecture})", path=path, plan=plan)
     if plan.assumption is not None:
         to.print("[bad]assumed:[/] {assumption}", assumption=plan.assumption)
-    rows = table("Converted", "role", "linears", "out × in", "scheme", "Hadamard")
+    rows = table("To convert", "role", "linears", "out × in", "scheme", "Hadamard", text=["scheme"])
     rotations = plan.rotations()
     for (role, scheme, in_features, out_features), count in plan.roles().items():
         shape = f"{out_features} × {in_features}"
         rows.add_row(role, str(count), shape, scheme, rotations.get(in_features, "none"))
     to.show(rows)
+    _show_said(said, to)
     for module, reason in plan.skipped_summary().items():
         to.print("[note]not converted:[/] {module} ({reason})", module=module, reason=reason)
     for name, reason in plan.ignored_summary().items():
@@ -97,16 +103,30 @@ def _several(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count > 1 else ''}"
 
 
-def show_summary(summary: "ConvertSummary") -> None:
+def _show_said(said: Described, to: Printer) -> None:
+    for what, settings in said:
+        to.print("{what}: {settings}", what=what, settings=settings)
+
+
+def show_summary(summary: "ConvertSummary", said: Described) -> None:
     """The few numbers that sum a conversion up; dampings that had to be raised are told."""
     out.print(
         "[good]Converted[/] {summary.converted} linears to {summary.bits} ({summary.sending}) in "
         "[number]{summary.seconds:.1f} s[/]: [number]{summary.bits_per_weight:.2f}[/] bits per converted weight, "
-        "mean relative weight error {summary.mean_relative_error:.4f}, {before:.1f} MB before, {after:.1f} MB after\n"
-        "Saved to [number]{summary.output}[/]",
+        "mean relative weight error {summary.mean_relative_error:.4f}",
         summary=summary,
-        before=summary.bytes_before / 1e6,
-        after=summary.bytes_after / 1e6,
     )
+    _show_said(said, out)
+    floats = ", ".join(f"{_size(size)} in {dtype}" for dtype, size in summary.float_bytes.items())
+    out.print(
+        "{before} before ({source}), {after} after: {packed} in converted linears, {floats}{hint}",
+        before=_size(summary.bytes_before),
+        after=_size(summary.bytes_after),
+        source=", ".join(summary.source_types),
+        packed=_size(summary.bytes_after - sum(summary.float_bytes.values())),
+        floats=f"and what stays float, {floats}" if floats else "and nothing else",
+        hint=" (--dtype bfloat16 halves that)" if "float32" in summary.float_bytes else "",
+    )
+    out.print("Saved to [number]{summary.output}[/]", summary=summary)
     if raised := [layer.layer for layer in summary.layers if layer.raised]:
         err.print("[note]damping was raised in layers {layers}[/]", layers=", ".join(map(str, raised)))

@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
+from spikeconv.cli.measured import measured, text_of
 from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, MadeFrom, Quiet, TrustRemoteCode
+from spikeconv.cli.reading import chosen_checkpoint
+from spikeconv.progress import named
 
 __all__ = ["similarity"]
 
@@ -30,20 +33,20 @@ def similarity(
 
     Example: [cyan]spikeconv similarity --sentences 512[/]
     """
-    from spikeconv.checkpoint.folder import resolve_checkpoint
+    path = chosen_checkpoint(checkpoint, quiet=True)
+
     from spikeconv.data.offline import mrpc_sentences
     from spikeconv.data.texts import read_text
     from spikeconv.evaluate.compare import compare
     from spikeconv.evaluate.similarity import sentence_vectors
     from spikeconv.evaluate.similarity import similarity as compared
 
-    path = resolve_checkpoint(checkpoint)
     content, label = (None, "MRPC validation sentences") if text is None else read_text(text)
     lines = mrpc_sentences() if content is None else [line for line in map(str.strip, content.splitlines()) if line]
     if not quiet:
         err.print("[note]checkpoint {path}, text: {label}[/]", path=path, label=label)
     found = compare(
-        lambda loaded: sentence_vectors(loaded, lines[:sentences], tracker(quiet)),
+        lambda loaded: sentence_vectors(loaded, lines[:sentences], named(tracker(quiet), loaded.name)),
         path,
         source=made_from,
         baseline=True,
@@ -55,7 +58,13 @@ def similarity(
     assert found.baseline is not None
     result = compared(found.spiking, found.baseline)
     if as_json:
-        print_json({"checkpoint": str(path), "text": label, **asdict(result)})
+        what: dict[str, Any] = {
+            "text": text_of("\n".join(lines), label),
+            "sentences": result.sentences,
+            "source": made_from,
+        }
+        how = measured(path, device=device, dtype=dtype, execution=execution, **what)
+        print_json({**asdict(result), **how})
         return
     out.print(
         "cosine of the {result.sentences} sentence vectors with the float model's: mean [number]{result.mean:.4f}[/], "

@@ -1,11 +1,12 @@
 """`spikeconv verify`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spikeconv.cli.console import out, print_json, tracker
+from spikeconv.cli.measured import measured, text_of
 from spikeconv.cli.options import AsJson, Checkpoint, Device, MadeFrom, Quiet, TrustRemoteCode
 from spikeconv.cli.reading import chosen_checkpoint
 
@@ -36,17 +37,22 @@ def verify(
 
     Example: [cyan]spikeconv verify[/]
     """
+    path = chosen_checkpoint(checkpoint, quiet)
+
     from spikeconv.data.texts import text_or_sample
     from spikeconv.evaluate.models import load_checkpoint
     from spikeconv.sources.resolve import resolve_source
     from spikeconv.verification.run import verify as run
 
-    path = chosen_checkpoint(checkpoint, quiet)
-    content, _ = text_or_sample(text)
+    content, label = text_or_sample(text)
     loaded = load_checkpoint(path, device=device, trust_remote_code=trust_remote_code)
     source: bool | Path = not no_source if made_from is None else resolve_source(made_from)
     result = run(loaded, content, tokens=tokens, source=source, track=tracker(quiet))
-    print_json(result.to_dict()) if as_json else show_result(result)
+    if as_json:
+        what: dict[str, Any] = {"text": text_of(content, label), "tokens": result.tokens, "source": made_from}
+        print_json({**result.to_dict(), **measured(path, device=device, **what)})
+    else:
+        show_result(result)
     if not result.clean:
         raise typer.Exit(1)
 

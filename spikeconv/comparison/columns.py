@@ -12,7 +12,8 @@ from spikeconv.comparison.subjects import Subject
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.stored import Stored, float_digest, stored_results
-from spikeconv.record.file import JSON, Recording, read_recording
+from spikeconv.record.file import Recording, read_recording
+from spikeconv.record.folder import JSON
 from spikeconv.report.work import Work, recorded_work
 from spikeconv.sources.base import Source
 from spikeconv.sources.json_file import read_json

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.checkpoint.scratch import check_target
-from spikeconv.checkpoint.writer import RECORD
 from spikeconv.conversion.demand import check_memory
 from spikeconv.conversion.estimate import Estimate, estimate
 from spikeconv.conversion.plan import Plan

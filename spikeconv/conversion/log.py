@@ -15,7 +15,22 @@ from typing import Any, Self
 from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.plain import plain_value
 
-__all__ = ["ConversionLog"]
+__all__ = ["ConversionLog", "check_log"]
+
+
+def check_log(path: Path | None, output: Path) -> None:
+    """Check that a log may be written, as far as can be seen without doing so.
+
+    Raises:
+        SpikeconvError: it lies in the checkpoint to create, is a folder, or there is no folder for it.
+    """
+    if path is None:
+        return
+    if path.resolve().is_relative_to(output.resolve()):
+        raise SpikeconvError(f"--log-file {path} lies in the checkpoint to create; choose another place.")
+    if path.is_dir() or not path.parent.is_dir():
+        why = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise SpikeconvError(f"--log-file {path} cannot be written: {why}.")
 
 
 class ConversionLog:
@@ -33,8 +48,7 @@ class ConversionLog:
         self._file, self._lock = None, threading.Lock()
         if path is None:
             return
-        if path.resolve().is_relative_to(output.resolve()):
-            raise SpikeconvError(f"--log-file {path} lies in the checkpoint to create; choose another place.")
+        check_log(path, output)
         try:
             self._file = path.open("a", encoding="utf-8")
         except OSError as error:

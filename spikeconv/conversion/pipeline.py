@@ -1,7 +1,9 @@
 """The way a weight travels: source ─▶ plan ─▶ rotate ─▶ quantize ─▶ pack ─▶ its place in a shard."""
 
+import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,9 +16,9 @@ from torch import Tensor
 from spikeconv.checkpoint.balance import write_balance
 from spikeconv.checkpoint.card import model_card
 from spikeconv.checkpoint.folder import remember_own
-from spikeconv.checkpoint.format import quantization_config
-from spikeconv.checkpoint.layout import Layout
-from spikeconv.checkpoint.writer import RECORD, Sink
+from spikeconv.checkpoint.format import RECORD, quantization_config
+from spikeconv.checkpoint.layout import Layout, TensorSpec
+from spikeconv.checkpoint.writer import Sink
 from spikeconv.conversion.demand import check_memory
 from spikeconv.conversion.fingerprint import fingerprint
 from spikeconv.conversion.layers import LayerResult, Layers
@@ -43,7 +45,11 @@ __all__ = ["ConvertSummary", "LayerResult", "checkpoint_config", "convert"]
 
 @dataclass
 class ConvertSummary:
-    """What came out of a conversion."""
+    """What came out of a conversion.
+
+    Of sizes: `source_types` are those that weights have in the source's files, the most frequent first; `float_bytes`
+    is what stays float, by dtype.
+    """
 
     output: str
     bits: str
@@ -52,8 +58,10 @@ class ConvertSummary:
     converted: int
     skipped: int
     bits_per_weight: float
+    source_types: list[str]
     bytes_before: int
     bytes_after: int
+    float_bytes: dict[str, int]
     mean_relative_error: float
     seconds: float = 0.0
     layers: list[LayerResult] = field(default_factory=list)
@@ -169,12 +177,24 @@ def convert(
         converted=len(plan.jobs),
         skipped=len(plan.skipped),
         bits_per_weight=plan.bits_per_weight,
+        source_types=source.types(),
         bytes_before=source.size(),
         bytes_after=size,
+        float_bytes=_float_bytes(specs, plan),
         mean_relative_error=sum(errors) / len(errors),
         seconds=seconds,
         layers=results,
     )
+
+
+def _float_bytes(specs: Mapping[str, list[TensorSpec]], plan: Plan) -> dict[str, int]:
+    """Bytes of the tensors of linears that are not converted and of all else, by dtype, the most first."""
+    converted = {f"{job.linear.name}.weight" for job in plan.jobs}
+    found: Counter[str] = Counter()
+    for unit, made in specs.items():
+        for spec in made if unit not in converted else ():
+            found[str(spec.dtype).removeprefix("torch.")] += math.prod(spec.shape) * spec.dtype.itemsize
+    return dict(found.most_common())
 
 
 def checkpoint_config(source: Source, plan: Plan, dtype: torch.dtype | None) -> dict[str, Any]:

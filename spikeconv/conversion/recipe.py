@@ -2,31 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from spikeconv.calibrate.balance import diagonals
+from spikeconv.calibrate.clipping import Clipping
 from spikeconv.calibrate.record import ClipRecord
 from spikeconv.calibrate.saliency import salient_channels
 from spikeconv.calibrate.statistics import input_statistics
-from spikeconv.calibrate.thresholds import calibrate_source, clip_roles
+from spikeconv.calibrate.thresholds import calibrate_source
 from spikeconv.calibrate.through_spikes import find_alphas
 from spikeconv.calibrate.training_record import TRAINING_RECORD, TrainingRecord
 from spikeconv.calibrate.windows import STATISTICS_TOKENS, Calibration
-from spikeconv.config import Options, SpikeConfig
-from spikeconv.config.base import Number, Whole
+from spikeconv.config import SpikeConfig
 from spikeconv.config.paths import SHORT_NAMES
 from spikeconv.conversion.demand import check_memory
 from spikeconv.conversion.plan import Plan, make_plan
-from spikeconv.conversion.search import Search, choose_encoders
+from spikeconv.conversion.search import choose_encoders
+from spikeconv.conversion.wanted import Search
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvError
-from spikeconv.families import find_family
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
 from spikeconv.sources.float_model import load_float
@@ -34,48 +32,10 @@ from spikeconv.sources.model import ModelSource
 from spikeconv.sources.presets import load_scheme
 from spikeconv.sources.resolve import open_named
 
-__all__ = ["Clipping", "open_model", "plan_conversion", "read_settings"]
+__all__ = ["open_model", "plan_conversion", "read_settings"]
 
 WEIGHT_TOKENS = 65536
 """Tokens that calibrated weights are rounded for, unless it is said how many."""
-
-
-class Clipping(Options):
-    """What is clipped in front of which linears, and what τ is calibrated on; by default nothing is."""
-
-    clip_quantile: Number | None = Field(None, description="share of the membrane potentials cut off")
-    clip_mode: str | None = Field(None, description="what is left of the others")
-    clip_roles: tuple[str, ...] = Field((), description="roles or name patterns; none: the inputs of attention")
-    clip_text: Path | None = Field(None, description="a text file; none: BoolQ's passages")
-    clip_tokens: Whole = Field(8192, ge=2, description="tokens of it to read")
-    clip_from: Path | None = Field(None, description="a model that `finetune` made, which says all that instead")
-
-    @field_validator("clip_roles", mode="before")
-    @classmethod
-    def _listed(cls, roles: Any) -> Any:
-        return tuple(filter(None, map(str.strip, roles.split(",")))) if isinstance(roles, str) else roles
-
-    @model_validator(mode="after")
-    def _one_says_it(self) -> "Clipping":
-        if self.clip_from is not None and self.asked:
-            raise ValueError("--clip-from brings quantile, mode and roles; leave out their own options.")
-        return self
-
-    @property
-    def asked(self) -> bool:
-        """Whether something is to be clipped that `finetuned` does not say."""
-        return self.clip_quantile is not None or self.clip_mode is not None or bool(self.clip_roles)
-
-    def apply(self, config: SpikeConfig, source: Source) -> SpikeConfig:
-        """A conversion's settings with this clipping, unless it is a fine-tuned model's, in front of the overrides.
-
-        Raises:
-            SpikeconvError: it is impossible with the source or the settings.
-        """
-        if not self.asked:
-            return config
-        quantile = 0.5 if self.clip_quantile is None else self.clip_quantile
-        return clip_roles(config, find_family(source.config), self.clip_mode or "relu", quantile, self.clip_roles)
 
 
 def read_settings(scheme: str | None, settings: Mapping[str, Any]) -> tuple[SpikeConfig, Clipping, Calibration, Search]:

@@ -5,30 +5,28 @@ has the last word.
 """
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from spikeconv.calibrate.budget import at_price, mean_spikes, total_error, within_spikes
 from spikeconv.calibrate.offers import Candidate, Menu, Offer, offers_of
-from spikeconv.config import CountInputs, LinearScheme, Options, Override, SpikeConfig
-from spikeconv.config.base import Number
+from spikeconv.config import CountInputs, LinearScheme, Override, SpikeConfig
 from spikeconv.config.paths import Tree
 from spikeconv.conversion.memory import convert_in_memory
 from spikeconv.conversion.plan import Job, Plan, make_plan
+from spikeconv.conversion.wanted import Search
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear
 from spikeconv.progress import Track, silent
 from spikeconv.sources.base import Source
 from spikeconv.sources.float_model import load_float
 
-__all__ = ["Found", "Search", "choose_encoders"]
+__all__ = ["Found", "choose_encoders"]
 
 STEPS = (0.06, 0.075, 0.09, 0.11, 0.14, 0.18)
 DEAD_ZONES = (0.0, 0.12, 0.2, 0.28, 0.36, 0.45, 0.55)
@@ -42,44 +40,6 @@ HELD_OUT = 2
 """Windows of the calibration text that a perplexity is measured on."""
 ROUNDS = 5
 """Conversions that are measured for a perplexity."""
-
-NAME = re.compile(r"(spikes|perplexity)=([0-9]*\.?[0-9]+)")
-
-
-class Search(Options):
-    """What is to be found on the calibration text; by default nothing is."""
-
-    budget: str | None = Field(None, description="spikes=N per input, or perplexity=R times the float model's")
-    auto: tuple[Literal["clip_ratio", "count_scale"], ...] = Field((), description="settings with the least error")
-    spike_price: Number = Field(
-        0, ge=0, description="λ: nats per token that a spike per input is worth, where settings are auto"
-    )
-
-    @field_validator("budget")
-    @classmethod
-    def _readable(cls, budget: str | None) -> str | None:
-        if budget is not None and not NAME.fullmatch(budget):
-            raise ValueError(f"must be spikes=N or perplexity=R, as in spikes=1.0, not {budget[:40]!r}")
-        return budget
-
-    @property
-    def asked(self) -> bool:
-        """Whether there is anything to find."""
-        return self.budget is not None or bool(self.auto)
-
-    @model_validator(mode="after")
-    def _one_or_the_other(self) -> "Search":
-        if self.budget is not None and (self.auto or self.spike_price):
-            raise ValueError("a budget chooses by itself; leave auto and spike_price out")
-        if self.spike_price and not self.auto:
-            raise ValueError("spike_price is for settings that are auto")
-        return self
-
-    @property
-    def target(self) -> tuple[str, float] | None:
-        """The name and the number of the budget."""
-        match = None if self.budget is None else NAME.fullmatch(self.budget)
-        return None if match is None else (match[1], float(match[2]))
 
 
 @dataclass(frozen=True)

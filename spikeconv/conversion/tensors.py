@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.base import Source, shorten
+from spikeconv.sources.base import Source
+from spikeconv.untrusted import shorten
 
 __all__ = ["Tensors", "check_tensors"]
 

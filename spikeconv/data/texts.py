@@ -10,6 +10,7 @@ from spikeconv.data.sample import sample_text
 from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
+from spikeconv.suggest import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "check_dataset",
+    "check_text",
     "hub_text",
     "longest_window",
     "python_docs",
@@ -44,6 +47,8 @@ TRAINING: dict[str, dict[str, Any]] = {
 """The same, to train on."""
 
 C4_DOCUMENTS = 1100
+SOME = 1 << 20
+"""Characters of a text that are read to see that it is one."""
 
 
 def read_text(file: Path | None = None, dataset: str | None = None) -> tuple[str, str]:
@@ -69,6 +74,43 @@ def read_text(file: Path | None = None, dataset: str | None = None) -> tuple[str
 def text_or_sample(file: Path | None = None, dataset: str | None = None) -> tuple[str, str]:
     """As `read_text`, but the bundled sample if neither is given."""
     return (sample_text(), "bundled sample") if file is None and dataset is None else read_text(file, dataset)
+
+
+def check_text(file: Path, option: str = "--text") -> None:
+    """Check, without reading all of it, that a file is there and holds text; a pipe can be read only once, and is not.
+
+    Raises:
+        SpikeconvError: it is not there, no UTF-8, or empty.
+    """
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        return
+    try:
+        with file.open(encoding="utf-8") as opened:
+            start = opened.read(SOME)
+    except (OSError, UnicodeDecodeError):
+        start = read_text(file)[0]  # which says what is wrong
+    if not start.strip() and file.stat().st_size <= SOME:
+        raise SpikeconvError(f"{option} {file} is empty; at least one token is needed.")
+
+
+def check_dataset(name: str, option: str = "--dataset", *more: str) -> None:
+    """Check that a name may be that of a dataset.
+
+    Args:
+        name: of it.
+        option: that it was given with.
+        more: what else the option takes.
+
+    Raises:
+        SpikeconvError: it is none of ours, and no id of the hub's (owner/name).
+    """
+    known = (*more, *DATASETS)
+    if name not in known and not Path(name).exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        hint = did_you_mean(name, known)
+        raise SpikeconvError(
+            f"{option} {name} is no file and no dataset.{hint} Expected a text file, {', '.join(known)} or a dataset's "
+            "id on the hub."
+        )
 
 
 def training_text(file: Path | None = None, dataset: str | None = None) -> tuple[str, str]:

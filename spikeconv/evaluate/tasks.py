@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from spikeconv.data.hub import hub_disabled, hub_reachable
 from spikeconv.data.offline import OFFLINE_TASKS
 from spikeconv.errors import SpikeconvError
-from spikeconv.evaluate.names import resolve_tasks
+from spikeconv.evaluate.names import check_data, resolve_tasks
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
 from spikeconv.families import family_of, refuse_encoder
 from spikeconv.progress import Track, silent
@@ -26,8 +26,7 @@ def choose_data(data: str, tasks: Sequence[str]) -> Source:
     Raises:
         SpikeconvError: another word than auto, hub or offline; a task that needs the hub when there is none.
     """
-    if data not in ("auto", "hub", "offline"):
-        raise SpikeconvError(f"--data must be auto, hub or offline, not {data!r}.")
+    check_data(data)
     if data == "hub" or (data == "auto" and hub_reachable()):
         return "hub"
     missing = [task for task in tasks if task not in OFFLINE_TASKS]

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from pydantic import Field
 
+from spikeconv.calibrate.clipping import Clipping
 from spikeconv.calibrate.windows import Calibration, text_digest
 from spikeconv.config import SpikeConfig
 from spikeconv.config.base import Settings
 from spikeconv.conversion.memory import convert_in_memory
 from spikeconv.conversion.plan import Plan
-from spikeconv.conversion.recipe import Clipping, plan_conversion
-from spikeconv.conversion.search import Search
+from spikeconv.conversion.recipe import plan_conversion
+from spikeconv.conversion.wanted import Search
 from spikeconv.data.offline import boolq_passages
 from spikeconv.data.texts import longest_window, python_docs
 from spikeconv.errors import SpikeconvError
@@ -24,9 +25,9 @@ from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
 from spikeconv.loading import LoadedModel, find_device, parse_dtype
 from spikeconv.progress import Track, silent
-from spikeconv.record import Recorder
 from spikeconv.record.layers import layer_records
 from spikeconv.record.record import SpikeRecord
+from spikeconv.record.recorder import Recorder
 from spikeconv.report.firing_rate import TotalFiring, firing_report
 from spikeconv.sources.base import Source
 from spikeconv.sources.float_model import load_float

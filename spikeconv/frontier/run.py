@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from spikeconv.calibrate.clipping import Clipping
 from spikeconv.calibrate.record import ClipRecord
 from spikeconv.calibrate.windows import MIXED, Calibration
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.plan import check_convertible
-from spikeconv.conversion.recipe import Clipping, read_settings
-from spikeconv.conversion.search import Search
+from spikeconv.conversion.recipe import read_settings
+from spikeconv.conversion.wanted import Search
 from spikeconv.errors import SpikeconvError
 from spikeconv.frontier.grid import FLOAT, Point
 from spikeconv.frontier.measure import Measurement, Protocol, measure_conversion, measure_float

@@ -74,7 +74,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
         longest = max((len(continuation) for _, _, continuation in requests), default=0)
         self._check_length(longest, "an answer")
-        self._progress = iter(self._track(range(len(requests)), "Scoring answers", len(requests)))
+        self._progress = iter(self._track(range(len(requests)), "scoring answers", len(requests)))
         self._tail = 0  # a batch of a set size does not ask the scheduler
         try:
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeconv import ops
+from spikeconv.choices import check_execution
 from spikeconv.codecs import Neuron
 from spikeconv.config import ElasticInputs, GifInputs, LifInputs, LinearScheme, NeuronInputs, Outputs
 from spikeconv.errors import SpikeconvError
@@ -295,8 +296,7 @@ def default_execution() -> str:
 
 def checked_execution(execution: str) -> str:
     """The name itself if it is an execution; SpikeconvError otherwise."""
-    if execution not in EXECUTIONS:
-        raise SpikeconvError(f"Unknown execution {execution!r}; choose one of {', '.join(EXECUTIONS)}.")
+    check_execution(execution)
     return execution
 
 

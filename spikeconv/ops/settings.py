@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
+from spikeconv.choices import EXECUTIONS
 from spikeconv.errors import SpikeconvError
 
 __all__ = [
@@ -21,10 +22,8 @@ CLIPS = ("none", "relu", "shifted", "two-sided")
 """What a threshold τ cuts off the potential u: nothing; u·1[u > τ]; max(u - τ, 0); sign(u)·max(|u| - τ, 0) (SDLLM,
 quantile-smoothed ReLU)."""
 
-EXECUTIONS = ("dense", "events", "unfold")
-"""How a product is computed, which must not matter; "auto" is whichever of the first two a weight's layout is for."""
-
 CHOICES = ("auto", *EXECUTIONS)
+"""How a product is computed, which must not matter; "auto" is whichever of the first two a weight's layout is for."""
 
 MEMBRANES = ("add", "double", "ramp")
 """What the input I of a slot does to a membrane V: V ← V + I; V ← 2 V + I; or, with a current C that

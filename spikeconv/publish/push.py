@@ -9,10 +9,10 @@ from typing import Any
 
 from spikeconv.checkpoint.card import CARD, public_command
 from spikeconv.checkpoint.folder import read_record
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.checkpoint.journal import JOURNAL
 from spikeconv.checkpoint.origin import source_name
 from spikeconv.checkpoint.scratch import SCRATCH
-from spikeconv.checkpoint.writer import RECORD
 from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.progress import Track, silent
 from spikeconv.publish.card import renewed_card

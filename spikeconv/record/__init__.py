@@ -1,3 +1,0 @@
-from spikeconv.record.recorder import Recorder, SpikeStatistics
-
-__all__ = ["Recorder", "SpikeStatistics"]

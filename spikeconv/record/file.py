@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from spikeconv.config import FloatInputs, KvSettings, LinearScheme, parse_settings
 from spikeconv.errors import SpikeconvError
 from spikeconv.plain import write_json
+from spikeconv.record.folder import ARRAYS, JSON, find_recording
 from spikeconv.record.neurons import NeuronRecord
 from spikeconv.record.record import CacheRecord, LayerRecord, SpikeRecord
 from spikeconv.untrusted import read_bounded
 
-__all__ = ["ARRAYS", "FORMAT", "JSON", "Recording", "read_recording", "write_recording"]
+__all__ = ["FORMAT", "Recording", "read_recording", "write_recording"]
 
-JSON, ARRAYS = "record.json", "record.npz"
 FORMAT = 1
 MOST_BYTES = 1 << 30
 
@@ -73,11 +73,9 @@ def read_recording(path: Path) -> Recording:
     Raises:
         SpikeconvError: there is none, it is damaged, or of another format.
     """
-    file = path / JSON if path.is_dir() else path
+    file = find_recording(path)
     try:
         content = json.loads(read_bounded(file, MOST_BYTES))
-    except FileNotFoundError:
-        raise SpikeconvError(f"{path} holds no {JSON}; `spikeconv record` makes one.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise SpikeconvError(f"{file} cannot be read: {str(error).strip().splitlines()[0]}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -9,11 +9,13 @@ The spikes, and so their energy, are the same. Traffic is in spikes of one input
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from spikeconv.codes import CODES, Code
 from spikeconv.errors import SpikeconvError
-from spikeconv.record.record import LayerRecord
+
+if TYPE_CHECKING:
+    from spikeconv.codes import Code
+    from spikeconv.record.record import LayerRecord
 
 __all__ = ["CodeTraffic", "Firing", "Traffic", "code_traffic", "parse_firing", "traffic"]
 
@@ -54,7 +56,7 @@ def parse_firing(text: str) -> Firing:
     return int(text)
 
 
-def traffic(record: LayerRecord, firing: Firing) -> Traffic | None:
+def traffic(record: "LayerRecord", firing: Firing) -> Traffic | None:
     """What the input of a linear sends; None where it sends no spikes.
 
     With T time steps of neurons each is a step, whatever is sent together.
@@ -93,7 +95,7 @@ class CodeTraffic:
     bursts: dict[int, float]
 
 
-def code_traffic(records: Sequence[LayerRecord]) -> list[CodeTraffic]:
+def code_traffic(records: "Sequence[LayerRecord]") -> list[CodeTraffic]:
     """The same counts by every temporal code; each input counts the same. Nothing where spikes are no counts of a code.
 
     A `ramp` that the model does not use has as many slots as the largest count.
@@ -105,16 +107,18 @@ def code_traffic(records: Sequence[LayerRecord]) -> list[CodeTraffic]:
     counted = [each for each in sent if each.scheme.inputs.spikes != "integer"]
     if not counted:
         return []
+    from spikeconv.codes import CODES  # which imports torch
+
     own = {each.scheme.code.kind for each in counted}
-    return [_by_code(name, name in own, counted) for name in CODES]
+    return [_by_code(name, code, name in own, counted) for name, code in CODES.items()]
 
 
-def _by_code(name: str, is_own: bool, records: list[LayerRecord]) -> CodeTraffic:
+def _by_code(name: str, other: "Code", is_own: bool, records: "list[LayerRecord]") -> CodeTraffic:
     inputs = sum(each.inputs for each in records)
     slots: list[float] = []
     bursts: dict[int, float] = {}
     for each in records:
-        code: Code = each.code if each.scheme.code.kind == name else CODES[name]
+        code = each.code if each.scheme.code.kind == name else other
         digits = code.digits(max(each.scheme.inputs.largest_count, 1)).abs()  # type: ignore[union-attr]
         fires, sent = digits.T.tolist(), digits.sum(0).tolist()
         slots += [0.0] * (len(digits) - len(slots))

@@ -1,6 +1,7 @@
 """What every source of weights offers; each is opened and checked as a whole before anything is written."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from spikeconv.sources.own_card import own_card
 
-__all__ = ["Source", "shorten"]
+__all__ = ["Source"]
 
 
 class Source(ABC):
@@ -41,6 +42,10 @@ class Source(ABC):
     @abstractmethod
     def dtype(self, name: str) -> torch.dtype | str:
         """Dtype of a tensor as it will be read; the file's own word for it if it is not a float type."""
+
+    def types(self) -> list[str]:
+        """What its weights are in its files, the most frequent first."""
+        return [str(each).removeprefix("torch.") for each, _ in Counter(map(self.dtype, self.names())).most_common()]
 
     @abstractmethod
     def load(self, name: str) -> Tensor:
@@ -99,9 +104,3 @@ def _state(path: Path) -> dict[str, Any]:
     if real.parent.name == "blobs":  # in the hub's cache a file is called by its hash
         return {"bytes": state.st_size, "blob": real.name}
     return {"bytes": state.st_size, "changed": state.st_mtime_ns}
-
-
-def shorten(name: str, most: int = 100) -> str:
-    """A name out of somebody's file for a sentence: on one line, and not without end."""
-    name = name if name.isprintable() else repr(name)
-    return name if len(name) <= most else f"{name[: most - 1]}…"

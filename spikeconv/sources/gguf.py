@@ -4,6 +4,7 @@ llama.cpp stores the q and k rows of LLaMA models in the order its rotary embedd
 put back into the Hugging Face order (halves) here.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ class GgufSource(Source):
         """Float32, which all float and quantized types become; the name of another type."""
         kind = self._tensors[name].tensor_type.name
         return kind if kind in OTHER_TYPES else torch.float32
+
+    def types(self) -> list[str]:
+        """What its weights are in the file, the most frequent first."""
+        return [kind for kind, _ in Counter(each.tensor_type.name for each in self._tensors.values()).most_common()]
 
     def load(self, name: str) -> Tensor:
         """Dequantize one tensor."""

@@ -18,6 +18,11 @@ COMPANIONS = ("*.json", "*.model", "*.txt", "*.jinja", "*.py", "README.md", "LIC
 PICKLED = ("pytorch_model*.bin",)
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 """What is wrong with the cache's disk, and not with the hub."""
+OTHERS = (
+    "Or give a local directory, GGUF or .pth file, or take the embedded model, which needs no hub: `spikeconv convert` "
+    "alone."
+)
+"""What there is without this model of the hub."""
 TIMEOUT = 5.0
 """Seconds for the one request that tells whether a hub model can be had."""
 T = TypeVar("T")
@@ -162,21 +167,21 @@ def _plain_errors(model_id: str) -> Iterator[None]:
         raise
     except GatedRepoError:
         raise SpikeconvError(
-            f"{model_id} is gated: accept its licence on its page on the hub, then log in with `hf auth login`."
+            f"{model_id} is gated: accept its licence on its page on the hub, then log in with `hf auth login`. "
+            f"{OTHERS}"
         ) from None
     except RepositoryNotFoundError:
         raise SpikeconvError(
-            f"The hub has no model {model_id} (or it is private; log in with `hf auth login`)."
+            f"The hub has no model {model_id} (or it is private; log in with `hf auth login`). {OTHERS}"
         ) from None
     except HfHubHTTPError as error:
-        raise SpikeconvError(f"The hub refused {model_id}: {str(error).splitlines()[0]}") from None
+        raise SpikeconvError(f"The hub refused {model_id}: {str(error).splitlines()[0]}. {OTHERS}") from None
     except Exception as error:  # the client's network errors share no base class
         if isinstance(error, OSError) and error.errno in DISK:
             raise UnreadableError(f"{model_id} cannot be fetched: {error}") from None
         raise _AwayError(
-            f"The model hub cannot be reached ({type(error).__name__}) and {model_id} is not cached here. Give a "
-            "local directory, GGUF or .pth file; fetch it where there is a connection (`hf auth login` if it is "
-            "gated); or try the embedded model: `spikeconv convert` alone."
+            f"The model hub cannot be reached ({type(error).__name__}) and {model_id} is not cached here; fetch it "
+            f"where there is a connection (`hf auth login` if it is gated). {OTHERS}"
         ) from None
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.base import shorten
-from spikeconv.untrusted import read_bounded
+from spikeconv.untrusted import read_bounded, shorten
 
 __all__ = ["read_json"]
 

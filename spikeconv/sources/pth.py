@@ -10,10 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.base import Source
-from spikeconv.sources.pth_layouts import ARCHITECTURES, LAYOUTS, find_version
+from spikeconv.sources.pth_layouts import ARCHITECTURES, LAYOUTS, check_arch, find_version
 from spikeconv.sources.pth_tokenizer import find_tokenizer
 from spikeconv.sources.torch_file import read_tensors
-from spikeconv.suggest import did_you_mean
 
 __all__ = ["PthSource"]
 
@@ -36,9 +35,7 @@ class PthSource(Source):
 
     def __init__(self, path: Path, arch: str | None = None) -> None:
         self.path, self.arch = path, arch
-        if arch is not None and arch not in ARCHITECTURES:
-            hint = did_you_mean(arch, list(ARCHITECTURES))
-            raise SpikeconvError(f"--arch {arch} is unknown.{hint} There are {', '.join(ARCHITECTURES)}.")
+        check_arch(path, arch)
         tensors = read_tensors(path)
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         if missing := [key for key in LANDMARKS if key not in tensors]:

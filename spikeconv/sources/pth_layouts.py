@@ -6,11 +6,15 @@ The authors write `blocks.3.att.time_mix_k`; which version a file is follows fro
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from spikeconv.errors import SpikeconvError
+from spikeconv.suggest import did_you_mean
 
-__all__ = ["ARCHITECTURES", "LAYOUTS", "Layout", "find_version"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ARCHITECTURES", "LAYOUTS", "Layout", "check_arch", "find_version"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 ENWIK8 = 77
@@ -58,7 +62,7 @@ class Layout:
         pairs = zip(["", *words], words, strict=False)
         return ".".join(self.words.get(f"{before}.{word}", self.words.get(word, word)) for before, word in pairs)
 
-    def arrange(self, key: str, tensor: Tensor) -> Tensor:
+    def arrange(self, key: str, tensor: "Tensor") -> "Tensor":
         """A view of a tensor with transformers' shape."""
         if tensor.dim() == 2 and re.search(self.transposed, key):
             return tensor.t()
@@ -182,3 +186,18 @@ ARCHITECTURES = {
     "spikegpt-b": replace(_SPIKEGPT, fields={**_SPIKEGPT.fields, "lif_in_ffn": True}),
 }
 """Models whose files have the names of RWKV-4's, so that somebody has to say so; by what `--arch` calls them."""
+
+
+def check_arch(source: object, arch: str | None) -> None:
+    """Check what is said that a source holds, if it is said.
+
+    Raises:
+        SpikeconvError: it is none of `ARCHITECTURES`, or the source is no `.pth` file, which alone does not tell.
+    """
+    if arch is None:
+        return
+    if not str(source).lower().endswith(".pth"):
+        raise SpikeconvError(f"{source} says itself what it holds; --arch is for .pth files.")
+    if arch not in ARCHITECTURES:
+        hint = did_you_mean(arch, list(ARCHITECTURES))
+        raise SpikeconvError(f"--arch {arch} is unknown.{hint} There are {', '.join(ARCHITECTURES)}.")

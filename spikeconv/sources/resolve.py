@@ -12,6 +12,7 @@ from spikeconv.sources.hub import fetch_from_hub, look_up
 from spikeconv.sources.hub_source import HubSource
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.presets import FILE_SUFFIXES, Preset, check_source_name, model_presets
+from spikeconv.sources.pth_layouts import check_arch
 from spikeconv.sources.weight_files import ADAPTER, adapter_base
 from spikeconv.wheels import MINILM, SMOLLM2, Wheel
 
@@ -55,7 +56,7 @@ def open_named(
         if delete_shards:
             raise SpikeconvError(f"{source} was not fetched from the hub; --delete-source-shards deletes nothing else.")
         return open_source(found, trust_remote_code=trust_remote_code, arch=arch)
-    _check_arch(source, arch)
+    check_arch(source, arch)
     _check_folder(found.folder, trust_remote_code)
     return HubSource(found, trust_remote_code=trust_remote_code, delete=delete_shards, note=note)
 
@@ -88,22 +89,17 @@ def open_source(path: Path, *, trust_remote_code: bool = False, arch: str | None
     if path.is_file() and path.suffix.lower() == ".gguf":
         from spikeconv.sources.gguf import GgufSource
 
-        _check_arch(path, arch)
+        check_arch(path, arch)
         return GgufSource(path)
     if path.is_file() and path.suffix.lower() == ".pth":
         from spikeconv.sources.pth import PthSource
 
         return PthSource(path, arch)
-    _check_arch(path, arch)
+    check_arch(path, arch)
     if not path.is_dir():
         raise SpikeconvError(f"{path} is not a directory, a .gguf or a .pth file.")
     _check_folder(path, trust_remote_code)
     return HfSource(path, trust_remote_code=trust_remote_code)
-
-
-def _check_arch(source: object, arch: str | None) -> None:
-    if arch is not None:
-        raise SpikeconvError(f"{source} says itself what it holds; --arch is for .pth files.")
 
 
 def _check_folder(path: Path, trust_remote_code: bool) -> None:

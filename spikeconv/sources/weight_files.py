@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.sources.base import shorten
 from spikeconv.sources.json_file import read_json
+from spikeconv.untrusted import shorten
 
 __all__ = ["ADAPTER", "EXPLICIT_WEIGHTS", "INDEX", "SINGLE", "WeightFiles", "adapter_base", "find_weight_files"]
 

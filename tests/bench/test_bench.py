@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from spikeconv.bench import CACHES, SHAPES, bench_attention, bench_kernels, bench_model, measure_limits
-from spikeconv.bench.attention import CacheShape
-from spikeconv.bench.kernels import Shape
+from spikeconv.bench.attention import bench_attention
+from spikeconv.bench.kernels import bench_kernels
+from spikeconv.bench.limits import measure_limits
+from spikeconv.bench.models import bench_model
 from spikeconv.bench.peers import PEERS
+from spikeconv.bench.shapes import CACHES, SHAPES, CacheShape, Shape
 from spikeconv.bench.timing import median_seconds
 from spikeconv.errors import SpikeconvError
 from spikeconv.ops.native import Backend

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import TRANSFORMERS
 from transformers import AutoModelForCausalLM
 
-from spikeconv.calibrate.thresholds import calibrate, calibrate_source, clip_inputs, clip_roles
+from spikeconv.calibrate.clipping import clip_roles
+from spikeconv.calibrate.thresholds import calibrate, calibrate_source, clip_inputs
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.plan import Plan, make_plan
@@ -18,7 +19,7 @@ from spikeconv.data.sample import sample_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
 from spikeconv.nn import set_execution, spike_linears
-from spikeconv.record import Recorder
+from spikeconv.record.recorder import Recorder
 from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]

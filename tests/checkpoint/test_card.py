@@ -7,7 +7,7 @@ from typing import Any
 
 from spikeconv.checkpoint.card import model_card
 from spikeconv.checkpoint.citations import citations
-from spikeconv.checkpoint.writer import RECORD
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.config import SpikeConfig
 from spikeconv.sources.presets import configs_folder
 

@@ -10,7 +10,7 @@ import pytest
 
 from spikeconv import cache
 from spikeconv.checkpoint.folder import read_record, remember, resolve_checkpoint, save_zero_shares
-from spikeconv.checkpoint.writer import RECORD
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.errors import SpikeconvError
 from spikeconv.versions import versions
 

@@ -13,9 +13,9 @@ import torch
 from killing import KILLED, fail_at_read, operations, run_killed
 
 from spikeconv.checkpoint import scratch
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.checkpoint.journal import JOURNAL
 from spikeconv.checkpoint.scratch import Scratch
-from spikeconv.checkpoint.writer import RECORD
 from spikeconv.conversion.writing import Writing
 from spikeconv.errors import SpikeconvError
 from spikeconv.sources.hf import HfSource

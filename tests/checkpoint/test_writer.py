@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from killing import fail_at_read
 
-from spikeconv.checkpoint.writer import RECORD
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.errors import SpikeconvError
 from spikeconv.plain import write_json
 

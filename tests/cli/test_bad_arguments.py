@@ -56,16 +56,13 @@ def test_convert_options(
     assert not (tmp_path / "out").exists()
 
 
-def test_unknown_source_suggests_a_preset(spikeconv: Run) -> None:
-    refused(spikeconv("convert", "lama2-7b"), "lama2-7b", "llama2-7b")
-
-
 def test_unreachable_hub_model_is_one_sentence(spikeconv: Run) -> None:
     start = time.monotonic()
-    result = spikeconv("convert", "meta-llama/Llama-2-7b-hf")
-    refused(result, "meta-llama/Llama-2-7b-hf")
-    assert time.monotonic() - start < 10
-    assert len(result.err.strip().splitlines()) == 1
+    for name in ("meta-llama/Llama-2-7b-hf", "llama2-7b"):
+        result = spikeconv("convert", name)
+        refused(result, "meta-llama/Llama-2-7b-hf", "local directory", "`hf auth login`", "`spikeconv convert` alone")
+        assert len(result.err.strip().splitlines()) == 1
+    assert time.monotonic() - start < 20
 
 
 def test_existing_output_is_refused_and_kept(
@@ -106,12 +103,6 @@ def test_texts(spikeconv: Run, converted: Callable[..., Path], tmp_path: Path) -
     short = tmp_path / "short.txt"
     short.write_text("few words")
     refused(spikeconv("perplexity", converted("llama"), "--text", short, "--window", 32, "--quiet"), "9", "--window")
-
-
-def test_unknown_task_execution_device(spikeconv: Run, converted: Callable[..., Path]) -> None:
-    refused(spikeconv("eval", converted("llama"), "--tasks", "piqua"), "piqua", "piqa")
-    refused(spikeconv("generate", converted("llama"), "--exec", "sparse", "-q"), "sparse", "events")
-    refused(spikeconv("generate", converted("llama"), "--device", "toaster", "-q"), "toaster")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

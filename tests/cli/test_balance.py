@@ -49,7 +49,7 @@ def test_what_is_refused(spikeconv: Run, tiny_checkpoint: Run, text: Path, tmp_p
         (("--calibration", "wikitext3"), "wikitext3", "wikitext2"),
         (("--calibration", "owner/name"), "owner/name"),
         (("--calibration", text, "--calibration-tokens", 10**6), "fewer than the 1,000,000", "--calibration-tokens"),
-        (("--calibration", empty), "has 0 tokens"),
+        (("--calibration", empty), "is empty"),
         (("--calibration-tokens", 1), "calibration_tokens"),
         (("--calibration-seed", -1), "calibration_seed"),
         (("--override", "q:balance=none", "--calibration", text), "same input"),

@@ -82,6 +82,9 @@ def test_nobody_hears_the_progress(
         def write(self, text: str) -> int:
             raise BrokenPipeError(32, "Broken pipe")
 
+        def isatty(self) -> bool:
+            return False
+
         def flush(self) -> None:
             raise BrokenPipeError(32, "Broken pipe")
 
@@ -92,6 +95,24 @@ def test_nobody_hears_the_progress(
     monkeypatch.undo()
     monkeypatch.setattr("sys.argv", ["spikeconv"])
     assert spikeconv("verify", tmp_path / "nowhere").err.startswith("error: ")  # and none of what was not heard
+
+
+def test_a_source_without_tokenizer_is_no_default(
+    spikeconv: Run, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    bare, old, new = (tmp_path / name for name in ("bare", "old", "new"))
+    shutil.copytree(tiny_checkpoint("llama"), bare)
+    for path in bare.glob("tokenizer*"):
+        path.unlink()
+    assert spikeconv("convert", tiny_checkpoint("llama"), "-o", old, "-q").code == 0
+    result = spikeconv("convert", bare, "-o", new, "-q")
+    assert result.code == 0 and f"{new} does not become the default" in result.err and "tokenizer.json" in result.err
+    assert f"checkpoint {old}" in spikeconv("check").err
+    result = spikeconv("generate", new, "-q")
+    assert result.code == 2 and f"{new} has no tokenizer" in result.err and "name another" in result.err
+    shutil.rmtree(old)
+    result = spikeconv("check")
+    assert result.code == 2 and f"{old}, is gone" in result.err
 
 
 def test_a_home_in_an_option(

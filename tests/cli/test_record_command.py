@@ -16,7 +16,7 @@ def test_reports_of_a_recording_are_those_of_the_checkpoint(
     made = spikeconv("record", path, "-o", tmp_path / "r", "--text", text, "--tokens", 150, "--json", "-q")
     assert made.code == 0, made.err
     about = json.loads((tmp_path / "r" / "record.json").read_text())
-    assert made.json["checkpoint"] == about["checkpoint"] and about["text"]["tokens"] == 150
+    assert made.json["measured"]["checkpoint"] == about["checkpoint"] and about["text"]["tokens"] == 150
     assert len(about["checkpoint"]["sha256"]) == 64 and about["checkpoint"]["settings"]["weights"]["bits"] == 4
     options = ("--text", text, "--tokens", 150, "--json", "-q")
     for command in ("report-firing-rate", "report-energy"):

@@ -11,7 +11,7 @@ import torch
 from spikeconv.codecs import MultiheadCodec, codec_of
 from spikeconv.config import SpikeConfig
 from spikeconv.nn import set_execution
-from spikeconv.record import Recorder
+from spikeconv.record.recorder import Recorder
 from spikeconv.rotation import Rotation
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spikeconv.checkpoint.writer import RECORD
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.data import hub
 from spikeconv.data.offline import OFFLINE_TASKS, ROWS
 from spikeconv.errors import SpikeconvError

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from spikeconv.calibrate.thresholds import clip_inputs, clip_roles
+from spikeconv.calibrate.clipping import clip_roles
+from spikeconv.calibrate.thresholds import clip_inputs
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.plan import make_plan
 from spikeconv.families import find_family

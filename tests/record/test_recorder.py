@@ -9,7 +9,7 @@ import torch
 from spikeconv.codecs import SpikeCounts
 from spikeconv.config import SpikeConfig
 from spikeconv.nn import Encoder, SpikeGroup
-from spikeconv.record import Recorder, SpikeStatistics
+from spikeconv.record.recorder import Recorder, SpikeStatistics
 
 
 @pytest.mark.parametrize("bits", ["4-1.58", "4-1", "8-8", "8-1"])

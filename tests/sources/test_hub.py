@@ -117,10 +117,13 @@ def test_refused(hub: Hub, tmp_path: Path, tiny_checkpoint: Fixture) -> None:
         assert result.exit_code == 2 and "reads the source more than once" in " ".join(result.output.split()), more
     with pytest.raises(SpikeconvError, match="deletes nothing else"):
         open_named(str(tiny_checkpoint("qwen2")), delete_shards=True)
-    with pytest.raises(SpikeconvError, match="The hub has no model nobody/nothing"):
+    with pytest.raises(SpikeconvError, match=r"The hub has no model nobody/nothing.*hf auth login.*local directory"):
         open_named("nobody/nothing")
     (name, *_) = sorted(path.name for path in hub.folder.glob("*.safetensors"))
     whole = (hub.folder / name).read_bytes()
     (hub.folder / name).write_bytes(b"\xff" * 8 + whole[8:])
     with pytest.raises(SpikeconvError, match="no readable safetensors file"):
+        open_named(MODEL)
+    hub.gated = True
+    with pytest.raises(SpikeconvError, match=r"is gated.*hf auth login.*local directory.*`spikeconv convert` alone"):
         open_named(MODEL)

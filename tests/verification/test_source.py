@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spikeconv.checkpoint.folder import source_path
-from spikeconv.checkpoint.writer import RECORD
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint, load_source
 from spikeconv.verification.result import VerifyResult

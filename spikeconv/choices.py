@@ -1,0 +1,48 @@
+"""What devices, dtypes and executions are called; checked without torch, so that a typo is told at once."""
+
+import re
+
+from spikeconv.errors import SpikeconvError
+from spikeconv.suggest import did_you_mean
+
+__all__ = ["DTYPES", "EXECUTIONS", "check_device", "check_dtype", "check_execution"]
+
+EXECUTIONS = ("dense", "events", "unfold")
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+
+
+def check_device(name: str) -> None:
+    """Check that a device may be there; whether it is, torch knows.
+
+    Raises:
+        SpikeconvError: there is no such kind of device.
+    """
+    if name == "meta":
+        raise SpikeconvError("Nothing can be computed on the meta device; choose auto, cpu, cuda or cuda:N.")
+    kind = re.fullmatch(r"([a-z]+)(:\d+)?", name)
+    if kind is None or kind[1] not in DEVICES or (kind[1] == "auto" and kind[2]):
+        hint = did_you_mean(name, DEVICES)
+        raise SpikeconvError(f"Unknown device {name!r}.{hint} Choose auto, cpu, cuda or cuda:N.")
+
+
+def check_dtype(name: str) -> None:
+    """Check that a float dtype, or "auto", is one.
+
+    Raises:
+        SpikeconvError: it is not.
+    """
+    if name not in ("auto", *DTYPES):
+        hint = did_you_mean(name, DTYPES)
+        raise SpikeconvError(f"Unknown dtype {name!r}.{hint} Choose auto, {', '.join(DTYPES)}.")
+
+
+def check_execution(name: str) -> None:
+    """Check that an execution, or "auto", is one.
+
+    Raises:
+        SpikeconvError: it is not.
+    """
+    if name not in ("auto", *EXECUTIONS):
+        hint = did_you_mean(name, EXECUTIONS)
+        raise SpikeconvError(f"Unknown execution {name!r}.{hint} Choose auto, {', '.join(EXECUTIONS)}.")
