@@ -1,10 +1,11 @@
-// Sums of four columns of nibbles, kBytes of each at a time, for vectors of bytes. Their raw bytes are interleaved two by two
-// and split into nibbles then: two shuffles a pair and line instead of four. The sums stay as they come out: of the lower
-// halves of every 16 bytes the even outputs, then the odd ones, then of the upper halves.
+// Sums of four columns of nibbles, kBytes of each at a time, for vectors of bytes. Their raw bytes are interleaved two
+// by two and split into nibbles then: two shuffles a pair and line instead of four. The sums stay as they come out: of
+// the lower halves of every 16 bytes the even outputs, then the odd ones, then of the upper halves.
 struct ColumnSum {
   static constexpr int kColumns = 4, kBytes = 4 * kLanes, kSums = 2 * kBytes;
 
-  static void add(const uint8_t* const* now, const uint8_t* const* next, const int* counts, int64_t bytes, int16_t* sums) {
+  static void add(const uint8_t* const* now, const uint8_t* const* next, const int* counts, int64_t bytes,
+                  int16_t* sums) {
     Shorts k[2];
     for (int p = 0; p < 2; ++p) k[p] = Shorts{} + int16_t((counts[2 * p] & 255) | counts[2 * p + 1] * 256);
     int64_t i = 0;
@@ -45,8 +46,13 @@ struct ColumnSum {
       for (int lane = 0; lane < kBytes / 16; ++lane) {
         const int16_t* from = sums + 4 * kLanes * h + 8 * lane;
         const Eight even = load<Eight>(from), odd = load<Eight>(from + 2 * kLanes);
+#if defined(__clang__)
         const Eight low = __builtin_shufflevector(even, odd, 0, 8, 1, 9, 2, 10, 3, 11);
         const Eight high = __builtin_shufflevector(even, odd, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+        const Eight low = __builtin_shuffle(even, odd, Eight{0, 8, 1, 9, 2, 10, 3, 11});
+        const Eight high = __builtin_shuffle(even, odd, Eight{4, 12, 5, 13, 6, 14, 7, 15});
+#endif
         int32_t* to = acc + 32 * lane + 16 * h;
         store(to, load<EightInts>(to) + __builtin_convertvector(low, EightInts));
         store(to + 8, load<EightInts>(to + 8) + __builtin_convertvector(high, EightInts));

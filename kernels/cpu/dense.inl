@@ -1,10 +1,10 @@
 // acc[token][o] = Σ_i w[o][i] k[token][i] for the tiles of a weight, then the output's scaling, all in registers.
 //
-// `Product` (each instruction set has its own) multiplies a step: 4 inputs × a vector of outputs, unsigned weights × signed
-// counts. Its sums may be narrow and hold `period` steps before they must be widened into int32.
+// `Product` (each instruction set has its own) multiplies a step: 4 inputs × a vector of outputs, unsigned weights ×
+// signed counts. Its sums may be narrow and hold `period` steps before they must be widened into int32.
 
-// The even (0) or odd (1) inputs of a tile's word, a byte each. Unpacking a nibble at every use costs no time from three
-// rows on: products run on two of the vector ports, masks and shifts on the others.
+// The even (0) or odd (1) inputs of a tile's word, a byte each. Unpacking a nibble at every use costs no time from
+// three rows on: products run on two of the vector ports, masks and shifts on the others.
 template <class P, bool nibble, int half>
 SPIKECONV_HD typename P::Weights half_word(const uint8_t* p) {
   if constexpr (nibble)
@@ -35,10 +35,11 @@ SPIKECONV_HD void add_words(const uint8_t* w, int64_t stride, const int8_t* k, i
   }
 }
 
-// The same for few rows, where reading the weights is what takes time: `tiles` long streams at once, and even and odd inputs
-// add up apart, for an addition may take long.
+// The same for few rows, where reading the weights is what takes time: `tiles` long streams at once, and even and odd
+// inputs add up apart, for an addition may take long.
 template <class P, bool nibble, int rows, int tiles, class Sum>
-SPIKECONV_HD void add_streams(const uint8_t* w, int64_t stride, const int8_t* k, int64_t words, Sum& sum, Sum& odd_sum) {
+SPIKECONV_HD void add_streams(const uint8_t* w, int64_t stride, const int8_t* k, int64_t words, Sum& sum,
+                              Sum& odd_sum) {
   constexpr int kVectors = P::kVectors;
   constexpr int64_t kAhead = P::ahead(rows);
   for (int64_t i = 0; i < words; ++i, w += word_bytes(nibble), k += rows * kWordInputs)
@@ -68,8 +69,8 @@ struct Unit {
 
 // One function for all sizes, so that it stays in the instruction cache. total [rows][sums]
 template <class P>
-__attribute__((noinline)) void write_tile(const Weight& w, const PackedCounts& counts, const Output& out, const Unit& unit,
-                                          int rows, int sums, const Ints* total) {
+__attribute__((noinline)) void write_tile(const Weight& w, const PackedCounts& counts, const Output& out,
+                                          const Unit& unit, int rows, int sums, const Ints* total) {
   TokenOutput of[P::kRows];
   for (int r = 0; r < rows; ++r) of[r] = token_output(out, w.bits, counts.sums[unit.token + r], unit.token + r);
   for (int j = 0; j < sums; ++j) {
@@ -202,7 +203,8 @@ void unpack_tile(const uint8_t* tile, int64_t words, uint8_t* out) {
     }
 }
 
-// The weights of a panel come from memory once and stay in the second-level cache; a row tile's counts stay in the first.
+// The weights of a panel come from memory once and stay in the second-level cache; a row tile's counts stay in the
+// first.
 void dense(const Weight& w, const PackedCounts& counts, const Output& out, int64_t panel, int64_t begin, int64_t end,
            void* scratch) {
   const int64_t stride = counts.words * word_bytes(is_nibble(w.bits)), first = panel * kPanelOutputs;
@@ -235,8 +237,10 @@ void dense(const Weight& w, const PackedCounts& counts, const Output& out, int64
       run(weights + t * stride, is_nibble(w.bits), token, t, least<int64_t>(Product::kTiles, panel_tiles - t));
 }
 
-// All of one row tile of at most kFewRows tokens against tiles [begin, end), which are read as long streams side by side.
-void dense_few(const Weight& w, const PackedCounts& counts, int64_t rows, const Output& out, int64_t begin, int64_t end) {
+// All of one row tile of at most kFewRows tokens against tiles [begin, end), which are read as long streams side by
+// side.
+void dense_few(const Weight& w, const PackedCounts& counts, int64_t rows, const Output& out, int64_t begin,
+               int64_t end) {
   const int64_t stride = counts.words * word_bytes(is_nibble(w.bits));
   bool narrow;
   const int64_t period = words_of_period(w, counts, narrow);
@@ -245,8 +249,8 @@ void dense_few(const Weight& w, const PackedCounts& counts, int64_t rows, const 
     float bias[kStreams * kTileOutputs] = {};
     const int64_t first = tile * kTileOutputs;
     for (int64_t t = 0; t < tiles && out.bias; ++t) {
-      const int64_t at = first + t * gap * kTileOutputs;
-      load_row(out.bias, out.bias_dtype, at, least<int64_t>(kTileOutputs, w.out_features - at), bias + t * kTileOutputs);
+      const int64_t at = first + t * gap * kTileOutputs, n = least<int64_t>(kTileOutputs, w.out_features - at);
+      load_row(out.bias, out.bias_dtype, at, n, bias + t * kTileOutputs);
     }
     const Unit unit{w.data + tile * stride, gap * stride, first, gap * kTileOutputs,
                     counts.data,            0,            bias};

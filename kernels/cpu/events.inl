@@ -57,9 +57,10 @@ void add_column(const Weight& w, int64_t input, int count, int64_t begin, int64_
     for (int64_t o = begin; o < end; ++o) acc[o - begin] = add_wrapped(acc[o - begin], count * int32_t(column[o]));
 }
 
-// Four columns at a time run past 16-bit sums that stay in the first-level cache, in the order in which they come out, and are
-// drained before they could overflow. What is read next is asked for line by line, for hardware cannot follow from column to
-// column: so many columns ahead that what is on the way covers memory's latency, however short a column is.
+// Four columns at a time run past 16-bit sums that stay in the first-level cache, in the order in which they come out,
+// and are drained before they could overflow. What is read next is asked for line by line, for hardware cannot follow
+// from column to column: so many columns ahead that what is on the way covers memory's latency, however short a column
+// is.
 void add_fired(const Weight& w, const Fired& fired, int64_t begin, int64_t end, int64_t first, int64_t bytes,
                int16_t* sums, int32_t* acc) {
   constexpr int64_t kOnTheWay = 8192, kStart = 2048;

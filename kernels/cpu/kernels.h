@@ -167,8 +167,10 @@ struct Kernels {
   void (*encode)(const EncodeJob&, int64_t token_begin, int64_t token_end, float* scratch);
   // Counts [rows, in] (int8, or int16 if wide) → a row tile of PackedCounts, at most `tile_rows` or kFewRows.
   void (*pack)(const void* counts, bool wide, int64_t in_features, int64_t rows, int8_t* data, int32_t* sums);
-  // A panel of kPanelTiles tiles against the tokens [begin, end), whole row tiles; scratch of `dense_scratch(weight)` bytes.
-  void (*dense)(const Weight&, const PackedCounts&, const Output&, int64_t panel, int64_t begin, int64_t end, void* scratch);
+  // A panel of kPanelTiles tiles against the tokens [begin, end), whole row tiles; scratch of `dense_scratch(weight)`
+  // bytes.
+  void (*dense)(const Weight&, const PackedCounts&, const Output&, int64_t panel, int64_t begin, int64_t end,
+                void* scratch);
   // Tiles [begin, end) against all of at most kFewRows tokens, packed as one row tile. Not for weights in columns.
   void (*dense_few)(const Weight&, const PackedCounts&, int64_t rows, const Output&, int64_t begin, int64_t end);
   // The non-zero ones of a token's counts [in]; room for 16 more than there are.
@@ -178,7 +180,8 @@ struct Kernels {
   void (*events)(const Weight&, const Fired&, int64_t begin, int64_t end, int64_t first, int64_t last, int32_t* acc,
                  int16_t* sums);
   // Accumulators of the outputs [first, first + n) of a token → the output.
-  void (*write)(const Output&, int bits, int32_t count_sum, int64_t token, int64_t first, int64_t n, const int32_t* acc);
+  void (*write)(const Output&, int bits, int32_t count_sum, int64_t token, int64_t first, int64_t n,
+                const int32_t* acc);
   void (*rtn)(const RtnJob&, int64_t row_begin, int64_t row_end, float* scratch);
   // Scratch of `rows_scratch(job)` floats.
   void (*encode_rows)(const RowsJob&, int64_t row_begin, int64_t row_end, float* scratch);

@@ -1,7 +1,7 @@
 // What the machine can do at most, for the benchmarks: products without memory, and reading without products.
 
-// Runs `rounds` × 12 independent products of registers; returns the number of multiplications. Nothing is loaded: a load
-// for every product costs 4 % on Zen 4. Not inlined: gcc 12 once moved all sums in every round.
+// Runs `rounds` × 12 independent products of registers; returns the number of multiplications. Nothing is loaded: a
+// load for every product costs 4 % on Zen 4. Not inlined: gcc 12 once moved all sums in every round.
 __attribute__((noinline)) int64_t peak(int64_t rounds) {
   constexpr int kSums = 12;
   alignas(64) uint8_t bytes[Product::kBytes];
@@ -22,8 +22,8 @@ __attribute__((noinline)) int64_t peak(int64_t rounds) {
   return rounds * kSums * Product::kBytes;
 }
 
-// Reads a buffer once as two long streams, doing next to nothing with it. Without prefetch instructions: on Zen 4 the hardware
-// does better alone.
+// Reads a buffer once as two long streams, doing next to nothing with it. Without prefetch instructions: on Zen 4 the
+// hardware does better alone.
 __attribute__((noinline)) void read(const uint8_t* p, int64_t bytes) {
   constexpr int64_t kStep = 2 * sizeof(Ints);
   const int64_t half = bytes / 2 / kStep * kStep;

@@ -22,8 +22,8 @@ namespace spikeconv {
 namespace {
 
 #if defined(__linux__)
-// Keeps the calling thread on the core of that number among those it may use, for as long as this lives. A scheduler may
-// leave two threads on one core for milliseconds, which read as half the machine.
+// Keeps the calling thread on the core of that number among those it may use, for as long as this lives. A scheduler
+// may leave two threads on one core for milliseconds, which read as half the machine.
 class OnCore {
  public:
   explicit OnCore(int64_t number) {
@@ -84,8 +84,9 @@ double seconds(clockid_t clock) {
   return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
 }
 
-// Multiplications a second of `rounds` rounds of product instructions on registers in every thread, each in the time that it
-// ran: where others take turns on its core, that is not the core's limit. Also the number of cores that the threads had.
+// Multiplications a second of `rounds` rounds of product instructions on registers in every thread, each in the time
+// that it ran: where others take turns on its core, that is not the core's limit. Also the number of cores that the
+// threads had.
 std::tuple<double, int64_t> cpu_peak(int64_t rounds) {
   std::vector<double> rate(static_cast<size_t>(torch::stable::get_num_threads()));
   const int64_t cores = on_cores([&](int64_t t, int64_t) {
@@ -96,7 +97,8 @@ std::tuple<double, int64_t> cpu_peak(int64_t rounds) {
   return {std::accumulate(rate.begin(), rate.end(), 0.0), cores};
 }
 
-// Bytes a second of reading a tensor some times, each thread its part, from when the first begins to when the last ends.
+// Bytes a second of reading a tensor some times, each thread its part, from when the first begins to when the last
+// ends.
 double cpu_read(const Tensor& buffer, int64_t times) {
   const uint8_t* bytes = data<const uint8_t>(buffer);
   const size_t all = size_t(torch::stable::get_num_threads());

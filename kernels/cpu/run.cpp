@@ -24,7 +24,8 @@ void run_encode(const EncodeJob& job, int64_t tokens) {
   });
 }
 
-// Whether what all tokens' events read is no more than all the columns, which a dense product must read, and turn into tiles.
+// Whether what all tokens' events read is no more than all the columns, which a dense product must read, and turn into
+// tiles.
 static bool events_read_less(const Counts& counts) {
   constexpr int64_t kMostTokens = 32;
   if (counts.tokens == 1 || counts.tokens > kMostTokens) return counts.tokens == 1;

@@ -24,7 +24,8 @@ int64_t panels_of(const Member& m) { return ceil_div(m.weight.out_features, kPan
 class Packing {
  public:
   Packing(const Kernels& isa, const Counts& counts, int64_t largest, int64_t block)
-      : isa_(isa), counts_(counts), block_(block), states_(std::make_unique<std::atomic<int>[]>(size_t(ceil_div(counts.tokens, block)))) {
+      : isa_(isa), counts_(counts), block_(block),
+        states_(std::make_unique<std::atomic<int>[]>(size_t(ceil_div(counts.tokens, block)))) {
     static thread_local Scratch memory;
     packed_.planes = counts.wide ? 2 : 1;
     packed_.words = ceil_div(counts.in_features, kWordInputs);
@@ -99,9 +100,9 @@ void run_many(const Counts& counts, int64_t largest, std::span<const Member> mem
     block_tiles /= 2;
   const int64_t block = block_tiles * isa.tile_rows, blocks = ceil_div(counts.tokens, block);
   Packing packing(isa, counts, largest, block);
-  // Many rows: every thread has rows of its own, which it packed itself, for what another core has written is slow to read; a
-  // group's packed counts stay in the caches. Otherwise it has panels of its own, so that a weight is read from memory
-  // once. Units are as small as keeps all threads busy alike.
+  // Many rows: every thread has rows of its own, which it packed itself, for what another core has written is slow to
+  // read; a group's packed counts stay in the caches. Otherwise it has panels of its own, so that a weight is read from
+  // memory once. Units are as small as keeps all threads busy alike.
   const bool by_rows = blocks >= threads * kGroupBlocks;
   int64_t group = by_rows ? kGroupBlocks : blocks;
   while (group > 1 && panels * ceil_div(blocks, group) < kUnitsPerThread * threads) group = ceil_div(group, 2);
@@ -118,7 +119,8 @@ void run_many(const Counts& counts, int64_t largest, std::span<const Member> mem
       const Member* m = members.data();
       for (; panel >= panels_of(*m); ++m) panel -= panels_of(*m);
       for (int64_t b = g * group; b < end; ++b) packing.need(b);
-      isa.dense(m->weight, packing.counts(), m->output, panel, g * group * block, std::min(counts.tokens, end * block), memory);
+      isa.dense(m->weight, packing.counts(), m->output, panel, g * group * block, std::min(counts.tokens, end * block),
+                memory);
     }
   });
 }

@@ -17,7 +17,8 @@ struct Columns {
 int64_t column_bytes(const Weight& w) { return is_nibble(w.bits) ? ceil_div(w.out_features, 2) : w.out_features; }
 
 bool beside(const Weight& w, const Weight& next) {
-  return next.data == w.data + column_bytes(w) && next.stride == w.stride && (!is_nibble(w.bits) || w.out_features % 2 == 0);
+  return next.data == w.data + column_bytes(w) && next.stride == w.stride &&
+         (!is_nibble(w.bits) || w.out_features % 2 == 0);
 }
 
 std::vector<Columns> columns_of(std::span<const Member> members) {
@@ -47,8 +48,8 @@ void write(const Kernels& isa, const Columns& columns, int32_t count_sum, int64_
   }
 }
 
-// Long columns: every thread has outputs of its own. Short ones: every thread has events of its own, since pieces of columns
-// would be too short for memory, and the sums of all threads are added in the end.
+// Long columns: every thread has outputs of its own. Short ones: every thread has events of its own, since pieces of
+// columns would be too short for memory, and the sums of all threads are added in the end.
 void run_columns(const Kernels& isa, const Columns& columns, const Fired& fired, int64_t token) {
   const Weight& w = columns.weight;
   const int64_t pieces = ceil_div(w.out_features, kEventOutputs), width = pieces * kEventOutputs;

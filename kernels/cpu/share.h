@@ -24,8 +24,8 @@ void on_threads(int64_t threads, const F& f) {
   });
 }
 
-// Units [0, count): every thread has a run of its own, so that threads write far from each other and find their weights and
-// outputs of the last call in their own caches; who is done takes from the others.
+// Units [0, count): every thread has a run of its own, so that threads write far from each other and find their weights
+// and outputs of the last call in their own caches; who is done takes from the others.
 class Share {
  public:
   Share(int64_t count, int64_t threads) : runs_(static_cast<size_t>(threads)) {
