@@ -21,7 +21,7 @@ from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import set_execution
 from spikeconv.ops.native import cpu_kernels, use_cpu_kernels
 from spikeconv.ops.native import load as load_kernels
-from spikeconv.record import Recorder
+from spikeconv.record.recorder import Recorder
 from spikeconv.verification.engine import compare_engine
 from spikeconv.verification.result import VerifyResult
 
