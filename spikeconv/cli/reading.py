@@ -73,6 +73,7 @@ def read_spikes(
     dtype: str = "auto",
     trust_remote_code: bool,
     quiet: bool,
+    connections: bool = False,
 ) -> Read:
     """Read a recording, or let a checkpoint read a text (the bundled sample where there is none).
 
@@ -96,7 +97,8 @@ def read_spikes(
 
     content, label = text_or_sample(text)
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    record = record_text(loaded.model, loaded.tokenizer, content, tokens=tokens, track=tracker(quiet))
+    seen: Any = {"tokens": tokens, "connections": connections, "track": tracker(quiet)}
+    record = record_text(loaded.model, loaded.tokenizer, content, **seen)
     return Read(record, about(loaded.model, path, record, about_text(content, label)), path)
 
 

@@ -64,7 +64,7 @@ def report_firing_rate(
 
     fired = None if firing is None else parse_firing(firing)
     options: Any = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "quiet": quiet}
-    read = read_spikes(recording, checkpoint, text, tokens, **options)
+    read = read_spikes(recording, checkpoint, text, tokens, **options, connections=as_json)  # NeuroBench's keys
 
     from spikeconv.checkpoint.folder import save_zero_shares
     from spikeconv.report.energy import spikerwkv_report

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from spikeconv.record.recorder import Recorder
 __all__ = ["record_run"]
 
 
-def record_run(model: Any, run: Callable[[], object]) -> SpikeRecord:
+def record_run(model: Any, run: Callable[[], object], *, connections: bool = False) -> SpikeRecord:
     """Record what a model does while something runs it.
 
     Every forward of the model is as many sequences as its batch has rows; padding is counted as what it is, tokens.
@@ -27,6 +28,7 @@ def record_run(model: Any, run: Callable[[], object]) -> SpikeRecord:
     Args:
         model: a converted model.
         run: runs it.
+        connections: whether to look at what each weight met, which takes about as long again.
 
     Raises:
         SpikeconvError: it was not run, or neither activations nor keys and values are spikes.
@@ -43,13 +45,13 @@ def record_run(model: Any, run: Callable[[], object]) -> SpikeRecord:
         with (
             Recorder(model) as recorder,
             NeuronRecorder(model) as own,
-            ConnectionRecorder(model) as connections,
+            ConnectionRecorder(model) if connections else nullcontext() as met,
             torch.inference_mode(),
         ):
             run()
     finally:
         hook.remove()
-    layers = tuple(connections.told(layer) for layer in layer_records(model, recorder))
+    layers = tuple(layer if met is None else met.told(layer) for layer in layer_records(model, recorder))
     cache = cache_records(model, recorder)
     if not layers and not cache and not own.records:
         raise SpikeconvError("This checkpoint has float activations: it emits no spikes to count.")

@@ -77,7 +77,7 @@ def record_task(
     kept = KeptCounts(model, matching(spike_linears(model), patterns), most)
     potentials = PotentialRecorder(model, POTENTIAL_TOKENS)
     with PositionRecorder(model, WINDOW) as positions, potentials, kept:
-        record = record_run(model, run)
+        record = record_run(model, run, connections=True)
     arrays: dict[str, Array] = {
         "encoders": np.array(positions.names),
         "position_spikes": positions.spikes_per_input.numpy(),

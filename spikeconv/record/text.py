@@ -16,7 +16,15 @@ __all__ = ["WINDOW", "record_text", "windows_of"]
 WINDOW = 1024
 
 
-def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, track: Track = silent) -> SpikeRecord:
+def record_text(
+    model: Any,
+    tokenizer: Any,
+    text: str,
+    *,
+    tokens: int = WINDOW,
+    connections: bool = False,
+    track: Track = silent,
+) -> SpikeRecord:
     """Run text through a model and record its spikes.
 
     Args:
@@ -24,6 +32,7 @@ def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, 
         tokenizer: its tokenizer.
         text: what to read; windows of 1,024 tokens (or what the model holds) are independent sequences.
         tokens: how many tokens to read at most.
+        connections: see `record_run`.
         track: progress display.
 
     Raises:
@@ -38,7 +47,7 @@ def record_text(model: Any, tokenizer: Any, text: str, *, tokens: int = WINDOW, 
         for window in track(windows, "counting spikes", len(windows)):
             model(input_ids=window[None].to(model.device), use_cache=False, logits_to_keep=1)
 
-    return record_run(model, run)
+    return record_run(model, run, connections=connections)
 
 
 def windows_of(model: Any, ids: Tensor) -> list[Tensor]:

@@ -100,7 +100,7 @@ def test_the_keys_are_neurobenchs(converted: Callable[..., Path]) -> None:
             linear.register_forward_pre_hook(
                 lambda _, args, name=name, seen=inputs: seen.__setitem__(name, args[0].clone())
             )
-        record = record_text(loaded.model, loaded.tokenizer, TEXT)
+        record = record_text(loaded.model, loaded.tokenizer, TEXT, connections=True)
         whole = neurobench_keys(record)
         tensors = [*loaded.model.parameters(), *loaded.model.buffers()]
         assert whole["Footprint"] == sum(each.numel() * each.element_size() for each in tensors)
