@@ -14,6 +14,7 @@ from spikeconv.errors import SpikeconvError
 
 if TYPE_CHECKING:
     from spikeconv.report.firing_rate import FiringReport, TotalFiring
+    from spikeconv.report.inputs import EncodedInput
     from spikeconv.report.spikelm_energy import TableRow
     from spikeconv.report.traffic import Traffic
 
@@ -69,6 +70,7 @@ def report_firing_rate(
     from spikeconv.checkpoint.folder import save_zero_shares
     from spikeconv.report.energy import spikerwkv_report
     from spikeconv.report.firing_rate import firing_report
+    from spikeconv.report.inputs import encoded_inputs
     from spikeconv.report.neurobench import neurobench_keys
     from spikeconv.report.spikegpt_energy import TableOne, corrected, table_one
     from spikeconv.report.spikelm_energy import SpikeLmProfile, table_five, this_model
@@ -93,12 +95,13 @@ def report_firing_rate(
         lines = {"table 5": table_five(constants), "this model": this_model(report, constants)}
         picojoules = {f"{part}: {row.name}": row._asdict() for part, rows in lines.items() for row in rows}
     if as_json:
-        more: dict[str, Any] = {"neurobench": neurobench_keys(recorded)}
+        encoders = [{"linears": each.members, "roles": each.roles} for each in encoded_inputs(recorded)]
+        more: dict[str, Any] = {"encoders": encoders, "neurobench": neurobench_keys(recorded)}
         more |= {"energy": {energy: picojoules}} if energy else {}
         more |= {} if firing is None else {"firing": {firing: [asdict(each) for each in sent]}}
         print_json(report.to_dict() | more | {"measured": read.about})
         return
-    show_report(report, layers=not summary)
+    show_report(report, encoded_inputs(recorded), layers=not summary)
     if firing is not None:
         show_traffic(firing, sent)
     if energy == "spikerwkv":
@@ -164,13 +167,21 @@ def show_energy(picojoules: dict[str, dict[str, float]]) -> None:
     out.show(rows)
 
 
-def show_report(report: "FiringReport", *, layers: bool) -> None:
-    """Rates per layer (if wanted) and role, then totals and operation counts."""
+def show_report(report: "FiringReport", inputs: "list[EncodedInput]", *, layers: bool) -> None:
+    """Rates per encoder (if wanted) and role, then totals and operation counts.
+
+    Linears that share an encoder, as q, k and v, receive the same spikes: they are one row.
+    """
+    from spikeconv.report.inputs import roles_of
+
     columns = ("T'", "mean |count|", "rate", "zero counts", "spikes/token")
-    rows = table("Per layer", "linear", *columns)
-    for layer in report.layers:
+    rows = table("Per encoder", "first linear", "read by", *columns, text=["read by"])
+    by_name = {layer.name: layer for layer in report.layers}
+    for each in inputs:
+        layer = by_name[each.name]
         rows.add_row(
-            layer.name,
+            each.name,
+            each.roles,
             str(layer.virtual_steps),
             f"{layer.mean_count:.3f}",
             _rate(layer.firing_rate),
@@ -180,9 +191,10 @@ def show_report(report: "FiringReport", *, layers: bool) -> None:
     if layers and report.layers:
         out.show(rows)
     rows = table("\nPer role (weighted by multiply-accumulates)", "role", *columns)
-    for role, means in report.by_role().items():
+    for roles in roles_of(inputs):
+        means = report.means(name for each in inputs if each.roles == roles for name in each.members)
         rows.add_row(
-            role,
+            roles,
             f"{means['virtual_steps']:g}",
             f"{means['mean_count']:.3f}",
             _rate(means["firing_rate"]),

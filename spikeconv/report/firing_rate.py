@@ -1,5 +1,6 @@
 """Firing rates of a recording, layer by layer, with what they cost in operations: pure functions of the record."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -147,6 +148,11 @@ class FiringReport:
         """MAC-weighted means of each role."""
         roles = dict.fromkeys(layer.role for layer in self.layers)
         return {role: _means([layer for layer in self.layers if layer.role == role]) for role in roles}
+
+    def means(self, names: Iterable[str]) -> dict[str, float | None]:
+        """MAC-weighted means of some linears."""
+        wanted = set(names)
+        return _means([layer for layer in self.layers if layer.name in wanted])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

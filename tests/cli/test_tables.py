@@ -73,7 +73,7 @@ def test_tables_of_commands(
     checkpoint = converted("llama")
     for command in (
         ("models",),
-        ("plan", "llama2-70b", "--kv-bits", "4"),
+        ("plan", "mistral-7b", "--kv-bits", "4"),
         *(("report-firing-rate", checkpoint, "--tokens", 8, "--firing", 3, "--energy", paper) for paper in PAPERS),
         ("report-energy", checkpoint, "--tokens", 8, "--parts"),
     ):
