@@ -94,8 +94,9 @@ def _parts(model: Any, prompt: int, new_tokens: int) -> list[ModelParts]:
     """By the engine's own counters: of a prefill, and of a token in the mean; nothing where the engine does not run."""
     if not runs_layers(model) or obstacle(model) is not None:
         return []
-    engine = Engine(model, prompt + new_tokens)
-    cache = engine.cache(1, prompt + new_tokens)
+    most = max(prompt, len(PROMPT) + new_tokens)
+    engine = Engine(model, most)
+    cache = engine.cache(1, most)
     ids = torch.randint(engine.vocabulary, (prompt,))
     ways = {
         f"prefill {prompt}": [(ids, Sequence(prompt))],

@@ -130,6 +130,8 @@ def _is_unlike(layer: Any, native: GatedDecoder) -> str | None:
         return "a norm is not computed by the encoder"
     if [linear.group.members for linear in (q, o, gate, down)] != [[q, k, v], [o], [gate, up], [down]]:
         return "linears of one input differ in their settings"
+    if any(linear.execution != "auto" for linear in (q, k, v, o, gate, up, down)):
+        return f"the execution was set to {q.execution!r}, whose bits are those of the modules"
     if any(linear.group.encoder.prepares or linear.group.plan() is None for linear in (q, o, gate, down)):
         return "its encoders or executions run step by step"
     if attention.head_dim > LARGEST_HEAD or attention.head_dim % 2:

@@ -23,7 +23,7 @@ from spikeconv.errors import SpikeconvWarning
 from spikeconv.integrations.engine_cache import states_of
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
 from spikeconv.nn import Encoder, spike_linears
-from spikeconv.ops.native import float_head
+from spikeconv.ops.native import float_head, load
 
 __all__ = ["EngineForward", "HeadForward", "modules_only", "use_engine"]
 
@@ -42,7 +42,7 @@ def use_engine(model: Any) -> bool:
     A forward that somebody replaced before (accelerate, to load weights) stays. Returns whether the engine runs it.
     """
     base = model.base_model
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = _head_of(model)
     if type(head) is nn.Linear and "forward" not in head.__dict__:
         head.forward = HeadForward(head)  # type: ignore[assignment, method-assign]
     if "forward" in base.__dict__ or not runs_layers(model) or obstacle(model) is not None:
@@ -53,17 +53,20 @@ def use_engine(model: Any) -> bool:
 
 @contextmanager
 def modules_only(model: Any) -> Iterator[None]:
-    """While open, every forward of a model runs its modules."""
-    held = model.base_model.__dict__.pop("forward", None) if _has_engine(model) else None
+    """While open, every forward of a model runs its modules, the head by torch."""
+    held = []
+    for module in (model.base_model, _head_of(model)):
+        if module is not None and isinstance(module.__dict__.get("forward"), EngineForward | HeadForward):
+            held.append((module, module.__dict__.pop("forward")))
     try:
         yield
     finally:
-        if held is not None:
-            model.base_model.forward = held
+        for module, forward in held:
+            module.forward = forward
 
 
-def _has_engine(model: Any) -> bool:
-    return isinstance(model.base_model.__dict__.get("forward"), EngineForward)
+def _head_of(model: Any) -> Any:
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 
 class EngineForward:
@@ -206,7 +209,8 @@ class HeadForward:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits float32 [..., vocabulary] of x [..., hidden]."""
         weight, bias = self.head.weight, self.head.bias
-        if not x.is_cpu or not x.dtype == weight.dtype == torch.float32 or torch.is_grad_enabled():
+        is_plain = x.is_cpu and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled()
+        if not is_plain or torch.compiler.is_compiling() or not load("cpu").is_native:
             return nn.functional.linear(x, weight, bias)
         held = self._held
         if held is None or held[0] is not weight or held[1] != weight.data_ptr():

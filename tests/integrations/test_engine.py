@@ -202,19 +202,19 @@ def test_changes_are_seen(converted: Converted, runs: list[int]) -> None:
     def epsilon() -> None:
         layer.input_layernorm.epsilon = 100.0
 
-    def events() -> None:
+    def unfold() -> None:
         set_execution(model, "unfold")
 
     def module() -> None:
         layer.mlp.act_fn = torch.nn.GELU()
 
     before = step_by_step(model, ids, 2)
-    for change in (weight, in_place, norm, last_norm, embedding, epsilon, events, module):
+    for change in (weight, in_place, norm, last_norm, embedding, epsilon, unfold, module):
         count = len(runs)
         change()
         after = step_by_step(model, ids, 2)
-        assert change is events or not close(after[2], before[2]), change.__name__
-        assert (len(runs) == count) == (change in (events, module))
+        assert change is unfold or not close(after[2], before[2]), change.__name__
+        assert (len(runs) == count) == (change in (unfold, module))
         for one, other in zip(after, step_by_step(long_way(model), ids, 2), strict=True):
             assert close(one, other), change.__name__
         before = after
