@@ -59,53 +59,79 @@ const float* open_floats(const FloatRows& rows, int64_t begin, int64_t n, int64_
   return room;
 }
 
-// Σ of the lanes of each of kLanes vectors, the sum of vector j in lane j: half of the vectors with the other half, their
+// Σ of the lanes of each of 2 · half vectors, the sum of vector j in lane j: half of the vectors with the other half, their
 // own halves added, until one is left.
+template <int half>
 SPIKECONV_HD Floats lane_sums(Floats* v) {
+  Ints low;
+  for (int i = 0; i < kLanes; ++i) low[i] = (i & half ? kLanes : 0) + (i / half & ~1) * half + i % half;
+  SPIKECONV_UNROLL for (int j = 0; j < half; ++j) {
 #if defined(__clang__)
-  Floats sums;
-  for (int j = 0; j < kLanes; ++j) sums[j] = lane_sum(v[j]);
-  return sums;
+    Floats sum;
+    for (int i = 0; i < kLanes; ++i) {
+      const Floats& from = low[i] < kLanes ? v[j] : v[j + half];
+      sum[i] = from[low[i] % kLanes] + from[low[i] % kLanes + half];
+    }
+    v[j] = sum;
 #else
-  SPIKECONV_UNROLL for (int half = kLanes / 2; half > 0; half /= 2) {
-    Ints low;
-    for (int i = 0; i < kLanes; ++i) low[i] = (i & half ? kLanes : 0) + (i / half & ~1) * half + i % half;
-    SPIKECONV_UNROLL for (int j = 0; j < half; ++j)
-      v[j] = __builtin_shuffle(v[j], v[j + half], low) + __builtin_shuffle(v[j], v[j + half], low + half);
-  }
-  return v[0];
+    v[j] = __builtin_shuffle(v[j], v[j + half], low) + __builtin_shuffle(v[j], v[j + half], low + half);
 #endif
+  }
+  if constexpr (half > 1)
+    return lane_sums<half / 2>(v);
+  else
+    return v[0];
+}
+
+constexpr int64_t kFloatsAhead = 2048;  // numbers: what is read so much later is asked for
+
+SPIKECONV_HD void fetch_floats(const float* from, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(from + i);
 }
 
 // Scores of one query and n keys; behind them, up to a whole vector, anything.
 void few_scores(const float* query, const float* keys, int64_t stride, int64_t n, int64_t dim, float* scores) {
+  const int64_t whole = dim / kLanes * kLanes;
   for (int64_t k = 0; k < n; k += kLanes) {
-    Floats parts[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) {
-      const float* key = keys + least(k + j, n - 1) * stride;
-      Floats sum{};
-      int64_t i = 0;
-      for (; i + kLanes <= dim; i += kLanes) sum = multiply_add(load<Floats>(query + i), load<Floats>(key + i), sum);
-      if (i < dim)
-        sum = multiply_add((Floats)load_first(query + i, dim - i), (Floats)load_first(key + i, dim - i), sum);
-      parts[j] = sum;
+    const float* at[kLanes];
+    for (int j = 0; j < kLanes; ++j) at[j] = keys + least<int64_t>(k + j, n - 1) * stride;
+    for (int j = 0; j < kLanes; ++j) fetch_floats(at[j] + kFloatsAhead, dim);
+    Floats sum[kLanes] = {};
+    for (int64_t i = 0; i < whole; i += kLanes) {
+      const Floats q = load<Floats>(query + i);
+      SPIKECONV_UNROLL for (int j = 0; j < kLanes; ++j) sum[j] = multiply_add(q, load<Floats>(at[j] + i), sum[j]);
     }
-    store(scores + k, lane_sums(parts));
+    if (whole < dim) {
+      const Floats q = (Floats)load_first(query + whole, dim - whole);
+      for (int j = 0; j < kLanes; ++j)
+        sum[j] = multiply_add(q, (Floats)load_first(at[j] + whole, dim - whole), sum[j]);
+    }
+    store(scores + k, lane_sums<kLanes / 2>(sum));
   }
 }
 
-// Σ p v of one query over some values.
+// Σ p v of one query over some values, added to `out`.
 void few_values(const float* p, const float* values, int64_t stride, int64_t n, int64_t dim, float* out) {
-  for (int64_t i = 0; i < dim; i += kLanes) {
-    const int64_t here = least<int64_t>(kLanes, dim - i);
-    Floats sum[4] = {};
+  constexpr int kTogether = 4;
+  int64_t i = 0;
+  for (; i + kTogether * kLanes <= dim; i += kTogether * kLanes) {
+    Floats sum[kTogether];
+    SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v) sum[v] = load<Floats>(out + i + v * kLanes);
     for (int64_t k = 0; k < n; ++k) {
+      const Floats weight = splat(p[k]);
       const float* at = values + k * stride + i;
-      const Floats v = here == kLanes ? load<Floats>(at) : (Floats)load_first(at, here);
-      sum[k & 3] = multiply_add(splat(p[k]), v, sum[k & 3]);
+      fetch_floats(at + kFloatsAhead, kTogether * kLanes);
+      SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v)
+        sum[v] = multiply_add(weight, load<Floats>(at + v * kLanes), sum[v]);
     }
-    const Floats all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    for (int64_t j = 0; j < here; ++j) out[i + j] += all[j];
+    SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v) store(out + i + v * kLanes, sum[v]);
+  }
+  for (; i < dim; i += kLanes) {
+    const int64_t here = least<int64_t>(kLanes, dim - i);
+    Floats sum{};
+    for (int64_t k = 0; k < n; ++k)
+      sum = multiply_add(splat(p[k]), (Floats)load_first(values + k * stride + i, here), sum);
+    for (int64_t j = 0; j < here; ++j) out[i + j] += sum[j];
   }
 }
 
@@ -216,39 +242,47 @@ SPIKECONV_HD Floats stream_weight(const void* weight, int64_t at) {
   if constexpr (dtype == Dtype::float32) {
     return load<Floats>(static_cast<const float*>(weight) + at);
   } else {
-    typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
-    typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
-    const Words wide = __builtin_convertvector(load<Halves>(static_cast<const uint16_t*>(weight) + at), Words);
-    return (Floats)(wide << 16);
+    const uint16_t* from = static_cast<const uint16_t*>(weight) + at;
+#if defined(__AVX512F__)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
+#elif defined(__AVX2__)
+    return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(from)), 16);
+#else
+    Floats wide;
+    for (int lane = 0; lane < kLanes; ++lane) wide[lane] = bfloat_to_float(from[lane]);
+    return wide;
+#endif
   }
 }
 
+// Two long streams of weights: the rows of either half of [begin, end), each read from its begin to its end.
 template <Dtype dtype, int rows>
 void stream_head(const FloatRows& weight, const float* bias, const float* x, int64_t n, int64_t begin, int64_t end,
                  float* out, int64_t out_stride) {
-  constexpr int kBlock = rows <= 2 ? 4 : 2;
-  const int64_t whole = n / kLanes * kLanes;
-  for (int64_t o = begin; o < end; o += kBlock) {
-    Floats sum[kBlock][rows] = {};
-    int64_t at[kBlock];
-    for (int b = 0; b < kBlock; ++b) at[b] = least(o + b, end - 1) * weight.stride;
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      Floats in[rows];
-      SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) in[r] = load<Floats>(x + r * n + i);
-      SPIKECONV_UNROLL for (int b = 0; b < kBlock; ++b) {
-        const Floats w = stream_weight<dtype>(weight.data, at[b] + i);
-        SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) sum[b][r] = multiply_add(w, in[r], sum[b][r]);
+  constexpr int kStreams = 2, kChains = rows <= 2 ? 2 : 1;
+  const int64_t count = end - begin, half = ceil_div(count, kStreams), whole = n / (kChains * kLanes) * kChains * kLanes;
+  for (int64_t o = 0; o < half; ++o) {
+    Floats sum[kStreams][rows][kChains] = {};
+    int64_t row[kStreams];
+    for (int s = 0; s < kStreams; ++s) row[s] = begin + least(o + s * half, count - 1);
+    for (int64_t i = 0; i < whole; i += kChains * kLanes)
+      SPIKECONV_UNROLL for (int c = 0; c < kChains; ++c) {
+        Floats in[rows];
+        SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) in[r] = load<Floats>(x + r * n + i + c * kLanes);
+        SPIKECONV_UNROLL for (int s = 0; s < kStreams; ++s) {
+          const Floats w = stream_weight<dtype>(weight.data, row[s] * weight.stride + i + c * kLanes);
+          SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) sum[s][r][c] = multiply_add(w, in[r], sum[s][r][c]);
+        }
       }
-    }
-    for (int b = 0; b < kBlock && o + b < end; ++b)
+    for (int s = 0; s < kStreams; ++s)
       for (int r = 0; r < rows; ++r) {
-        float y = lane_sum(sum[b][r]);
+        float y = lane_sum(kChains == 2 ? sum[s][r][0] + sum[s][r][kChains - 1] : sum[s][r][0]);
         for (int64_t i = whole; i < n; ++i) {
           float w;
-          load_row(weight.data, dtype, at[b] + i, 1, &w);
+          load_row(weight.data, dtype, row[s] * weight.stride + i, 1, &w);
           y += w * x[r * n + i];
         }
-        out[r * out_stride + o + b] = bias ? y + bias[o + b] : y;
+        out[r * out_stride + row[s]] = bias ? y + bias[row[s]] : y;
       }
   }
 }

@@ -10,7 +10,7 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 #if defined(__AVX512F__)
-constexpr int kSumRegisters = 24;  // what of the registers a loop may use for sums
+constexpr int kSumRegisters = 16;  // what of the registers a loop may use for sums
 #else
 constexpr int kSumRegisters = 12;
 #endif

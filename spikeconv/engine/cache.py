@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from spikeconv.nn.memory import large_empty
+
 __all__ = ["StateCache"]
 
 
@@ -23,7 +25,7 @@ class StateCache:
         self, layers: int, key_heads: int, head_dim: int, slots: int, capacity: int, dtype: torch.dtype = torch.float32
     ) -> None:
         shape = (layers, slots, key_heads, capacity, head_dim)
-        self.keys, self.values = torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)
+        self.keys, self.values = large_empty(shape, dtype), large_empty(shape, dtype)
 
     @property
     def slots(self) -> int:
@@ -41,6 +43,6 @@ class StateCache:
 
 
 def _grown(states: Tensor, capacity: int, length: int) -> Tensor:
-    result = states.new_empty((*states.shape[:3], capacity, states.shape[4]))
+    result = large_empty((*states.shape[:3], capacity, states.shape[4]), states.dtype)
     result[:, :, :, :length] = states[:, :, :, :length]
     return result

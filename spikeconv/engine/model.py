@@ -5,10 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from spikeconv.engine.cache import StateCache
 from spikeconv.engine.parts import decoder_of
 from spikeconv.nn import Cells
+from spikeconv.nn.memory import large_empty
 from spikeconv.ops.native import plan_model, run_model
 
 __all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "exact_half", "windows_of"]
@@ -20,6 +22,9 @@ CHUNK = 512
 """Tokens of one native call: a longer text goes in pieces, between which Ctrl-C is heard."""
 
 FEWEST_POSITIONS = 1024
+
+MOST_COPIED = 256 << 20
+"""Bytes of a float head of which a second copy is made, in large pages."""
 
 
 class Sequence(NamedTuple):
@@ -72,10 +77,8 @@ class Engine:
         self._cells = Cells([*(cell[:2] for plan in self._plans for cell in plan.cells.cells), *own])
         with torch.no_grad():
             cos, sin = base.rotary_emb(torch.empty(0), torch.arange(positions)[None])
-            embedding = exact_half(base.embed_tokens.weight.detach())
-            weight = None if head is None else head.weight
-            shared = embedding if weight is base.embed_tokens.weight else None
-            head_weight = None if weight is None else exact_half(weight.detach()) if shared is None else shared
+            embedding = exact_half(base.embed_tokens.weight)
+            head_weight = None if head is None else exact_half(head.weight)
             bias = None if head is None or head.bias is None else head.bias.detach()
             self.tables = [
                 embedding,
@@ -161,9 +164,29 @@ _NOTHING = torch.empty(0)
 
 
 def exact_half(weight: Tensor) -> Tensor:
-    """A float32 weight in bfloat16 where that is the same numbers, which most checkpoints hold; else itself."""
+    """A float32 weight in bfloat16 where that is the same numbers, as most checkpoints hold; else itself.
+
+    A copy, or of what is not too much a copy all the same, lies in large pages: it is read once for every token. It is
+    made once, for whoever asks, and lives as long as the weight.
+    """
+    known = _halves.get(weight)
+    if known is None or known[0] != weight.data_ptr() or known[1] != weight._version:
+        _halves[weight] = known = weight.data_ptr(), weight._version, _placed(weight.detach())
+    held: Tensor = known[2]
+    return held
+
+
+def _placed(weight: Tensor) -> Tensor:
     half = weight.to(torch.bfloat16)
-    return half if torch.equal(half.float(), weight) else weight.contiguous()
+    exact = torch.equal(half.float(), weight)
+    if not exact and weight.nbytes > MOST_COPIED:
+        return weight.contiguous()
+    held = half if exact else weight
+    placed: Tensor = large_empty(tuple(held.shape), held.dtype).copy_(held)
+    return placed
+
+
+_halves = WeakTensorKeyDictionary()
 
 
 def windows_of(config: Any, layers: int) -> list[int]:

@@ -201,10 +201,6 @@ class HeadForward:
 
     def __init__(self, head: nn.Linear) -> None:
         self.head = head
-        self._held: tuple[Tensor, int, Tensor] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"head": self.head, "_held": None}
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits float32 [..., vocabulary] of x [..., hidden]."""
@@ -212,10 +208,7 @@ class HeadForward:
         is_plain = x.is_cpu and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled()
         if not is_plain or torch.compiler.is_compiling() or not load("cpu").is_native:
             return nn.functional.linear(x, weight, bias)
-        held = self._held
-        if held is None or held[0] is not weight or held[1] != weight.data_ptr():
-            held = self._held = weight, weight.data_ptr(), exact_half(weight.detach())
-        return float_head(x, held[2], None if bias is None else bias.detach())
+        return float_head(x, exact_half(weight), None if bias is None else bias.detach())
 
 
 def run_texts(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:
