@@ -26,6 +26,7 @@ from spikeconv.conversion.pipeline import ConvertSummary, convert
 from spikeconv.conversion.plan import make_plan
 from spikeconv.conversion.writing import Writing
 from spikeconv.evaluate.perplexity import perplexity
+from spikeconv.integrations.engine import modules_only
 from spikeconv.nn import SpikeGroup, SpikeLinear
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.hf import HfSource
@@ -147,12 +148,12 @@ def tokens() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def logits_of(tokens: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """`logits_of(model or checkpoint directory, **from_pretrained arguments)`."""
+    """`logits_of(model or checkpoint directory, **from_pretrained arguments)`, by the model's modules."""
 
     def logits(model: Any, **arguments: Any) -> torch.Tensor:
         if isinstance(model, Path):
             model = AutoModelForCausalLM.from_pretrained(model, **arguments)
-        with torch.no_grad():
+        with torch.no_grad(), modules_only(model):
             result: torch.Tensor = model.eval()(tokens.to(model.device)).logits
         return result
 

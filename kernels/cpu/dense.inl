@@ -1,239 +1,261 @@
-// acc[token][o] = Σ_i w[o][i] k[token][i] for the tiles of a weight, then the output's scaling.
+// acc[token][o] = Σ_i w[o][i] k[token][i] for the tiles of a weight, then the output's scaling, all in registers.
 //
-// `Product` (each instruction set has its own) multiplies a step: 4 inputs × some outputs, unsigned weights × signed
-// counts. Its accumulators may be narrow and hold `period` steps before they must be drained into int32.
+// `Product` (each instruction set has its own) multiplies a step: 4 inputs × a vector of outputs, unsigned weights ×
+// signed counts. Its sums may be narrow and hold `period` steps before they must be widened into int32.
 
-// Counts of `rows` tokens → [steps][rows][4], a step being the even or the odd inputs of a word.
-SPIKECONV_HD void panel_word(uint64_t word, int8_t* even, int8_t* odd) {
-  for (int j = 0; j < 4; ++j) {
-    even[j] = int8_t(word >> 16 * j & 255);
-    odd[j] = int8_t(word >> (16 * j + 8) & 255);
-  }
+// The even (0) or odd (1) inputs of a tile's word, a byte each. Unpacking a nibble at every use costs no time from
+// three rows on: products run on two of the vector ports, masks and shifts on the others.
+template <class P, bool nibble, int half>
+SPIKECONV_HD typename P::Weights half_word(const uint8_t* p) {
+  if constexpr (nibble)
+    return half ? P::high(p) : P::low(p);
+  else
+    return P::weights(p + half * kStepBytes);
 }
 
-template <class Count, class Plane>
-SPIKECONV_HD void panel_plane(const Count* counts, int64_t in, int64_t rows, int8_t* data, Plane plane) {
-  const int64_t words = ceil_div(in, kWordInputs);
-  for (int64_t r = 0; r < rows; ++r) {
-    const Count* row = counts + r * in;
-    for (int64_t w = 0; w < words; ++w) {
-      int8_t k[kWordInputs] = {};
-      const int64_t n = least<int64_t>(kWordInputs, in - w * kWordInputs);
-      if (n == kWordInputs)
-        for (int i = 0; i < kWordInputs; ++i) k[i] = plane(row[w * kWordInputs + i]);
-      else
-        for (int64_t i = 0; i < n; ++i) k[i] = plane(row[w * kWordInputs + i]);
-      uint64_t word;
-      __builtin_memcpy(&word, k, sizeof word);
-      int8_t* step = data + (2 * w * rows + r) * kStepInputs;
-      panel_word(word, step, step + rows * kStepInputs);
-    }
-  }
-}
+constexpr int64_t word_bytes(bool nibble) { return nibble ? kStepBytes : 2 * kStepBytes; }
 
-void make_panel(const void* counts, bool wide, int64_t in, int64_t tokens, int8_t* data, int32_t* sums) {
-  const int64_t padded = ceil_div(in, kWordInputs) * kWordInputs;
-  for (int plane = 0; plane < (wide ? 2 : 1); ++plane)
-    for (int64_t t = 0; t < tokens; t += Product::kRows) {
-      const int64_t rows = least<int64_t>(Product::kRows, tokens - t);
-      int8_t* out = data + (plane * tokens + t) * padded;
-      if (!wide)
-        panel_plane(static_cast<const int8_t*>(counts) + t * in, in, rows, out, [](int k) { return int8_t(k); });
-      else if (plane == 0)
-        panel_plane(static_cast<const int16_t*>(counts) + t * in, in, rows, out, high_plane);
-      else
-        panel_plane(static_cast<const int16_t*>(counts) + t * in, in, rows, out, low_plane);
-    }
-  for (int64_t t = 0; t < tokens; ++t) {
-    int32_t sum = 0;
-    if (wide)
-      for (int64_t i = 0; i < in; ++i) sum += static_cast<const int16_t*>(counts)[t * in + i];
-    else
-      for (int64_t i = 0; i < in; ++i) sum += static_cast<const int8_t*>(counts)[t * in + i];
-    sums[t] = sum;
-  }
-}
-
-// acc[rows][16] += weights [steps][64 bytes] × panel [steps][rows][4].
-template <class P, int rows>
-void multiply(const uint8_t* w, const int8_t* k, int64_t steps, int64_t period, int32_t* acc, int64_t stride) {
-  for (int64_t begin = 0; begin < steps; begin += period) {
-    const int64_t end = least(begin + period, steps);
-    typename P::Acc sum[rows][P::kVectors];
-    SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
-      SPIKECONV_UNROLL for (int v = 0; v < P::kVectors; ++v) sum[r][v] = P::zero();
-    for (int64_t s = begin; s < end; ++s) {
-      typename P::Weights weights[P::kVectors];
-      SPIKECONV_UNROLL for (int v = 0; v < P::kVectors; ++v)
-        weights[v] = P::weights(w + s * kStepBytes + v * P::kBytes);
+// sum[rows][vectors] += weights × counts over some words, for many rows.
+template <class P, bool nibble, int rows, int tiles, class Sum>
+SPIKECONV_HD void add_words(const uint8_t* w, int64_t stride, const int8_t* k, int64_t words, Sum& sum) {
+  constexpr int kVectors = P::kVectors;
+  for (int64_t i = 0; i < words; ++i, w += word_bytes(nibble), k += rows * kWordInputs) {
+    typename P::Weights v[tiles * kVectors];
+    const auto step = [&]<int half>() __attribute__((always_inline)) {
+      SPIKECONV_UNROLL for (int t = 0; t < tiles; ++t)
+        SPIKECONV_UNROLL for (int j = 0; j < kVectors; ++j)
+          v[t * kVectors + j] = half_word<P, nibble, half>(w + t * stride + j * P::kBytes);
       SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) {
-        const auto counts = P::counts(k + (s * rows + r) * kStepInputs);
-        SPIKECONV_UNROLL for (int v = 0; v < P::kVectors; ++v) P::add(sum[r][v], weights[v], counts);
+        const auto c = P::counts(k + (half * rows + r) * kStepInputs);
+        SPIKECONV_UNROLL for (int j = 0; j < tiles * kVectors; ++j) P::add(sum[r][j], v[j], c);
       }
-    }
-    SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
-      SPIKECONV_UNROLL for (int v = 0; v < P::kVectors; ++v)
-        P::drain(sum[r][v], acc + r * stride + v * (P::kBytes / kStepInputs));
+    };
+    step.template operator()<0>();
+    step.template operator()<1>();
   }
 }
 
-// The same straight from nibbles, for few tokens: a weight is read once and never stored unpacked.
-template <class P, int rows>
-void stream(const uint8_t* w, const int8_t* k, int64_t steps, int64_t period, int32_t* acc, int64_t stride) {
-  constexpr int kChains = P::kChains;  // 2: even and odd inputs add up apart, where an addition takes long
-  for (int64_t begin = 0; begin < steps / 2; begin += period / 2) {
-    const int64_t end = least(begin + period / 2, steps / 2);
-    typename P::Acc sum[kChains][rows][P::kVectors];
-    SPIKECONV_UNROLL for (int c = 0; c < kChains; ++c)
-      SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
-        SPIKECONV_UNROLL for (int v = 0; v < P::kVectors; ++v) sum[c][r][v] = P::zero();
-    for (int64_t word = begin; word < end; ++word) {
-      const uint8_t* row = w + word * kStepBytes;
-      const int8_t* counts = k + 2 * word * rows * kStepInputs;
-      __builtin_prefetch(row + 2048);
-      SPIKECONV_UNROLL for (int v = 0; v < P::kVectors; ++v) {
-        typename P::Weights even, odd;
-        P::nibbles(row + v * P::kBytes, even, odd);
+// The same for few rows, where reading the weights is what takes time: `tiles` long streams at once, and even and odd
+// inputs add up apart, for an addition may take long.
+template <class P, bool nibble, int rows, int tiles, class Sum>
+SPIKECONV_HD void add_streams(const uint8_t* w, int64_t stride, const int8_t* k, int64_t words, Sum& sum,
+                              Sum& odd_sum) {
+  constexpr int kVectors = P::kVectors;
+  constexpr int64_t kAhead = P::ahead(rows);
+  for (int64_t i = 0; i < words; ++i, w += word_bytes(nibble), k += rows * kWordInputs)
+    SPIKECONV_UNROLL for (int t = 0; t < tiles; ++t) {
+      if constexpr (kAhead > 0)
+        for (int64_t line = 0; line < word_bytes(nibble); line += kStepBytes)
+          __builtin_prefetch(w + t * stride + kAhead + line);
+      SPIKECONV_UNROLL for (int j = 0; j < kVectors; ++j) {
+        const uint8_t* at = w + t * stride + j * P::kBytes;
+        const auto even = half_word<P, nibble, 0>(at), odd = half_word<P, nibble, 1>(at);
         SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) {
-          P::add(sum[0][r][v], even, P::counts(counts + r * kStepInputs));
-          P::add(sum[kChains - 1][r][v], odd, P::counts(counts + (rows + r) * kStepInputs));
+          P::add(sum[r][t * kVectors + j], even, P::counts(k + r * kStepInputs));
+          P::add(odd_sum[r][t * kVectors + j], odd, P::counts(k + (rows + r) * kStepInputs));
         }
       }
     }
-    SPIKECONV_UNROLL for (int c = 0; c < kChains; ++c)
-      SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
-        SPIKECONV_UNROLL for (int v = 0; v < P::kVectors; ++v)
-          P::drain(sum[c][r][v], acc + r * stride + v * (P::kBytes / kStepInputs));
-  }
 }
 
-typedef void (*Multiply)(const uint8_t*, const int8_t*, int64_t, int64_t, int32_t*, int64_t);
+// What a register tile takes: weights `stride` bytes from tile to tile, and its outputs `gap` from tile to tile.
+struct Unit {
+  const uint8_t* weights;
+  int64_t stride, first, gap;  // first output
+  const int8_t* counts;
+  int64_t token;
+  const float* bias;           // [tiles · 16] of the outputs
+};
 
-template <class P, int rows>
-Multiply multiply_of(int64_t wanted) {
-  if constexpr (rows == 0)
-    return nullptr;
-  else
-    return wanted == rows ? multiply<P, rows> : multiply_of<P, rows - 1>(wanted);
-}
-
-template <class P, int rows>
-Multiply stream_of(int64_t wanted) {
-  if constexpr (rows == 0)
-    return nullptr;
-  else
-    return wanted == rows ? stream<P, rows> : stream_of<P, rows - 1>(wanted);
-}
-
-// Steps [begin, end) of `tiles` tiles as bytes: out[tile][step][64].
-void unpack(const Weight& w, int64_t tile, int64_t tiles, int64_t begin, int64_t end, uint8_t* out) {
-  const int64_t words = ceil_div(w.in_features, kWordInputs);
-  if (!w.columns) {
-    for (int64_t t = 0; t < tiles; ++t) {
-      const uint8_t* row = w.data + ((tile + t) * words + begin / 2) * kStepBytes;
-      for (int64_t s = begin; s < end; s += 2, row += kStepBytes, out += 2 * kStepBytes)
-        for (int i = 0; i < kStepBytes; ++i) {
-          out[i] = row[i] & 15;
-          out[kStepBytes + i] = row[i] >> 4;
-        }
-    }
-    return;
-  }
-  const int64_t first = tile * kTileOutputs, steps = end - begin;
-  const int64_t outputs = least(tiles * kTileOutputs, w.out_features - first);
-  for (int64_t s = begin; s < end; ++s)
-    for (int lane = 0; lane < kStepInputs; ++lane) {
-      const int64_t input = step_input(s, lane);
-      if (input >= w.in_features) continue;  // counts there are zero
-      const uint8_t* column = w.data + input * w.stride;
-      uint8_t* to = out + (s - begin) * kStepBytes + lane;
-      for (int64_t o = 0; o < outputs; ++o)
-        to[o / kTileOutputs * steps * kStepBytes + o % kTileOutputs * kStepInputs] =
-            is_nibble(w.bits) ? uint8_t(column_nibble(column, first + o)) : column[first + o];
-    }
-}
-
-uint16_t float_to_half(float x) {
-  const _Float16 h = _Float16(x);
-  uint16_t bits;
-  __builtin_memcpy(&bits, &h, 2);
-  return bits;
-}
-
-// Accumulators [n] of one token, outputs from `first` on → the output tensor.
-void write_output(const Output& out, int bits, int32_t count_sum, int64_t token, int64_t first, int64_t n,
-                  int32_t* acc) {
-  for (int64_t i = 0; i < n; ++i) acc[i] = without_offset(acc[i], count_sum, bits);
-  if (out.zero)
-    for (int64_t i = 0; i < n; ++i) acc[i] = without_zero(acc[i], out.zero[token], out.weight_sum[first + i]);
-  const int64_t at = token * out.stride + first;
-  if (!out.scale) {
-    __builtin_memcpy(static_cast<int32_t*>(out.data) + at, acc, size_t(n) * 4);
-    return;
-  }
-  float* y = reinterpret_cast<float*>(acc);
-  const float scale = out.scale[token];
-  const float* weight_scale = out.weight_scale + first;
-  for (int64_t i = 0; i < n; ++i) y[i] = output_of(acc[i], scale, weight_scale[i]);
-  if (out.bias) {
-    float bias[kTileOutputs * kColumnTiles];
-    for (int64_t i = 0; i < n; i += kTileOutputs * kColumnTiles) {
-      const int64_t m = least(kTileOutputs * kColumnTiles, n - i);
-      load_row(out.bias, out.bias_dtype, first + i, m, bias);
-      for (int64_t j = 0; j < m; ++j) y[i + j] += bias[j];
-    }
-  }
-  if (out.dtype == Dtype::float32)
-    __builtin_memcpy(static_cast<float*>(out.data) + at, y, size_t(n) * 4);
-  else if (out.dtype == Dtype::bfloat16)
-    for (int64_t i = 0; i < n; ++i) static_cast<uint16_t*>(out.data)[at + i] = float_to_bfloat(y[i]);
-  else
-    for (int64_t i = 0; i < n; ++i) static_cast<uint16_t*>(out.data)[at + i] = float_to_half(y[i]);
-}
-
-// One group of tiles against a whole panel; acc is [tokens][tiles · 16].
+// One function for all sizes, so that it stays in the instruction cache. total [rows][sums]
 template <class P>
-void multiply_tiles(const Weight& w, const Panel& panel, int64_t tile, int64_t tiles, int64_t period, int32_t* acc,
-                    uint8_t* unpacked) {
-  const int64_t width = tiles * kTileOutputs, bytes = panel.steps * kStepInputs;
-  const bool streamed = !w.columns && is_nibble(w.bits) && panel.tokens <= Product::kStreamRows;
-  const bool in_place = streamed || (!w.columns && !is_nibble(w.bits));
-  const int64_t block = in_place ? panel.steps : w.columns ? kStepBlock / 4 : kStepBlock;
-  for (int plane = 0; plane < panel.planes; ++plane) {
-    if (plane)
-      for (int64_t i = 0; i < panel.tokens * width; ++i) acc[i] = multiply_wrapped(acc[i], kPlane);
-    for (int64_t begin = 0; begin < panel.steps; begin += block) {
-      const int64_t end = least(begin + block, panel.steps);
-      if (!in_place) unpack(w, tile, tiles, begin, end, unpacked);
-      for (int64_t t = 0; t < tiles; ++t) {
-        const uint8_t* weights = in_place ? w.data + (tile + t) * panel.steps * kStepBytes / (streamed ? 2 : 1)
-                                          : unpacked + t * (end - begin) * kStepBytes;
-        for (int64_t token = 0; token < panel.tokens; token += P::kRows) {
-          const int64_t rows = least<int64_t>(P::kRows, panel.tokens - token);
-          const int8_t* counts = panel.data + (plane * panel.tokens + token) * bytes + begin * rows * kStepInputs;
-          const Multiply run = streamed ? stream_of<P, Product::kStreamRows>(rows) : multiply_of<P, P::kRows>(rows);
-          run(weights, counts, end - begin, period, acc + token * width + t * kTileOutputs, width);
-        }
-      }
-    }
+__attribute__((noinline)) void write_tile(const Weight& w, const PackedCounts& counts, const Output& out,
+                                          const Unit& unit, int rows, int sums, const Ints* total) {
+  TokenOutput of[P::kRows];
+  for (int r = 0; r < rows; ++r) of[r] = token_output(out, w.bits, counts.sums[unit.token + r], unit.token + r);
+  for (int j = 0; j < sums; ++j) {
+    const int64_t first = unit.first + j / P::kVectors * unit.gap + j % P::kVectors * kLanes;
+    if (first >= w.out_features) break;
+    const OutputLanes lanes = output_lanes(out, first, w.out_features - first, unit.bias + j * kLanes);
+    for (int r = 0; r < rows; ++r) write_lanes(out, of[r], lanes, total[r * sums + j]);
   }
 }
 
-void dense(const Weight& w, const Panel& panel, const Output& out, int64_t tile_begin, int64_t tile_end,
-           void* scratch) {
-  int32_t* acc = static_cast<int32_t*>(scratch);
-  uint8_t* unpacked = reinterpret_cast<uint8_t*>(acc + kPanelTokens * kTileOutputs * kColumnTiles);
-  const int64_t group = w.columns ? kColumnTiles : 1;
-  const int64_t period = Product::period((1 << w.bits) - 1, panel.largest);
-  for (int64_t tile = tile_begin; tile < tile_end; tile += group) {
-    const int64_t tiles = least(group, tile_end - tile), width = tiles * kTileOutputs;
-    __builtin_memset(acc, 0, size_t(panel.tokens * width) * 4);
-    if (period)
-      multiply_tiles<Product>(w, panel, tile, tiles, period, acc, unpacked);
-    else
-      multiply_tiles<WideProduct>(w, panel, tile, tiles, INT64_MAX / 2, acc, unpacked);
-    const int64_t first = tile * kTileOutputs, n = least(width, w.out_features - first);
-    for (int64_t token = 0; token < panel.tokens; ++token)
-      write_output(out, w.bits, panel.sums[token], token, first, n, acc + token * width);
+template <class P, bool nibble, int rows, int tiles, bool few>
+void run_unit(const Weight& w, const PackedCounts& counts, const Output& out, const Unit& unit, int64_t period) {
+  constexpr int kSums = tiles * P::kVectors;
+  Ints total[rows][kSums] = {};
+  const int8_t* k = unit.counts;
+  for (int plane = 0; plane < counts.planes; ++plane, k += rows * counts.words * kWordInputs) {
+    if (plane)
+      SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
+        SPIKECONV_UNROLL for (int j = 0; j < kSums; ++j)
+          total[r][j] = mul_ints(total[r][j], splat_bits(kPlane));
+    for (int64_t begin = 0; begin < counts.words; begin += period) {
+      const int64_t words = P::kWhole ? counts.words : least(period, counts.words - begin);
+      const uint8_t* weights = unit.weights + begin * word_bytes(nibble);
+      const int8_t* from = k + begin * rows * kWordInputs;
+      if constexpr (few) {
+        typename P::Acc even[rows][kSums] = {}, odd[rows][kSums] = {};
+        auto& odd_sum = P::kWhole ? odd : even;
+        add_streams<P, nibble, rows, tiles>(weights, unit.stride, from, words, even, odd_sum);
+        SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
+          SPIKECONV_UNROLL for (int j = 0; j < kSums; ++j) {
+            total[r][j] = add_ints(total[r][j], P::widen(even[r][j]));
+            if (P::kWhole) total[r][j] = add_ints(total[r][j], P::widen(odd[r][j]));
+          }
+      } else if constexpr (P::kWhole) {
+        add_words<P, nibble, rows, tiles>(weights, unit.stride, from, words, total);
+      } else {
+        typename P::Acc sum[rows][kSums] = {};
+        add_words<P, nibble, rows, tiles>(weights, unit.stride, from, words, sum);
+        SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
+          SPIKECONV_UNROLL for (int j = 0; j < kSums; ++j)
+            total[r][j] = add_ints(total[r][j], P::widen(sum[r][j]));
+      }
+      if (P::kWhole) break;
+    }
   }
+  Ints held[rows * kSums];  // apart from the registers, since its address is known elsewhere
+  SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
+    SPIKECONV_UNROLL for (int j = 0; j < kSums; ++j) held[r * kSums + j] = total[r][j];
+  write_tile<P>(w, counts, out, unit, rows, kSums, held);
+}
+
+typedef void (*RunUnit)(const Weight&, const PackedCounts&, const Output&, const Unit&, int64_t);
+
+template <class P, bool nibble, bool few, int rows, int tiles>
+RunUnit unit_of(int64_t wanted_rows, int64_t wanted_tiles) {
+  if (wanted_rows < rows)
+    if constexpr (rows > 1) return unit_of<P, nibble, few, rows - 1, tiles>(wanted_rows, wanted_tiles);
+  if (wanted_tiles < tiles)
+    if constexpr (tiles > 1) return unit_of<P, nibble, few, rows, tiles - 1>(wanted_rows, wanted_tiles);
+  return run_unit<P, nibble, rows, tiles, few>;
+}
+
+template <bool few>
+RunUnit unit_for(bool nibble, bool narrow, int64_t rows, int64_t tiles) {
+  constexpr int kRows = few ? kFewRows : Product::kRows, kTiles = few ? kStreams : Product::kTiles;
+  if (narrow && nibble) return unit_of<Product, true, few, kRows, kTiles>(rows, tiles);
+  if (narrow) return unit_of<Product, false, few, kRows, kTiles>(rows, tiles);
+  if (nibble) return unit_of<WideProduct, true, few, kRows, kTiles>(rows, tiles);
+  return unit_of<WideProduct, false, few, kRows, kTiles>(rows, tiles);
+}
+
+// Eight columns' 64 outputs as a word of four tiles: out[tile][…][16][4], tiles `stride` bytes apart.
+void word_of_columns(const uint8_t (*column)[kPanelOutputs], bool nibble, int64_t stride, uint8_t* out) {
+  uint32_t even[kPanelOutputs], odd[kPanelOutputs];
+  const auto four = [&](int64_t j, int a, int b, int c, int d) __attribute__((always_inline)) {
+    return uint32_t(column[a][j]) | uint32_t(column[b][j]) << 8 | uint32_t(column[c][j]) << 16 |
+           uint32_t(column[d][j]) << 24;
+  };
+  if (nibble)  // byte j of a column is outputs 2j and 2j + 1
+    for (int64_t j = 0; j < kPanelOutputs / 2; ++j) {
+      const uint32_t low = four(j, 0, 2, 4, 6), high = four(j, 1, 3, 5, 7);
+      even[2 * j] = (low & 0x0F0F0F0Fu) | (high & 0x0F0F0F0Fu) << 4;
+      even[2 * j + 1] = (low >> 4 & 0x0F0F0F0Fu) | (high & 0xF0F0F0F0u);
+    }
+  else
+    for (int64_t j = 0; j < kPanelOutputs; ++j) {
+      even[j] = four(j, 0, 2, 4, 6);
+      odd[j] = four(j, 1, 3, 5, 7);
+    }
+  for (int64_t t = 0; t < kPanelTiles; ++t, out += stride) {
+    __builtin_memcpy(out, even + t * kTileOutputs, kStepBytes);
+    if (!nibble) __builtin_memcpy(out + kStepBytes, odd + t * kTileOutputs, kStepBytes);
+  }
+}
+
+// A panel of a weight in columns as tiles [kPanelTiles][words].
+void tiles_of_columns(const Weight& w, int64_t panel, uint8_t* out) {
+  const bool nibble = is_nibble(w.bits);
+  const int64_t words = ceil_div(w.in_features, kWordInputs), first = panel * kPanelOutputs;
+  const int64_t bytes = nibble ? ceil_div(least(kPanelOutputs, w.out_features - first), 2)
+                               : least(kPanelOutputs, w.out_features - first);
+  uint8_t column[kWordInputs][kPanelOutputs] = {};
+  for (int64_t word = 0; word < words; ++word, out += word_bytes(nibble)) {
+    for (int64_t i = 0; i < kWordInputs; ++i) {
+      const int64_t input = word * kWordInputs + i;
+      const uint8_t* from = w.data + input * w.stride + (nibble ? first / 2 : first);
+      if (input >= w.in_features)
+        __builtin_memset(column[i], 0, kPanelOutputs);
+      else if (bytes == kPanelOutputs / 2)
+        __builtin_memcpy(column[i], from, kPanelOutputs / 2);
+      else
+        __builtin_memcpy(column[i], from, size_t(bytes));
+    }
+    word_of_columns(column, nibble, words * word_bytes(nibble), out);
+  }
+}
+
+int64_t words_of_period(const Weight& w, const PackedCounts& counts, bool& narrow) {
+  const int64_t period = Product::period((1 << w.bits) - 1, counts.largest);
+  narrow = period > 0;
+  return narrow ? period / 2 : INT64_MAX / 2;
+}
+
+// A tile of nibbles as bytes, where every vector port is busy with products already (AVX2).
+void unpack_tile(const uint8_t* tile, int64_t words, uint8_t* out) {
+  for (int64_t i = 0; i < words; ++i, tile += kStepBytes, out += 2 * kStepBytes)
+    for (int j = 0; j < kStepBytes; ++j) {
+      out[j] = tile[j] & 15;
+      out[kStepBytes + j] = tile[j] >> 4;
+    }
+}
+
+// The weights of a panel come from memory once and stay in the second-level cache; a row tile's counts stay in the
+// first.
+void dense(const Weight& w, const PackedCounts& counts, const Output& out, int64_t panel, int64_t begin, int64_t end,
+           void* scratch) {
+  const int64_t stride = counts.words * word_bytes(is_nibble(w.bits)), first = panel * kPanelOutputs;
+  const int64_t outputs = least(kPanelOutputs, w.out_features - first);
+  bool narrow;
+  const int64_t period = words_of_period(w, counts, narrow);
+  const uint8_t* weights = w.data + panel * kPanelTiles * stride;
+  if (w.columns) {
+    tiles_of_columns(w, panel, static_cast<uint8_t*>(scratch));
+    weights = static_cast<const uint8_t*>(scratch);
+  }
+  float bias[kPanelOutputs] = {};
+  if (out.bias) load_row(out.bias, out.bias_dtype, first, outputs, bias);
+  const int64_t panel_tiles = ceil_div(outputs, kTileOutputs);
+  const auto run = [&](const uint8_t* from, bool nibble, int64_t token, int64_t t, int64_t tiles) {
+    const Unit unit{from,  stride, first + t * kTileOutputs, kTileOutputs, counts.tile(token),
+                    token, bias + t * kTileOutputs};
+    unit_for<false>(nibble, narrow, least<int64_t>(Product::kRows, end - token), tiles)(w, counts, out, unit, period);
+  };
+  if (Product::kUnpacks && is_nibble(w.bits) && end - begin >= kUnpackRows) {
+    uint8_t* bytes = static_cast<uint8_t*>(scratch) + (w.columns ? kPanelTiles * stride : 0);
+    for (int64_t t = 0; t < panel_tiles; ++t) {
+      unpack_tile(weights + t * stride, counts.words, bytes);
+      for (int64_t token = begin; token < end; token += Product::kRows) run(bytes, false, token, t, 1);
+    }
+    return;
+  }
+  for (int64_t token = begin; token < end; token += Product::kRows)
+    for (int64_t t = 0; t < panel_tiles; t += Product::kTiles)
+      run(weights + t * stride, is_nibble(w.bits), token, t, least<int64_t>(Product::kTiles, panel_tiles - t));
+}
+
+// All of one row tile of at most kFewRows tokens against tiles [begin, end), which are read as long streams side by
+// side.
+void dense_few(const Weight& w, const PackedCounts& counts, int64_t rows, const Output& out, int64_t begin,
+               int64_t end) {
+  const int64_t stride = counts.words * word_bytes(is_nibble(w.bits));
+  bool narrow;
+  const int64_t period = words_of_period(w, counts, narrow);
+  const int64_t side = rows * kStreams * Product::kVectors <= kSumRegisters ? kStreams : 1, gap = (end - begin) / side;
+  const auto run = [&](int64_t tile, int64_t tiles) {
+    float bias[kStreams * kTileOutputs] = {};
+    const int64_t first = tile * kTileOutputs;
+    for (int64_t t = 0; t < tiles && out.bias; ++t) {
+      const int64_t at = first + t * gap * kTileOutputs, n = least<int64_t>(kTileOutputs, w.out_features - at);
+      load_row(out.bias, out.bias_dtype, at, n, bias + t * kTileOutputs);
+    }
+    const Unit unit{w.data + tile * stride, gap * stride, first, gap * kTileOutputs,
+                    counts.data,            0,            bias};
+    unit_for<true>(is_nibble(w.bits), narrow, rows, tiles)(w, counts, out, unit, period);
+  };
+  for (int64_t i = 0; i < gap; ++i) run(begin + i, side);
+  for (int64_t tile = begin + gap * side; tile < end; ++tile) run(tile, 1);
 }

@@ -14,7 +14,7 @@ std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> result;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni"))
+      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("bmi2"))
     result.push_back(&kAvx512Vnni);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) result.push_back(&kAvx2);
 #endif

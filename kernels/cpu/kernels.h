@@ -9,6 +9,7 @@
 #include "../common/counts.h"
 #include "../common/layout.h"
 #include "../common/rows.h"
+#include "engine_kernels.h"
 
 namespace spikeconv {
 
@@ -57,13 +58,25 @@ struct Weight {
   int64_t in_features, out_features;
 };
 
-// Counts of a block of tokens in the order in which the product reads them, and their sums.
-struct Panel {
-  const int8_t* data;   // [planes][token tiles][steps][tokens of the tile][4]
+// Counts of tokens in the order in which the product reads them, and their sums.
+struct PackedCounts {
+  const int8_t* data;   // [row tiles][planes][words][even, odd][tokens of the tile][4]
   const int32_t* sums;  // [tokens] Σ_i k_i
-  int64_t tokens, steps;
+  int64_t words;
   int planes;           // 2 for counts beyond int8: k = 128 · plane 0 + plane 1
   int largest;          // bound on |count| of a plane
+  int64_t bytes() const { return planes * words * kWordInputs; }  // of a token
+  const int8_t* tile(int64_t token) const { return data + token * bytes(); }  // that begins with a token
+};
+
+// The non-zero counts of a token.
+struct Fired {
+  const int32_t* index;  // [number] of their inputs
+  const int16_t* count;
+  int64_t number;
+  int32_t sum;
+  int largest;           // |count|
+  bool narrow;           // all fit a byte
 };
 
 // What becomes of the accumulators of outputs [begin, end): y = (acc - z Σ_i W) · s · s_w + b, or acc itself.
@@ -148,18 +161,27 @@ struct AttendPart {
 
 struct Kernels {
   const char* name;
-  int panel_rows;  // tokens of a full tile of a panel
+  int tile_rows;  // tokens of a full row tile
 
   // Scratch of `encode_scratch(job)` floats.
   void (*encode)(const EncodeJob&, int64_t token_begin, int64_t token_end, float* scratch);
-  // Lay out counts [tokens, in] (int8, or int16 if wide) as a panel; `data` holds panel_bytes().
-  void (*make_panel)(const void* counts, bool wide, int64_t in_features, int64_t tokens, int8_t* data, int32_t* sums);
-  // Accumulators of a panel and of the tiles [begin, end) of a weight; scratch of kDenseScratch bytes.
-  void (*dense)(const Weight&, const Panel&, const Output&, int64_t tile_begin, int64_t tile_end, void* scratch);
-  // The same for one token and a weight in columns, from the indices of its non-zero counts. Outputs [begin, end);
-  // acc and sums hold 4 bytes for each of them.
-  void (*events)(const Weight&, const int32_t* index, const int16_t* count, int64_t fired, int32_t count_sum,
-                 const Output&, int64_t token, int64_t begin, int64_t end, int32_t* acc, void* sums);
+  // Counts [rows, in] (int8, or int16 if wide) → a row tile of PackedCounts, at most `tile_rows` or kFewRows.
+  void (*pack)(const void* counts, bool wide, int64_t in_features, int64_t rows, int8_t* data, int32_t* sums);
+  // A panel of kPanelTiles tiles against the tokens [begin, end), whole row tiles; scratch of `dense_scratch(weight)`
+  // bytes.
+  void (*dense)(const Weight&, const PackedCounts&, const Output&, int64_t panel, int64_t begin, int64_t end,
+                void* scratch);
+  // Tiles [begin, end) against all of at most kFewRows tokens, packed as one row tile. Not for weights in columns.
+  void (*dense_few)(const Weight&, const PackedCounts&, int64_t rows, const Output&, int64_t begin, int64_t end);
+  // The non-zero ones of a token's counts [in]; room for 16 more than there are.
+  void (*list)(const void* counts, bool wide, int64_t in_features, int32_t* index, int16_t* count, Fired&);
+  // Sums of the outputs [first, last) of a weight in columns over the events [begin, end); first is a multiple of
+  // kEventOutputs, and acc and sums hold up to the next one behind last.
+  void (*events)(const Weight&, const Fired&, int64_t begin, int64_t end, int64_t first, int64_t last, int32_t* acc,
+                 int16_t* sums);
+  // Accumulators of the outputs [first, first + n) of a token → the output.
+  void (*write)(const Output&, int bits, int32_t count_sum, int64_t token, int64_t first, int64_t n,
+                const int32_t* acc);
   void (*rtn)(const RtnJob&, int64_t row_begin, int64_t row_end, float* scratch);
   // Scratch of `rows_scratch(job)` floats.
   void (*encode_rows)(const RowsJob&, int64_t row_begin, int64_t row_end, float* scratch);
@@ -171,6 +193,7 @@ struct Kernels {
   // The machine's limits, for benchmarks.
   int64_t (*peak)(int64_t rounds);
   void (*read)(const uint8_t*, int64_t bytes);
+  const EngineKernels* engine;
 };
 
 extern const Kernels kPortable;
@@ -178,11 +201,19 @@ extern const Kernels kPortable;
 extern const Kernels kAvx2, kAvx512Vnni;
 #endif
 
-constexpr int64_t kPanelTokens = 96;                    // tokens of a block; its panel should stay in the L2 cache
-constexpr int64_t kColumnTiles = 8;                     // tiles unpacked at a time from columns: one cache line
-constexpr int64_t kStepBlock = 128;                     // steps unpacked at a time
-constexpr int64_t kDenseScratch = kStepBlock * kStepBytes * 2 + kPanelTokens * kTileOutputs * kColumnTiles * 4 +
-                                  kColumnTiles * kStepBytes * kStepBlock / 4;
+constexpr int64_t kPanelTiles = 4;  // beside each other; in columns, half a cache line of nibbles
+constexpr int64_t kPanelOutputs = kPanelTiles * kTileOutputs;
+constexpr int64_t kEventOutputs = 128;  // outputs are shared out in pieces of this size: a cache line of nibbles
+constexpr int64_t kFewRows = 4;     // up to here a product is bound by reading weights
+constexpr int64_t kStreams = 2;     // that a thread reads then
+
+constexpr int64_t kUnpackRows = 48;  // from here on it pays to unpack a tile first, where it pays at all
+
+// In bytes: a panel of a weight in columns as tiles, and a tile of nibbles as bytes.
+inline int64_t dense_scratch(const Weight& w) {
+  const int64_t words = ceil_div(w.in_features, kWordInputs);
+  return words * ((w.columns ? kPanelOutputs * (is_nibble(w.bits) ? 4 : 8) : 0) + 2 * kStepBytes);
+}
 
 constexpr int64_t kFewQueries = 8;      // up to here rows are unpacked in registers, above into tiles
 constexpr int64_t kMostQueries = 128;   // of a part
@@ -207,8 +238,4 @@ inline int64_t attend_scratch(const RowShape& shape, int64_t queries) {
   return held * (2 * row_groups(shape) * (group + 1) + scores + 4) + kTileKeys * (group + 4 * kVector) +
          shape.head_dim + 4096;
 }
-inline int64_t panel_bytes(int64_t tokens, int64_t in_features, int planes) {
-  return planes * tokens * ceil_div(in_features, kWordInputs) * kWordInputs;
-}
-
 }  // namespace spikeconv

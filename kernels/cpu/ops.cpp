@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
@@ -22,6 +21,7 @@
 #include "../common/tensors.h"
 #include "arrange.h"
 #include "dispatch.h"
+#include "parallel.h"
 #include "plan.h"
 #include "run.h"
 #include "tensors.h"
@@ -97,7 +97,7 @@ Tensor arrange(const Tensor& packed, int64_t in_features, const std::string& lay
   Tensor to = torch::stable::new_zeros(
       rows, columns ? columns_shape(out, in_features, bits) : tiles_shape(out, in_features, bits));
   // Units of two tiles: two rows share a byte of a column.
-  torch::stable::parallel_for(0, ceil_div(out, 2 * kTileOutputs), 1, [&](int64_t begin, int64_t end) {
+  share(0, ceil_div(out, 2 * kTileOutputs), 1, [&](int64_t begin, int64_t end) {
     arrange_rows(data<const uint8_t>(rows), out, in_features, int(bits), columns, begin * 2 * kTileOutputs,
             std::min(out, end * 2 * kTileOutputs), data<uint8_t>(to));
   });
@@ -237,7 +237,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> quantize_rtn(const Tensor& weight, in
   const RtnJob job{data<const float>(in), columns,          int(bits),           search_clip,
                    data<uint8_t>(packed), data<float>(scale), data<int32_t>(sum), data<double>(error)};
   const Kernels& isa = kernels();
-  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns)),
+  share(0, rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, columns)),
                               [&](int64_t begin, int64_t end) {
                                 void* memory = scratch().bytes((2 * columns + 64) * 4);
                                 isa.rtn(job, begin, end, static_cast<float*>(memory));
@@ -256,25 +256,6 @@ std::string cpu_kernels() {
   std::string names;
   for (const Kernels* k : available_kernels()) names += (names.empty() ? "" : " ") + std::string(k->name);
   return names;
-}
-
-// Multiplications done by all threads in `rounds` rounds of product instructions on registers.
-int64_t cpu_peak(int64_t rounds) {
-  const int64_t threads = torch::stable::get_num_threads();
-  std::vector<int64_t> done(static_cast<size_t>(threads));
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) done[size_t(t)] = kernels().peak(rounds);
-  });
-  return std::accumulate(done.begin(), done.end(), int64_t{0});
-}
-
-// Reads a tensor once, each thread its part.
-int64_t cpu_read(const Tensor& buffer) {
-  const int64_t bytes = buffer.numel();
-  torch::stable::parallel_for(0, bytes, 1 << 16, [&](int64_t begin, int64_t end) {
-    kernels().read(data<const uint8_t>(buffer) + begin, end - begin);
-  });
-  return bytes;
 }
 
 // Tells the system something about the whole pages of a tensor; whether it agreed.
@@ -304,24 +285,17 @@ bool cpu_let_go(const Tensor& mapped) { return advise(mapped, MADV_DONTNEED); }
 STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
   m.def("use_cpu_kernels(str name) -> str");
   m.def("cpu_kernels() -> str");
-  m.def("cpu_peak(int rounds) -> int");
-  m.def("cpu_read(Tensor buffer) -> int");
   m.def("cpu_large_pages(Tensor buffer) -> bool");
   m.def("cpu_let_go(Tensor mapped) -> bool");
   m.def(
       "plan_group(int in_features, Tensor[] rotation, Tensor? norm_weight, Tensor? threshold, float[] encode,"
       " Tensor?[] operands, float[] products) -> Tensor");
   m.def("run_group(Tensor x, Tensor plan) -> Tensor[]");
-  m.def(
-      "decode_layer(Tensor x, Tensor cos, Tensor sin, Tensor keys, Tensor values, Tensor[] plans, float scaling)"
-      " -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CompositeExplicitAutograd, m) {
   m.impl("use_cpu_kernels", TORCH_BOX(&spikeconv::use_cpu_kernels));
   m.impl("cpu_kernels", TORCH_BOX(&spikeconv::cpu_kernels));
-  m.impl("cpu_peak", TORCH_BOX(&spikeconv::cpu_peak));
-  m.impl("cpu_read", TORCH_BOX(&spikeconv::cpu_read));
   m.impl("cpu_large_pages", TORCH_BOX(&spikeconv::cpu_large_pages));
   m.impl("cpu_let_go", TORCH_BOX(&spikeconv::cpu_let_go));
 }
@@ -335,5 +309,4 @@ STABLE_TORCH_LIBRARY_IMPL(spikeconv, CPU, m) {
   m.impl("quantize_rtn", TORCH_BOX(&spikeconv::quantize_rtn));
   m.impl("plan_group", TORCH_BOX(&spikeconv::plan_group));
   m.impl("run_group", TORCH_BOX(&spikeconv::run_group));
-  m.impl("decode_layer", TORCH_BOX(&spikeconv::decode_layer));
 }

@@ -10,65 +10,58 @@ namespace {
 #include "simd.h"
 
 struct Product {
-  static constexpr int kRows = 4, kStreamRows = 2, kChains = 1, kVectors = 1, kBytes = 64;
-  struct Acc {
-    int32_t sum[kTileOutputs];
-  };
+  static constexpr int kRows = 4, kTiles = 1, kBytes = kLanes * kStepInputs, kVectors = kStepBytes / kBytes;
+  static constexpr bool kWhole = true, kUnpacks = false;
+  using Acc = Ints;
   struct Weights {
-    uint8_t byte[kStepBytes];
+    uint8_t byte[kBytes];
   };
   struct Counts {
     int8_t k[kStepInputs];
   };
 
-  static int64_t period(int, int) { return INT64_MAX / 2; }
-  SPIKECONV_HD Acc zero() { return {}; }
+  static int64_t period(int, int) { return INT64_MAX; }
+  static constexpr int64_t ahead(int) { return 512; }
+  SPIKECONV_HD Acc zero() { return Ints{}; }
+  SPIKECONV_HD void hide(Weights& w) { asm volatile("" : : "r"(&w) : "memory"); }
   SPIKECONV_HD Weights weights(const uint8_t* p) { return load<Weights>(p); }
-  SPIKECONV_HD void nibbles(const uint8_t* p, Weights& even, Weights& odd) {
-    for (int i = 0; i < kStepBytes; ++i) {
-      even.byte[i] = p[i] & 15;
-      odd.byte[i] = p[i] >> 4;
-    }
+  SPIKECONV_HD Weights low(const uint8_t* p) {
+    Weights w;
+    for (int i = 0; i < kBytes; ++i) w.byte[i] = p[i] & 15;
+    return w;
+  }
+  SPIKECONV_HD Weights high(const uint8_t* p) {
+    Weights w;
+    for (int i = 0; i < kBytes; ++i) w.byte[i] = p[i] >> 4;
+    return w;
   }
   SPIKECONV_HD Counts counts(const int8_t* p) { return load<Counts>(p); }
   SPIKECONV_HD void add(Acc& acc, const Weights& w, Counts k) {
-    for (int o = 0; o < kTileOutputs; ++o)
-      for (int j = 0; j < kStepInputs; ++j)
-        acc.sum[o] = add_wrapped(acc.sum[o], w.byte[o * kStepInputs + j] * k.k[j]);
+    for (int o = 0; o < kLanes; ++o)
+      for (int j = 0; j < kStepInputs; ++j) acc[o] = add_wrapped(acc[o], w.byte[o * kStepInputs + j] * k.k[j]);
   }
-  SPIKECONV_HD void drain(const Acc& acc, int32_t* out) {
-    for (int o = 0; o < kTileOutputs; ++o) out[o] = add_wrapped(out[o], acc.sum[o]);
-  }
+  SPIKECONV_HD Ints widen(Acc acc) { return acc; }
+  SPIKECONV_HD void split(uint64_t word, uint32_t& even, uint32_t& odd) { split_word(word, even, odd); }
 };
 
 using WideProduct = Product;
 
-struct ColumnSum {
-  static constexpr int kOutputs = 16, kColumns = 4;
-  using Sum = int32_t;
-  static int64_t period(int, int) { return INT64_MAX / 2; }
-  static void add(const uint8_t* const* columns, const int* counts, int64_t outputs, Sum* sums) {
-    for (int64_t o = 0; o < outputs; ++o)
-      for (int j = 0; j < kColumns; ++j)
-        sums[o] = add_wrapped(sums[o], counts[j] * int32_t(column_nibble(columns[j], o)));
-  }
-  static void drain(const Sum* sums, int64_t outputs, int32_t* acc) {
-    for (int64_t o = 0; o < outputs; ++o) acc[o] = add_wrapped(acc[o], sums[o]);
-  }
-};
-
 #include "encode.inl"
+#include "packing.inl"
+#include "output.inl"
 #include "dense.inl"
+#include "column_sum.inl"
 #include "events.inl"
 #include "limits.inl"
 #include "rtn.inl"
 #include "rows.inl"
 #include "fields.inl"
 #include "attend.inl"
+#include "engine.inl"
 
 }  // namespace
 
-extern const Kernels kPortable = {"portable", Product::kRows, encode, make_panel,
-                                  dense, events, rtn, encode_rows, attend, merge, peak, read};
+extern const Kernels kPortable = {"portable", Product::kRows, encode, pack, dense, dense_few,
+                                  list, events, write_row, rtn, encode_rows, attend, merge, peak, read, &engine_kernels};
 
 }  // namespace spikeconv

@@ -7,93 +7,9 @@
 
 #include "../common/accumulate.h"
 #include "dispatch.h"
+#include "parallel.h"
 
 namespace spikeconv {
-namespace {
-
-Output at_token(Output out, int64_t token) {  // the output's rows from `token` on
-  out.data = static_cast<char*>(out.data) +
-             token * out.stride * (out.dtype == Dtype::float32 || out.dtype == Dtype::int32 ? 4 : 2);
-  if (out.zero) out.zero += token;
-  if (out.scale) out.scale += token;
-  return out;
-}
-
-// Every (block of tokens, tile) of all members, shared out among the threads.
-void run_dense(const Counts& counts, int64_t largest, std::span<const Member> members) {
-  const Kernels& isa = kernels();
-  const int64_t in = counts.in_features, planes = counts.wide ? 2 : 1;
-  // A block's panel should stay in the second-level cache.
-  const int64_t fit = std::max<int64_t>(24, (int64_t(384) << 10) / std::max<int64_t>(1, in));
-  const int64_t rows = isa.panel_rows;
-  const int64_t block = std::max(rows, std::min(kPanelTokens, fit) / rows * rows);
-  const int64_t blocks = ceil_div(counts.tokens, block), bytes = panel_bytes(1, in, int(planes));
-  static thread_local Scratch panel_memory;
-  int8_t* panels = static_cast<int8_t*>(panel_memory.bytes(counts.tokens * (bytes + 4) + 64));
-  int32_t* sums = reinterpret_cast<int32_t*>(panels + ceil_div(counts.tokens * bytes, 4) * 4);
-  const auto tokens_in = [&](int64_t b) { return std::min(block, counts.tokens - b * block); };
-  const int64_t panel_grain = std::max<int64_t>(1, kWorkPerThread / (block * bytes));
-  torch::stable::parallel_for(0, blocks, panel_grain, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b)
-      isa.make_panel(counts.row(b * block), counts.wide, in, tokens_in(b), panels + b * block * bytes,
-                     sums + b * block);
-  });
-  int64_t tiles = 0;
-  for (const Member& m : members) tiles += m.tiles();
-  const int64_t grain = std::max<int64_t>(1, kWorkPerThread / (kTileOutputs * bytes * tokens_in(0)));
-  torch::stable::parallel_for(0, blocks * tiles, grain, [&](int64_t begin, int64_t end) {
-    void* memory = scratch().bytes(kDenseScratch);
-    for (int64_t b = begin / tiles; b * tiles < end; ++b) {
-      const Panel panel{panels + b * block * bytes, sums + b * block,  tokens_in(b), bytes / planes / kStepInputs,
-                        int(planes),                int(counts.wide ? kPlane : largest)};
-      int64_t first = b * tiles;
-      for (const Member& m : members) {
-        const int64_t low = std::max(begin, first) - first, high = std::min(end - first, m.tiles());
-        if (low < high) isa.dense(m.weight, panel, at_token(m.output, b * block), low, high, memory);
-        first += m.tiles();
-      }
-    }
-  });
-}
-
-constexpr int64_t kEventOutputs = 128;  // outputs are shared out in pieces of this size: a cache line of nibbles
-
-void run_events(const Counts& counts, std::span<const Member> members) {
-  const Kernels& isa = kernels();
-  const int64_t in = counts.in_features;
-  std::vector<int32_t> index(static_cast<size_t>(in));
-  std::vector<int16_t> fired_counts(static_cast<size_t>(in));
-  int64_t pieces = 0;
-  for (const Member& m : members) pieces += ceil_div(m.weight.out_features, kEventOutputs);
-  for (int64_t token = 0; token < counts.tokens; ++token) {
-    int64_t fired = 0;
-    int32_t sum = 0;
-    for (int64_t i = 0; i < in; ++i) {
-      const int k = counts.at(token, i);
-      index[size_t(fired)] = int32_t(i);
-      fired_counts[size_t(fired)] = int16_t(k);
-      fired += k != 0;
-      sum += k;
-    }
-    const int64_t grain = std::max<int64_t>(1, kWorkPerThread / (kEventOutputs * std::max<int64_t>(1, fired)));
-    torch::stable::parallel_for(0, pieces, grain, [&](int64_t begin, int64_t end) {
-      int64_t first = 0;
-      for (const Member& m : members) {
-        const int64_t own = ceil_div(m.weight.out_features, kEventOutputs);
-        const int64_t low = std::max(begin, first) - first, high = std::min(end - first, own);
-        if (low < high) {
-          const int64_t from = low * kEventOutputs, to = std::min(m.weight.out_features, high * kEventOutputs);
-          int32_t* acc = static_cast<int32_t*>(scratch().bytes((to - from) * 8 + 64));
-          void* sums = acc + (to - from + 15) / 16 * 16;
-          isa.events(m.weight, index.data(), fired_counts.data(), fired, sum, m.output, token, from, to, acc, sums);
-        }
-        first += own;
-      }
-    });
-  }
-}
-
-}  // namespace
 
 Scratch& scratch() {
   static thread_local Scratch memory;
@@ -103,16 +19,26 @@ Scratch& scratch() {
 void run_encode(const EncodeJob& job, int64_t tokens) {
   const int64_t n = job.transform.size, grain = std::max<int64_t>(1, (kWorkPerThread / 16) / std::max<int64_t>(n, 1));
   const Kernels& isa = kernels();
-  torch::stable::parallel_for(0, tokens, grain, [&](int64_t begin, int64_t end) {
+  share(0, tokens, grain, [&](int64_t begin, int64_t end) {
     isa.encode(job, begin, end, static_cast<float*>(scratch().bytes(encode_scratch(job) * 4)));
   });
 }
 
+// Whether what all tokens' events read is no more than all the columns, which a dense product must read, and turn into
+// tiles.
+static bool events_read_less(const Counts& counts) {
+  constexpr int64_t kMostTokens = 32;
+  if (counts.tokens == 1 || counts.tokens > kMostTokens) return counts.tokens == 1;
+  int64_t fired = 0;
+  for (int64_t i = 0; i < counts.tokens * counts.in_features; ++i) fired += counts.at(0, i) != 0;
+  return fired <= counts.in_features;
+}
+
 void run_products(const Counts& counts, const ProductSettings& settings, std::span<const Member> members) {
   if (counts.tokens == 0) return;
-  const bool few = settings.execution == Execution::automatic && counts.tokens == 1;
-  const auto columns = [](const Member& m) { return m.weight.columns; };
-  if (settings.execution == Execution::events || (few && std::all_of(members.begin(), members.end(), columns)))
+  const bool columns = std::all_of(members.begin(), members.end(), [](const Member& m) { return m.weight.columns; });
+  if (settings.execution == Execution::events ||
+      (settings.execution == Execution::automatic && columns && events_read_less(counts)))
     run_events(counts, members);
   else
     run_dense(counts, settings.largest, members);

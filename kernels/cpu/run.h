@@ -40,6 +40,12 @@ void run_encode(const EncodeJob& job, int64_t tokens);
 // Products of all members, whose weights are all in tiles or all in columns; events need columns.
 void run_products(const Counts& counts, const ProductSettings& settings, std::span<const Member> members);
 
+// The same, dense; weights may be in either layout.
+void run_dense(const Counts& counts, int64_t largest, std::span<const Member> members);
+
+// The same by events.
+void run_events(const Counts& counts, std::span<const Member> members);
+
 // The accumulators [tokens, out] slot by slot of a temporal code with digits [slots, largest + 1], each a product of
 // its own with ternary spikes.
 void run_unfold(const Counts& counts, const ProductSettings& settings, const int8_t* digits, int64_t slots,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "parallel.h"
 #include "run.h"
 
 namespace spikeconv {
@@ -98,7 +99,7 @@ void unfold_query(const AttendJob& job, int64_t batch, int64_t key_head, int64_t
 void run_encode_rows(const RowsJob& job, int64_t rows) {
   const Kernels& isa = kernels();
   const int64_t n = job.shape.head_dim, work = std::max<int64_t>(1, 16 * n * (1 + job.ratio_count));
-  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, kWorkPerThread / work), [&](int64_t begin, int64_t end) {
+  share(0, rows, std::max<int64_t>(1, kWorkPerThread / work), [&](int64_t begin, int64_t end) {
     isa.encode_rows(job, begin, end, static_cast<float*>(scratch().bytes(rows_scratch(job) * 4)));
   });
 }
@@ -113,7 +114,7 @@ void run_attend(const AttendJob& job, float* output) {
   static thread_local Scratch split_memory;
   // [heads][queries][key parts], in one part of queries
   float* records = split ? static_cast<float*>(split_memory.bytes(parts * own * 4)) : nullptr;
-  torch::stable::parallel_for(0, parts, attend_grain(job, cut), [&](int64_t begin, int64_t end) {
+  share(0, parts, attend_grain(job, cut), [&](int64_t begin, int64_t end) {
     float* memory = static_cast<float*>(scratch().bytes((working + own) * 4));
     for (int64_t index = begin; index < end; ++index) {
       const AttendPart part = part_of(job, cut, index);
@@ -126,7 +127,7 @@ void run_attend(const AttendJob& job, float* output) {
   });
   if (!split) return;
   const int64_t rows = heads * job.queries(), grain = std::max<int64_t>(1, kWorkPerThread / (cut.key_parts * record));
-  torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+  share(0, rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t head = row / job.queries(), query = row % job.queries();
       isa.merge(records + head * cut.key_parts * own + query * record, own, cut.key_parts, n, output + row * n);
@@ -135,7 +136,7 @@ void run_attend(const AttendJob& job, float* output) {
 }
 
 void run_attend_unfold(const AttendJob& job, float* output) {
-  torch::stable::parallel_for(0, job.batch * job.key_heads * job.queries(), 1, [&](int64_t begin, int64_t end) {
+  share(0, job.batch * job.key_heads * job.queries(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t head = row / job.queries();
       unfold_query(job, head / job.key_heads, head % job.key_heads, row % job.queries(),

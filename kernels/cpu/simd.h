@@ -10,14 +10,17 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 #if defined(__AVX512F__)
-constexpr int kSumRegisters = 24;  // what of the registers a loop may use for sums
+constexpr int kSumRegisters = 16;  // what of the registers a loop may use for sums
 #else
 constexpr int kSumRegisters = 12;
 #endif
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Naturals __attribute__((vector_size(4 * kLanes)));
 typedef uint8_t ByteLanes __attribute__((vector_size(4 * kLanes)));
+
+typedef int16_t Shorts __attribute__((vector_size(4 * kLanes)));
 
 // In front of short loops over registers: unrolled in full, or the registers become memory.
 #define SPIKECONV_UNROLL _Pragma("GCC unroll 16")
@@ -38,6 +41,11 @@ SPIKECONV_HD void store(T* p, V v) {
 SPIKECONV_HD Floats splat(float x) { return x - Floats{}; }
 
 SPIKECONV_HD Ints splat_bits(uint32_t x) { return Ints{} + int32_t(x); }
+
+// Sums and products that wrap around.
+SPIKECONV_HD Ints add_ints(Ints a, Ints b) { return (Ints)((Naturals)a + (Naturals)b); }
+SPIKECONV_HD Ints sub_ints(Ints a, Ints b) { return (Ints)((Naturals)a - (Naturals)b); }
+SPIKECONV_HD Ints mul_ints(Ints a, Ints b) { return (Ints)((Naturals)a * (Naturals)b); }
 
 SPIKECONV_HD Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
 
@@ -116,4 +124,52 @@ SPIKECONV_HD T least(T a, T b) {
 template <class T>
 SPIKECONV_HD T most(T a, T b) {
   return a < b ? b : a;
+}
+
+// The bytes 0, 2, 4, 6 of a word, and 1, 3, 5, 7.
+SPIKECONV_HD void split_word(uint64_t word, uint32_t& even, uint32_t& odd) {
+  const auto gather = [](uint64_t x) {
+    x &= 0x00FF00FF00FF00FFu;
+    x = (x | x >> 8) & 0x0000FFFF0000FFFFu;
+    return uint32_t(x | x >> 16);
+  };
+  even = gather(word);
+  odd = gather(word >> 8);
+}
+
+// The lower, or upper, 8 of every 16 bytes of a and b in turns.
+SPIKECONV_HD ByteLanes interleave_low(ByteLanes a, ByteLanes b) {
+#if defined(__AVX512F__)
+  return (ByteLanes)_mm512_unpacklo_epi8((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (ByteLanes)_mm256_unpacklo_epi8((__m256i)a, (__m256i)b);
+#else
+  ByteLanes v;
+  for (int i = 0; i < 8; ++i) v[2 * i] = a[i], v[2 * i + 1] = b[i];
+  return v;
+#endif
+}
+
+SPIKECONV_HD ByteLanes interleave_high(ByteLanes a, ByteLanes b) {
+#if defined(__AVX512F__)
+  return (ByteLanes)_mm512_unpackhi_epi8((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (ByteLanes)_mm256_unpackhi_epi8((__m256i)a, (__m256i)b);
+#else
+  ByteLanes v;
+  for (int i = 0; i < 8; ++i) v[2 * i] = a[8 + i], v[2 * i + 1] = b[8 + i];
+  return v;
+#endif
+}
+
+// Sums of two neighbours of unsigned × signed bytes each, which must fit.
+SPIKECONV_HD Shorts multiply_pairs(ByteLanes w, Shorts k) {
+#if defined(__AVX512F__)
+  return (Shorts)_mm512_maddubs_epi16((__m512i)w, (__m512i)k);
+#elif defined(__AVX2__)
+  return (Shorts)_mm256_maddubs_epi16((__m256i)w, (__m256i)k);
+#else
+  // The first of two counts is the lower byte, with a sign.
+  return ((Shorts)w & 255) * ((k << 8) >> 8) + (((Shorts)w >> 8) & 255) * (k >> 8);
+#endif
 }

@@ -64,7 +64,7 @@ def _append_row(shape: CacheShape, limits: Limits, tokens: int, seconds: float) 
     moved = inputs * 4 + 2 * _encode(shape, states[0]).numel()
     ratios = {"bf16 copy": taken["bf16 copy"] / ours}
     return KernelRow(
-        "append", shape.label, tokens, 1.0, ours, inputs / ours, "dram", moved / ours / limits.dram, ratios
+        "append", shape.label, tokens, 1.0, ours, inputs / ours, "dram", limits.share("dram", moved / ours), ratios
     )
 
 
@@ -85,7 +85,7 @@ def _attend_row(shape: CacheShape, limits: Limits, length: int, seconds: float) 
     taken = median_seconds(candidates, seconds, limits.device)
     ours = taken.pop("ours")
     products = 2 * query.numel() * length
-    fraction = sum(r.numel() for r in rows) / ours / limits.dram
+    fraction = limits.share("dram", sum(r.numel() for r in rows) / ours)
     ratios = {name: time / ours for name, time in taken.items()}
     return KernelRow("attend", shape.label, length, 1.0, ours, products / ours, "dram", fraction, ratios)
 

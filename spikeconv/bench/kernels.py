@@ -137,9 +137,8 @@ def _dense_rows(shape: Shape, limits: Limits, tokens: int, seconds: float, peers
     candidates |= _peers(shape, counts, few, peers)
     taken = median_seconds(candidates, seconds, limits.device)
     ours, encoding = taken.pop("ours"), taken.pop("encode")
-    by_macs = tokens * shape.weights / ours / limits.macs
-    by_memory = shape.weights / 2 / ours / limits.dram
-    limit, fraction = ("dram", by_memory) if few else ("macs", by_macs)
+    limit, work = ("dram", shape.weights / 2) if few else ("macs", tokens * shape.weights)
+    fraction = limits.share(limit, work / ours)
     ratios = {name: time / ours for name, time in taken.items()}
     yield KernelRow("dense", shape.label, tokens, 1.0, ours, tokens * shape.weights / ours, limit, fraction, ratios)
     yield KernelRow("encode", shape.label, tokens, 1.0, encoding, x.numel() / encoding, "dense", encoding / ours, {})
@@ -187,7 +186,7 @@ def _events_row(
     taken = median_seconds(candidates, seconds, limits.device)
     products = shape.weights * float(fired.float().mean()) / taken["events"]
     ratio = {"our dense": taken["dense"] / taken["events"]}
-    fraction = products / 2 / limits.dram
+    fraction = limits.share("dram", products / 2)
     return KernelRow("events", shape.label, 1, nonzero, taken["events"], products, "dram", fraction, ratio)
 
 
@@ -196,7 +195,7 @@ def _rtn_rows(shape: Shape, limits: Limits, seconds: float) -> Iterator[KernelRo
     runs = {op: partial(_convert, weight, rotation, search) for op, search in (("rtn", False), ("rtn search", True))}
     for op, taken in median_seconds(runs, seconds).items():
         rate = shape.weights / taken
-        yield KernelRow(op, shape.label, len(weight), 1.0, taken, rate, "dram", 4 * rate / limits.dram, {})
+        yield KernelRow(op, shape.label, len(weight), 1.0, taken, rate, "dram", limits.share("dram", 4 * rate), {})
 
 
 def _convert(weight: Tensor, rotation: Rotation, search: bool) -> object:

@@ -1,21 +1,30 @@
 """What this machine can do at most: the measure of every kernel."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 
 from spikeconv.bench.timing import median_seconds
 from spikeconv.errors import SpikeconvError
+from spikeconv.nn.memory import LargePages
 from spikeconv.ops.native import load, use_cpu_kernels
 
 __all__ = ["CACHE_BYTES", "DRAM_BYTES", "Limits", "measure_limits"]
 
-ROUNDS = 100_000
-CACHE_BYTES = 4 << 20
-"""Fits a shared cache; what is read again and again at this size comes from there."""
+ROUNDS = 500_000
+"""Of product instructions in a probe: a millisecond."""
+CACHE_BYTES = 8 << 20
+"""Fits a shared cache, but not those of the cores; what is read again and again at this size comes from there."""
+CACHE_TIMES = 16
 DRAM_BYTES = 256 << 20
 """Larger than the caches of the machines we know."""
+DRAM_PARTS = 4
+"""In which it is read, one a probe: the shorter a probe, the likelier that nothing else ran meanwhile."""
+MOST = 1.05
+"""The share of a limit above which the limit must be wrong."""
 GPU_INT8_SIZE = 8192
 """Order of the square int8 product whose rate stands for a GPU's."""
 
@@ -41,6 +50,21 @@ class Limits:
     cache: float
     dram: float
 
+    def share(self, limit: str, rate: float) -> float:
+        """The share that a rate (a second) is of a limit, "macs" or "dram".
+
+        Raises:
+            SpikeconvError: it is more than all of it by over 5 %, so the limit was measured wrong.
+        """
+        share: float = rate / getattr(self, limit)
+        if share > MOST:
+            raise SpikeconvError(
+                f"A kernel reached {share:.0%} of the limit {limit} ({getattr(self, limit) / 1e9:.0f} G/s), so the"
+                " limit was measured wrong: the machine was busy, or its caches are larger than we know of."
+                " Nothing of this run can be trusted; run it again when the machine is quiet."
+            )
+        return share
+
     def __str__(self) -> str:
         units = "threads" if self.device == "cpu" else "multiprocessors"
         rates = f"{self.macs / 1e9:.0f} GMAC/s, cache {self.cache / 1e9:.0f} GB/s, memory {self.dram / 1e9:.0f} GB/s"
@@ -50,8 +74,15 @@ class Limits:
 def measure_limits(seconds: float = 0.5, device: str = "cpu") -> Limits:
     """Measure a device.
 
+    A limit is the best of many probes, each of some milliseconds: what a busy machine takes away from some of them is
+    not the limit.
+
+    Args:
+        seconds: about how long each limit is probed.
+        device: "cpu" or "cuda".
+
     Raises:
-        SpikeconvError: there are no native kernels to measure with.
+        SpikeconvError: there are no native kernels to measure with, or there are fewer cores than threads.
     """
     backend = load(torch.device(device).type)
     if not backend.is_native:
@@ -60,24 +91,32 @@ def measure_limits(seconds: float = 0.5, device: str = "cpu") -> Limits:
 
 
 def _cpu(seconds: float) -> Limits:
-    kernels = torch.ops.spikeconv
-    cached, large = (torch.ones(size, dtype=torch.uint8) for size in (CACHE_BYTES, DRAM_BYTES))
-    taken = median_seconds(
-        {
-            "macs": lambda: kernels.cpu_peak(ROUNDS),
-            "cache": lambda: kernels.cpu_read(cached),
-            "dram": lambda: kernels.cpu_read(large),
-        },
-        seconds,
-    )
+    kernels, threads = torch.ops.spikeconv, torch.get_num_threads()
+    cores = kernels.cpu_peak(ROUNDS)[1]
+    if cores < threads:
+        raise SpikeconvError(
+            f"{threads} threads share {cores} {'core' if cores == 1 else 'cores'}, so what is measured is no limit of"
+            f" the machine: set OMP_NUM_THREADS={cores}, or let the process use more cores."
+        )
+    cached, large = (LargePages().place(torch.ones(size, dtype=torch.uint8)) for size in (CACHE_BYTES, DRAM_BYTES))
+    parts = cycle(large.chunk(DRAM_PARTS))
     return Limits(
         device="cpu",
         kernels=use_cpu_kernels("auto"),
-        threads=torch.get_num_threads(),
-        macs=kernels.cpu_peak(ROUNDS) / taken["macs"],
-        cache=CACHE_BYTES / taken["cache"],
-        dram=DRAM_BYTES / taken["dram"],
+        threads=threads,
+        macs=max(_probed(lambda: kernels.cpu_peak(ROUNDS)[0], seconds)),
+        cache=max(_probed(lambda: kernels.cpu_read(cached, CACHE_TIMES), seconds)),
+        dram=max(_probed(lambda: kernels.cpu_read(next(parts), 1), seconds)),
     )
+
+
+def _probed(probe: Callable[[], float], seconds: float) -> list[float]:
+    """What a probe gives in some seconds of its own: another one in between would take its cache away."""
+    rates: list[float] = []
+    start = time.perf_counter()
+    while len(rates) < 5 or time.perf_counter() - start < seconds:
+        rates.append(probe())
+    return rates
 
 
 def _gpu(seconds: float, device: str) -> Limits:

@@ -11,10 +11,11 @@ import torch
 
 from spikeconv.bench.timing import median_seconds
 from spikeconv.checkpoint.folder import source_path
+from spikeconv.engine import PARTS, Engine, Sequence, obstacle, runs_layers
 from spikeconv.evaluate.models import load_checkpoint, load_source
 from spikeconv.integrations.memory import memory_keyword, memory_of
 
-__all__ = ["ModelRow", "Speeds", "bench_model", "model_calls", "speeds"]
+__all__ = ["ModelParts", "ModelRow", "Speeds", "bench_model", "model_calls", "speeds"]
 
 SLOWEST = 20.0
 """Seconds of a prefill above which a peer is left out (bfloat16 on a processor without it, say)."""
@@ -36,6 +37,15 @@ class ModelRow:
     ratio: float
 
 
+@dataclass(frozen=True)
+class ModelParts:
+    """What a run of the engine took: milliseconds in all, and the share of each of its parts."""
+
+    run: str
+    milliseconds: float
+    shares: dict[str, float]
+
+
 def bench_model(
     checkpoint: Path,
     source: Path | None = None,
@@ -45,8 +55,8 @@ def bench_model(
     seconds: float = 1.0,
     device: str = "cpu",
     on_load: Callable[[Any], None] = lambda model: None,
-) -> list[ModelRow]:
-    """Measure prefill and decode of a checkpoint and of its peers, in turns.
+) -> tuple[list[ModelRow], list[ModelParts]]:
+    """Measure prefill and decode of a checkpoint and of its peers, in turns; then where the engine's time goes.
 
     Args:
         checkpoint: a converted checkpoint.
@@ -72,11 +82,36 @@ def bench_model(
     ):
         calls["llama.cpp"] = _llama_calls(llama, prompt)
     rates = speeds(calls, prompt, new_tokens, seconds)
-    return [
+    rows = [
         ModelRow(run, name, rate, rate / of_run["HF fp32"])
         for run, of_run in ((f"prefill {prompt}", rates.prefill), ("decode", rates.decode))
         for name, rate in of_run.items()
     ]
+    return rows, _parts(models["spiking"], prompt, new_tokens)
+
+
+def _parts(model: Any, prompt: int, new_tokens: int) -> list[ModelParts]:
+    """By the engine's own counters: of a prefill, and of a token in the mean; nothing where the engine does not run."""
+    if not runs_layers(model) or obstacle(model) is not None:
+        return []
+    most = max(prompt, len(PROMPT) + new_tokens)
+    engine = Engine(model, most)
+    cache = engine.cache(1, most)
+    ids = torch.randint(engine.vocabulary, (prompt,))
+    ways = {
+        f"prefill {prompt}": [(ids, Sequence(prompt))],
+        "decode": [(ids[:1], Sequence(1, at=len(PROMPT) + i, position=len(PROMPT) + i)) for i in range(new_tokens)],
+    }
+    found = []
+    for run, calls in ways.items():
+        for _ in range(2):  # the first warms up
+            engine.seconds.zero_()
+            for tokens, sequence in calls:
+                engine.forward(tokens, [sequence], cache, torch.tensor([len(tokens) - 1]), logits=True)
+        total = float(engine.seconds.sum())
+        shares = dict(zip(PARTS, (engine.seconds / total).tolist(), strict=True))
+        found.append(ModelParts(run, 1e3 * total / len(calls), shares))
+    return found
 
 
 class Calls(NamedTuple):

@@ -17,7 +17,8 @@ RECORDED = 20
 def median_seconds(
     candidates: Mapping[str, Callable[[], object]], seconds: float = 0.3, device: str = "cpu"
 ) -> dict[str, float]:
-    """Median wall time of each candidate.
+    """Median time of each candidate: on a processor with one thread the time that it ran, so that what else a busy
+    machine does is left out; else wall time.
 
     On a GPU a candidate is recorded into a CUDA graph many times over, so that neither Python nor the launch counts.
 
@@ -29,6 +30,7 @@ def median_seconds(
     if torch.device(device).type == "cuda":
         recorded = {name: _recorded(run) for name, run in candidates.items()}
         return {name: taken / RECORDED for name, taken in median_seconds(recorded, seconds).items()}
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for run in candidates.values():  # buffers, caches, code
         run()
@@ -36,9 +38,9 @@ def median_seconds(
     turns = 0
     while turns < LEAST_TURNS or time.perf_counter() - start < seconds * len(candidates):
         for name, run in candidates.items():
-            begin = time.perf_counter()
+            begin = clock()
             run()
-            times[name].append(time.perf_counter() - begin)
+            times[name].append(clock() - begin)
         turns += 1
     return {name: statistics.median(values) for name, values in times.items()}
 

@@ -39,7 +39,7 @@ Convert = Callable[[str, Statistics | None], dict[str, Tensor]]
 
 def why_not(family: Family) -> str | None:
     """Why the weights of a family cannot be calibrated; None if they can."""
-    if len(family.stacks) == 1 and family.stacks[0].halves is not None:
+    if len(family.stacks) == 1 and family.stacks[0].native is not None:
         return None
     return f"{family.architecture} is no stack of attention and gated feed-forward, so its weights can only be rtn"
 
@@ -91,7 +91,7 @@ class Sequential:
         if reason := why_not(family):
             raise SpikeconvError(f"Weights that are calibrated: {reason}.")
         self._stack: Stack = family.stacks[0]
-        parts = self._stack.halves
+        parts = self._stack.native
         assert parts is not None
         self._attention = parts.attention
         self._writers = {f"{parts.attention}.{parts.o}", f"{parts.feed_forward}.{parts.down}"}

@@ -16,7 +16,7 @@ from spikeconv.suggest import did_you_mean
 if TYPE_CHECKING:
     from spikeconv.bench.kernels import KernelRow
     from spikeconv.bench.limits import Limits
-    from spikeconv.bench.models import ModelRow
+    from spikeconv.bench.models import ModelParts, ModelRow
 
 __all__ = ["bench"]
 
@@ -67,10 +67,11 @@ def bench(
         rows += bench_attention(caches, limits, lengths, seconds)
     lost: list[str] = []
     models: list[ModelRow] = []
+    parts: list[ModelParts] = []
     if path is not None:
         silence_fallbacks()
         source = None if made_from is None else resolve_source(made_from)
-        models = bench_model(
+        models, parts = bench_model(
             path, source, seconds=seconds, device=where, on_load=lambda model: lost.extend(show_fallbacks(model))
         )
     if as_json:
@@ -79,6 +80,7 @@ def bench(
                 "limits": asdict(limits),
                 "kernels": [asdict(row) for row in rows],
                 "models": [asdict(m) for m in models],
+                "engine": [asdict(each) for each in parts],
                 "fallbacks": lost,
                 "measured": {
                     "shapes": shapes.split(","),
@@ -90,7 +92,7 @@ def bench(
             }
         )
         return
-    show(limits, rows, models)
+    show(limits, rows, models, parts)
 
 
 def _numbers(option: str, text: str, kind: type) -> list[float]:
@@ -104,7 +106,7 @@ def _numbers(option: str, text: str, kind: type) -> list[float]:
     return values
 
 
-def show(limits: "Limits", rows: "list[KernelRow]", models: "list[ModelRow]") -> None:
+def show(limits: "Limits", rows: "list[KernelRow]", models: "list[ModelRow]", parts: "list[ModelParts]") -> None:
     """Tables of everything that was measured."""
     out.print("[title]{limits}[/]", limits=limits)
     if rows:
@@ -131,4 +133,9 @@ def show(limits: "Limits", rows: "list[KernelRow]", models: "list[ModelRow]") ->
         result = table("model", "run", "model", "tokens/s", "× HF fp32", text=["model"])
         for entry in models:
             result.add_row(entry.run, entry.model, f"{entry.tokens_per_second:.1f}", f"{entry.ratio:.2f}")
+        out.show(result)
+    if parts:
+        result = table("the engine (shares of its own time)", "run", "ms", *parts[0].shares)
+        for each in parts:
+            result.add_row(each.run, f"{each.milliseconds:.2f}", *(f"{share:.0%}" for share in each.shares.values()))
         out.show(result)

@@ -95,6 +95,6 @@ def report(
     except OSError as error:
         raise SpikeconvError(f"Writing {folder} failed: {error.strerror or error}.") from None
     if as_json:
-        print_json({"output": str(folder), "page": str(page), "of": [each.about for each in read]})
+        print_json({"output": str(folder), "page": str(page), "measured": [each.about for each in read]})
         return
     out.print("Open [number]{page}[/]", page=page)

@@ -59,7 +59,7 @@ def verify(
 
 def show_result(result: "VerifyResult") -> None:
     """One line per check."""
-    from spikeconv.verification.result import ATTENTION_TOLERANCE, ROTATION_TOLERANCE
+    from spikeconv.verification.result import ATTENTION_TOLERANCE, ENGINE_TOLERANCE, ROTATION_TOLERANCE
 
     def line(good: bool, text: str) -> None:
         out.print("[good]ok[/]        {text}" if good else "[bad]DIFFERENT[/] {text}", text=text)
@@ -84,6 +84,12 @@ def show_result(result: "VerifyResult") -> None:
         line(
             result.attention_error <= ATTENTION_TOLERANCE,
             f"attention over counts: dense = unfold, one query = all at once, to {result.attention_error:.1e}",
+        )
+    if result.engine_error is not None:
+        line(
+            not result.different_in_engine and result.engine_error <= ENGINE_TOLERANCE,
+            f"{result.engine_outputs} numbers of the engine: the modules', to the bit; attention and logits to "
+            f"{result.engine_error:.1e}" + _names(result.different_in_engine),
         )
     if result.attention_error is not None or result.float_caches:
         line(

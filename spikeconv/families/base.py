@@ -86,9 +86,9 @@ class Stack:
         linears: the linears of every layer, in order of execution.
         norm: the kind of the norms in front of them.
         attention: path below a layer of the module whose keys and values can be counts, or None.
-        native: how a whole layer runs as one native call for one token, or None if it cannot.
+        native: the modules of a layer that is x + attention(norm x), then x + feed-forward(norm x), which the engine
+            runs; None: it is not.
         entry: path of the norm whose output the first layer reads, where layers end in one; else None.
-        halves: the modules of a layer that is x + attention(norm x), then x + feed-forward(norm x); None: it is not.
     """
 
     layers: str
@@ -97,7 +97,6 @@ class Stack:
     count: str = "num_hidden_layers"
     attention: str | None = None
     native: GatedDecoder | None = None
-    halves: GatedDecoder | None = None
     entry: str | None = None
 
     def size(self, config: Any) -> int:
@@ -256,7 +255,7 @@ def folded_norms(layout: list[ModuleLinear], converted: Collection[str]) -> dict
     return {linear.name: linear.norm for linear in layout if linear.norm and linear.norm in norms}
 
 
-def gated_decoder(native: GatedDecoder | None = None) -> tuple[Stack, ...]:
+def gated_decoder(native: GatedDecoder) -> tuple[Stack, ...]:
     """The one stack of pre-norm decoder layers with a gated feed-forward (LLaMA and its descendants)."""
     attention_norm, ffn_norm = "input_layernorm", "post_attention_layernorm"
     linears = (
@@ -268,7 +267,7 @@ def gated_decoder(native: GatedDecoder | None = None) -> tuple[Stack, ...]:
         LinearSpec("mlp.up_proj", "up", "gate_up", ffn_norm),
         LinearSpec("mlp.down_proj", "down", "down", writer="mlp.up_proj"),
     )
-    return (Stack("model.layers", linears, RMS, attention="self_attn", native=native, halves=native or GatedDecoder()),)
+    return (Stack("model.layers", linears, RMS, attention="self_attn", native=native),)
 
 
 def head_dim(config: Any) -> int:

@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from spikeconv.engine import obstacle
 from spikeconv.errors import SpikeconvWarning
 from spikeconv.integrations.attention import cache_obstacle
-from spikeconv.integrations.decode import obstacle
 from spikeconv.nn import spike_linears
 from spikeconv.ops.native import load
 
@@ -43,5 +43,5 @@ def _fallbacks(model: Any) -> Iterator[_Fallback]:
     if (why := cache_obstacle(model)) is not None:
         yield _Fallback(f"Keys and values stay float, though the checkpoint asks for spike counts: {why}.", False)
     if (found := obstacle(model)) is not None:
-        text = f"Decoding runs transformers' own layers, not the native one: {found.why}."
+        text = f"The model runs transformers' own layers, not the engine: {found.why}."
         yield _Fallback(text, found.is_choice)

@@ -18,7 +18,7 @@ from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, center_of, family_of, own_name
 from spikeconv.integrations.attention import use_spiking_attention
-from spikeconv.integrations.decode import speed_up_decode
+from spikeconv.integrations.engine import use_engine
 from spikeconv.integrations.fallbacks import warn_of_fallbacks
 from spikeconv.integrations.loading import check_files, check_tensors
 from spikeconv.models.adopt import adopt
@@ -83,11 +83,11 @@ class SpikeQuantizer(HfQuantizer):
         check_shared(model)
         self._set_zero_shares(model)
         arrange_weights(model)
-        speed_up_decode(model)
         config = self.quantization_config.spike_config()
         if config.kv is not None:
             use_spiking_attention(model, config.kv, config.rotation.seed)
-        guard_first_forward(model)
+        if not use_engine(model):
+            guard_first_forward(model)
         warn_of_fallbacks(model)
 
     def _set_zero_shares(self, model: Any) -> None:

@@ -2,13 +2,15 @@ from spikeconv.nn.attention import KvCode, attention_codes
 from spikeconv.nn.encoder import Encoder, FoldedNorm
 from spikeconv.nn.group import SpikeGroup, check_shared
 from spikeconv.nn.guard import guard_first_forward
-from spikeconv.nn.layout import arrange_weights, prefers_events, set_execution
+from spikeconv.nn.layout import arrange_weights, set_execution
 from spikeconv.nn.linear import EXECUTIONS, SpikeLinear, buffer_shapes, packed_row_sums, row_sums, spike_linears
+from spikeconv.nn.plan import Cells
 from spikeconv.nn.streams import run_streams
 from spikeconv.nn.training import TrainedInput, TrainedLinear
 
 __all__ = [
     "EXECUTIONS",
+    "Cells",
     "Encoder",
     "FoldedNorm",
     "KvCode",
@@ -22,7 +24,6 @@ __all__ = [
     "check_shared",
     "guard_first_forward",
     "packed_row_sums",
-    "prefers_events",
     "row_sums",
     "run_streams",
     "set_execution",

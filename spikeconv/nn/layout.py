@@ -1,29 +1,21 @@
 """Lays the weights of a model out for the kernels that will run: tiles for dense products, columns for events.
 
 Events read only the columns of inputs that fired, but in scattered pieces; they win where few inputs fire and columns
-are long. Which layers those are is decided once, at load, from the measured share of zeros, since a weight is held in
-one layout only.
+are long. Which layers those are is decided once, at load, from the measured share of zeros and what either way costs
+on this machine (`nn/costs.py`), since a weight is held in one layout only.
 """
 
 import torch
 from torch import nn
 
 from spikeconv.nn.attention import attention_codes
+from spikeconv.nn.costs import measured_costs
 from spikeconv.nn.group import SpikeGroup
 from spikeconv.nn.linear import checked_execution, spike_linears
 from spikeconv.nn.memory import LargePages, MappedFiles
 from spikeconv.ops.native import ready
 
-__all__ = ["arrange_weights", "prefers_events", "set_execution"]
-
-EVENTS_WIN = ((0.9, 1024), (0.7, 2048), (0.5, 6144))
-"""From which share of zeros and bytes of a column on events overtake dense products for one token, on two threads
-(`scripts/bench/native_kernels.py`, table "events")."""
-
-
-def prefers_events(zero_share: float, column_bytes: int) -> bool:
-    """Whether a group with that share of zero counts is faster by events when it runs token by token."""
-    return any(zero_share >= zeros and column_bytes >= length for zeros, length in EVENTS_WIN)
+__all__ = ["arrange_weights", "set_execution"]
 
 
 def arrange_weights(model: nn.Module) -> None:
@@ -38,8 +30,7 @@ def arrange_weights(model: nn.Module) -> None:
     pages, files = LargePages(), MappedFiles()
     for group in groups.values():
         execution = group.members[0].execution
-        column_bytes = sum(linear.out_features for linear in group.members) * group.encoder.scheme.weights.bits // 8
-        if execution == "events" or (execution == "auto" and prefers_events(group.zero_share, column_bytes)):
+        if execution == "events" or (execution == "auto" and _prefers_events(group)):
             before = [linear.weight for linear in group.members]
             _share_columns(group, pages)
             for weight in before:
@@ -51,6 +42,15 @@ def arrange_weights(model: nn.Module) -> None:
                     linear.arrange("tiles")
                     linear.weight = pages.place(linear.weight) if linear.weight.is_cpu else linear.weight
                     files.let_go(packed)
+
+
+def _prefers_events(group: SpikeGroup) -> bool:
+    if not group.zero_share:  # not measured
+        return False
+    nibbles = group.encoder.scheme.weights.bits <= 4
+    costs = measured_costs(str(group.members[0].weight.device), torch.get_num_threads(), nibbles)
+    outputs = sum(linear.out_features for linear in group.members)
+    return costs.prefer_events(group.zero_share, group.members[0].in_features, outputs // 2 if nibbles else outputs)
 
 
 def set_execution(model: nn.Module, execution: str, attention: bool = True) -> None:

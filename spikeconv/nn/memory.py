@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["LargePages", "MappedFiles"]
+__all__ = ["LargePages", "MappedFiles", "large_empty"]
 
 PAGE = 2 << 20
 REGION = 64 << 20
@@ -17,6 +17,15 @@ REGION = 64 << 20
 
 LINE = 64
 """Weights begin at cache lines."""
+
+
+def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """An uninitialized tensor on the CPU in pages of its own, large ones as far as the system has any."""
+    size = torch.Size(shape).numel() * dtype.itemsize
+    region = torch.empty(size + PAGE, dtype=torch.uint8)
+    torch.ops.spikeconv.cpu_large_pages(region)
+    begin = -region.data_ptr() % PAGE
+    return region[begin : begin + size].view(dtype).view(shape)
 
 
 class LargePages:

@@ -4,7 +4,9 @@ At one token taking the arguments of `encode` and `linears` apart takes longer t
 take them as one tensor of bytes that points to weights, scales, sums, biases, a norm's weight and a rotation.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from operator import getitem, is_
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,34 +19,66 @@ from spikeconv.ops import native
 if TYPE_CHECKING:
     from spikeconv.nn.group import SpikeGroup
 
-__all__ = ["GroupPlan", "plan_of"]
+__all__ = ["Cells", "GroupPlan", "plan_of"]
 
 MOST_MEMBERS = 8
 """Linears that a native plan takes."""
 
 
+class Cell(NamedTuple):
+    """Where something is looked up that may be replaced, and what was found there."""
+
+    owner: dict[str, Any]
+    name: str
+    value: Any
+
+
+class Cells:
+    """What a native plan was made of; it holds as long as all is the same, each tensor at the address that it had.
+
+    Nothing of it is freed meanwhile, so nothing else can come to lie at one of those addresses: `x.data = y` moves a
+    tensor object elsewhere, and would free what the plan points to.
+    """
+
+    def __init__(self, places: Iterable[tuple[dict[str, Any], str]]) -> None:
+        self.cells = [Cell(owner, name, owner[name]) for owner, name in places]
+        self._owners, self._names, self._values = map(list, zip(*self.cells, strict=True))
+        self._tensors = [value for value in self._values if isinstance(value, Tensor)]
+        self._addresses = self._now()
+        self._storages = [tensor.untyped_storage() for tensor in self._tensors]
+
+    def hold(self) -> bool:
+        """Whether all is the same. (A model has a thousand cells, and a token a few milliseconds.)"""
+        found = map(getitem, self._owners, self._names)
+        return all(map(is_, found, self._values)) and self._now() == self._addresses
+
+    def _now(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in self._tensors]
+
+
 class GroupPlan:
     """A group's arguments as the native kernels take them, and everything that they point to.
 
-    It holds for the same tensor objects, each at the address it had, and for the same settings of the encoder. What it
-    points to cannot be freed while it lives, so nothing else can come to lie at one of its addresses.
+    Attributes:
+        cells: what it was made of: tensors, and settings of the encoder.
+        in_features: of the linears.
+        arguments: what `ops.native.run_group` takes.
     """
 
-    __slots__ = ("_cells", "_members", "_rotation", "_settings", "_storages", "arguments")
+    __slots__ = ("_members", "_rotation", "arguments", "cells", "in_features")
 
     def __init__(self, group: "SpikeGroup", codec: CountCodec) -> None:
         encoder, first = group.encoder, group.members[0]
+        self.in_features = first.in_features
         self._members = list(group.members)
-        self._settings = _settings(group)
-        owners = [cell for linear in group.members for cell in linear.cells()]
+        places = [cell for linear in group.members for cell in linear.cells()]
+        places += [(vars(encoder), name) for name in ("codec", "rotation", "norm")]
+        places += [(vars(linear), "execution") for linear in group.members]
         if encoder.norm is not None:
-            owners.append((encoder.norm._parameters, "weight"))
+            places += [(encoder.norm._parameters, "weight"), (vars(encoder.norm), "epsilon")]
         if (clipping := encoder.held_by.get("input_threshold")) is not None:
-            owners.append((clipping._buffers, "input_threshold"))
-        # Where each tensor is looked up (any may be replaced), and what was found there.
-        self._cells = [(owner, name, owner[name], _address(owner[name])) for owner, name in owners]
-        # `x.data = y` moves a tensor object elsewhere, and would free what the plan points to.
-        self._storages = [tensor.untyped_storage() for _, _, tensor, _ in self._cells if tensor is not None]
+            places.append((clipping._buffers, "input_threshold"))
+        self.cells = Cells(places)
         self._rotation = [] if encoder.rotation is None else encoder.rotation.on(torch.device("cpu"))
         norm = encoder.folded()
         self.arguments: Tensor = native.plan_group(
@@ -59,10 +93,7 @@ class GroupPlan:
 
     def holds(self, group: "SpikeGroup") -> bool:
         """Whether the group still is what the plan was made of."""
-        for owner, name, tensor, address in self._cells:
-            if owner[name] is not tensor or (tensor is not None and tensor.data_ptr() != address):
-                return False
-        return self._settings == _settings(group) and self._members == group.members
+        return self.cells.hold() and self._members == group.members
 
 
 def plan_of(group: "SpikeGroup") -> GroupPlan | None:
@@ -76,15 +107,3 @@ def plan_of(group: "SpikeGroup") -> GroupPlan | None:
         and native.ready("cpu").is_native
     )
     return GroupPlan(group, codec) if possible else None
-
-
-def _settings(group: "SpikeGroup") -> tuple[Any, ...]:
-    """What a plan holds by value."""
-    encoder = group.encoder
-    norm = encoder.norm
-    epsilon = 0.0 if norm is None else norm.epsilon
-    return encoder.codec, encoder.rotation, norm, epsilon, group.members[0].execution
-
-
-def _address(tensor: Tensor | None) -> int:
-    return -1 if tensor is None else tensor.data_ptr()

@@ -35,7 +35,7 @@ STANDARD = ("-std=c++20", "-fPIC", "-fvisibility=hidden")
 KERNEL = ("-O3", "-ffp-contract=off", "-Wno-psabi", "-falign-functions=64", "-falign-loops=32")
 X86 = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
-    "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c"),
+    "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mbmi2", "-mfma", "-mf16c"),
 }
 CUDA = ("-std=c++20", "-O3", "-fmad=false", "-DUSE_CUDA", "-Xcompiler", "-fPIC", "-cudart", "static")
 BUILDING = ".build-"
@@ -91,7 +91,10 @@ def build_cpu(library: Path, extra: Sequence[str] = ()) -> None:
     units: dict[str, tuple[str, ...]] = {"portable": KERNEL}
     if platform.machine() in {"x86_64", "AMD64"}:
         units |= {name: (*KERNEL, *flags) for name, flags in X86.items()}
-    binding = ("run", "run_rows", "plan", "ops", "ops_rows")
+    binding = (
+        *("run", "run_dense", "run_events", "run_rows", "plan", "engine", "pool"),
+        *("ops", "ops_rows", "ops_limits", "ops_engine"),
+    )
     units |= {"dispatch": ("-O2",)} | {name: ("-O2", "-ffp-contract=off", *headers) for name in binding}
     with _replacing(library) as linked:
         objects = {name: linked.parent / f"{name}.o" for name in units}

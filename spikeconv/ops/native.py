@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -26,12 +25,14 @@ from spikeconv.ops import build
 __all__ = [
     "Backend",
     "cpu_kernels",
-    "decode_layer",
+    "float_head",
     "load",
     "note_hash",
     "plan_group",
+    "plan_model",
     "ready",
     "run_group",
+    "run_model",
     "use_cpu_kernels",
 ]
 
@@ -131,31 +132,69 @@ def run_group(x: Tensor, plan: Tensor) -> list[Tensor]:
     return outputs
 
 
-def decode_layer(
-    x: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    plans: Sequence[Tensor],
-    scaling: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A gated decoder layer for one more token of every sequence, on the CPU and in float32.
+def plan_model(
+    sizes: list[int],
+    numbers: list[float],
+    tensors: list[Tensor | None],
+    groups: list[Tensor],
+    head_norms: list[Tensor],
+) -> Tensor:
+    """A whole decoder as one tensor for `run_model`; CPU only. It points to the tensors given, which must outlive it.
 
     Args:
-        x: [batch, 1, hidden].
-        cos, sin: [1 or batch, 1, head_dim].
-        keys, values: [batch, kv_heads, past, head_dim].
-        plans: of the layer's groups, norms folded in: q|k|v, output, gate|up, down.
-        scaling: of the attention's scores.
+        sizes: layers, hidden, heads, key heads, head_dim, intermediate, vocabulary, positions; then each layer's window
+            (keys that a token sees; 0: all).
+        numbers: scaling of scores, ε of the last norm, ε of the norms of queries and keys.
+        tensors: embedding, cos, sin, the last norm, the head or None, the head's bias or None.
+        groups: plans of q|k|v, output, gate|up, down of each layer; then the head's, if it is one of counts.
+        head_norms: of queries and keys of each layer, or none.
+    """
+    plan: Tensor = torch.ops.spikeconv.plan_model(sizes, numbers, tensors, groups, head_norms)
+    return plan
+
+
+def run_model(
+    plan: Tensor,
+    tokens: Tensor,
+    sequences: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    wanted: Tensor,
+    wants_logits: bool,
+    seconds: Tensor,
+    trace: Tensor,
+) -> Tensor:
+    """Logits float32 [R, vocabulary] of a forward, or what the head reads [R, hidden].
+
+    Args:
+        plan: of `plan_model`.
+        tokens: int64 [T], of all sequences, one after the other.
+        sequences: int64 [S, 6]: first token, tokens, slot, place of the first key, first key that there is, position.
+        keys, values: float32 or bfloat16 [layers, slots, key heads, capacity, head_dim]; written to.
+        wanted: int64 [R], rows of `tokens`.
+        wants_logits: whether logits are wanted.
+        seconds: float64 [5], what encoding, products, attention, head and the rest took is added.
+        trace: float32 [layers, T, width] to be filled with what was computed on the way, or empty.
+    """
+    logits: Tensor = torch.ops.spikeconv.run_model.default(
+        plan, tokens, sequences, keys, values, wanted, wants_logits, seconds, trace
+    )
+    return logits
+
+
+def float_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x · weightᵀ + bias in float32, by a weight of float32 or bfloat16.
+
+    Args:
+        x: float32 [..., n] on the CPU.
+        weight: contiguous [outputs, n].
+        bias: float32 [outputs] or None.
 
     Returns:
-        The layer's output, and keys and values [batch, kv_heads, past + 1, head_dim]: the bits of transformers' layer.
+        float32 [..., outputs].
     """
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.spikeconv.decode_layer.default(
-        x, cos, sin, keys, values, plans, scaling
-    )
-    return result
+    y: Tensor = torch.ops.spikeconv.float_head.default(x, weight, bias)
+    return y
 
 
 @cache

@@ -3,13 +3,23 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-__all__ = ["ATTENTION_TOLERANCE", "ERROR_TOLERANCE", "ROTATION_TOLERANCE", "ROUNDING_TOLERANCE", "VerifyResult"]
+__all__ = [
+    "ATTENTION_TOLERANCE",
+    "ENGINE_TOLERANCE",
+    "ERROR_TOLERANCE",
+    "ROTATION_TOLERANCE",
+    "ROUNDING_TOLERANCE",
+    "VerifyResult",
+]
 
 ROTATION_TOLERANCE = 1e-4
 """Allowed difference of logits, relative to their largest magnitude."""
 
 ATTENTION_TOLERANCE = 2e-5
 """Allowed difference of attention over counts, relative to the largest output of the layer."""
+
+ENGINE_TOLERANCE = 2e-5
+"""Allowed difference of attention, SiLU and logits of the engine from the modules, relative to the largest of each."""
 
 ROUNDING_TOLERANCE = 0.5 + 1e-3
 """Allowed distance of an integer weight from the source's, in steps; the thousandth is for float32's own rounding."""
@@ -34,6 +44,10 @@ class VerifyResult:
         different_rows: attention layers whose rows are not those of the reference.
         attention_error: largest |Δ| of attention between executions, and of one query from all at once, relative to
             its largest output; None where keys and values are float.
+        engine_outputs: numbers that the engine computed on the way to its logits, compared with the modules'.
+        different_in_engine: layers and what in them is not the same bits.
+        engine_error: largest |Δ| of attention, SiLU and logits, relative to the largest number of each; None where the
+            engine does not run the model.
         float_caches: layers of the cache that do not hold spike counts, though the checkpoint asks for them.
         uncalled: converted linears that the forward pass never called.
         changed_files: weight files whose hash is not the recorded one.
@@ -62,6 +76,9 @@ class VerifyResult:
     rows: int = 0
     different_rows: list[str] = field(default_factory=list)
     attention_error: float | None = None
+    engine_outputs: int = 0
+    different_in_engine: list[str] = field(default_factory=list)
+    engine_error: float | None = None
     float_caches: list[str] = field(default_factory=list)
     changed_files: list[str] = field(default_factory=list)
     source_reader: str | None = None
@@ -84,6 +101,7 @@ class VerifyResult:
             self.different_codes,
             self.different_logits,
             self.different_rows,
+            self.different_in_engine,
             self.float_caches,
             self.uncalled,
             self.changed_files,
@@ -92,6 +110,7 @@ class VerifyResult:
             self.second_weights,
         )
         exact = not any(faults) and (self.attention_error or 0) <= ATTENTION_TOLERANCE
+        exact = exact and (self.engine_error or 0) <= ENGINE_TOLERANCE
         return exact and (self.rotation_error or 0) <= ROTATION_TOLERANCE
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.families import family_of
 from spikeconv.integrations.attention import float_caches
+from spikeconv.integrations.engine import modules_only
 from spikeconv.loading import LoadedModel, load_tokenizer
 from spikeconv.nn import attention_codes, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.sources.resolve import resolve_source
 from spikeconv.verification.attention import compare_attention
 from spikeconv.verification.check import check_files
+from spikeconv.verification.engine import compare_engine
 from spikeconv.verification.executions import compare_executions
 from spikeconv.verification.result import VerifyResult
 from spikeconv.verification.source import compare_with_source
@@ -99,17 +101,25 @@ def verify_model(
     """
     result = VerifyResult(tokens=ids.shape[1])
     ids = ids.to(model.device)
+    compare_engine(model, ids, result)
+    with modules_only(model):
+        _compare_modules(model, ids, path, source, result, track)
+    return result
+
+
+def _compare_modules(
+    model: Any, ids: Tensor, path: Path | None, source: bool | Path, result: VerifyResult, track: Track
+) -> None:
     compare_executions(model, ids, result, track)
     compare_attention(model, ids, result)
     result.float_caches = float_caches(model, ids[:, :2])
     if path is None:
         result.notes.append("the model has no checkpoint: neither files nor source were looked at")
-        return result
+        return
     if not has_record(path):
         result.notes.append("the record of its conversion is not there: neither files nor source were looked at")
-        return result
+        return
     record = read_record(path)
     result.changed_files = sorted({damage.file for damage in check_files(path).damages})
     if source:
         compare_with_source(model, ids, record, path, result, None if source is True else source)
-    return result

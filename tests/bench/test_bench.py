@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,13 @@ SMALL = Shape("tiny", "q|k|v", 64, (32, 32))
 
 def test_medians_are_of_turns() -> None:
     order: list[str] = []
-    taken = median_seconds({"a": lambda: order.append("a"), "b": lambda: time.sleep(0.01)}, 0.001)
+
+    def busy() -> None:
+        begin = time.thread_time()
+        while time.thread_time() < begin + 0.01:
+            pass
+
+    taken = median_seconds({"a": lambda: order.append("a"), "b": busy}, 0.001)
     assert taken["b"] >= 0.01 > taken["a"]
     assert len(order) >= 6  # warm-up and five turns
 
@@ -42,6 +49,11 @@ def test_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(row.seconds > 0 and row.fraction > 0 for row in rows)
     assert rows[0].limit == "dram" and rows[2].limit == "macs"
     assert rows[2].fraction == pytest.approx(9 * SMALL.weights / rows[2].seconds / limits.macs)
+    for limit in ("macs", "dram"):  # a kernel cannot be faster than the machine
+        low = replace(limits, **{limit: rows[0].rate / 1e6})
+        with pytest.raises(SpikeconvError, match=f"of the limit {limit} .* measured wrong"):
+            list(bench_kernels([SMALL], low, [1 if limit == "dram" else 9], [0.5], 0.001))
+    assert limits.share("macs", 1.05 * limits.macs) == pytest.approx(1.05)
     assert "fp32 linear" in rows[0].ratios and rows[4].ratios.keys() == {"our dense"}
 
 
@@ -72,14 +84,22 @@ def test_peers_compute_the_same_product(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "rwkv", "rwkv6", "rwkv7"])
 def test_model_rows(name: str, converted: Callable[..., Path]) -> None:
-    rows = bench_model(converted(name), prompt=16, new_tokens=3, seconds=0.001)
+    rows, parts = bench_model(converted(name), prompt=16, new_tokens=3, seconds=0.001)
     assert [(row.run, row.model) for row in rows] == [
         (run, model) for run in ("prefill 16", "decode") for model in ("HF fp32", "HF bf16", "spiking")
     ]
     assert all(row.ratio == 1 for row in rows if row.model == "HF fp32")
+    assert [each.run for each in parts] == (["prefill 16", "decode"] if name == "llama" else [])
+    assert all(abs(sum(each.shares.values()) - 1) < 1e-9 and each.milliseconds > 0 for each in parts)
 
 
 def test_nothing_to_measure_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spikeconv.bench.limits.load", lambda device: Backend("reference", "no compiler"))
     with pytest.raises(SpikeconvError, match="no compiler"):
         measure_limits()
+
+
+def test_threads_on_one_core_are_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spikeconv.bench.limits.torch.get_num_threads", lambda: 1 << 20)  # more than there are cores
+    with pytest.raises(SpikeconvError, match=r"1048576 threads share \d+ cores?, .* OMP_NUM_THREADS"):
+        measure_limits(0.01)

@@ -79,7 +79,7 @@ def test_more_is_silent_and_executions_agree(
         shares[quantile] = int(seen.zeros) / seen.inputs
         for execution in ("dense", "events", "unfold"):
             set_execution(model, execution)
-            with torch.no_grad():
+            with torch.no_grad():  # as beside a recorder: by the modules
                 assert torch.equal(model(tokens).logits, expected)
         assert spike_linears(model)[name].input_threshold.item() == plan.jobs[0].threshold != 0
     assert shares[0.5] > 0.4 and shares[0.8] > 0.65

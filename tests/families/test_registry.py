@@ -153,7 +153,7 @@ def test_norms_and_native_layers_are_those_of_the_model() -> None:
                 assert {f"{native.attention}.{n}" for n in (native.q, native.k, native.v, native.o)} <= names
                 assert {f"{native.feed_forward}.{n}" for n in (native.gate, native.up, native.down)} <= names
     assert [name for name, family in FAMILIES.items() if any(stack.native for stack in family.stacks)] == [
-        "llama", "mistral", "qwen2"
+        "llama", "mistral", "qwen2", "qwen3"
     ]  # fmt: skip
 
 

@@ -61,33 +61,33 @@ def test_what_was_chosen_is_told_but_no_warning(converted: Fixture) -> None:
         layer.mlp.act_fn = nn.GELU()
     for words, model in models.items():
         (text,) = fallbacks(model)
-        assert words in text and text.startswith("Decoding runs transformers' own layers")
+        assert words in text and text.startswith("The model runs transformers' own layers")
 
 
 @needs_kernels
-@pytest.mark.parametrize("renamed", ["position_embeddings", "cache"])
-def test_a_layer_of_an_unknown_transformers_warns(
-    renamed: str, converted: Fixture, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+def test_layers_of_an_unknown_transformers_warn(
+    converted: Fixture, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The names of its arguments are what they will be called one day; the logits stay what they are."""
+    """Other modules, or another's class of that name: nobody knows what it computes. The logits stay what they are."""
     expected = load(converted("llama"))(tokens).logits
-    signature = inspect.signature(LlamaDecoderLayer.forward)
-    kept = [p for p in signature.parameters.values() if p.name not in (renamed, "past_key_values", "state")]
-    if renamed != "cache":
-        kept = [p for p in signature.parameters.values() if p.name != renamed]
-    forward = LlamaDecoderLayer.forward
+    build, module = LlamaDecoderLayer.__init__, LlamaDecoderLayer.__module__
 
-    def other(*arguments: Any, **options: Any) -> Any:
-        return forward(*arguments, **options)
+    def with_more(self: Any, *arguments: Any, **options: Any) -> None:
+        build(self, *arguments, **options)
+        self.more = torch.nn.Identity()
 
-    other.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    monkeypatch.setattr(LlamaDecoderLayer, "forward", other)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = load(converted("llama"))
-    (text,) = ours(caught)
-    assert "Decoding runs transformers' own layers" in text and fallbacks(model) == [text]
-    assert torch.equal(model(tokens).logits, expected)
+    for name, value, words in (
+        ("__init__", with_more, "is built of other modules"),
+        ("__module__", "transformers_modules.somebody", "LlamaDecoderLayer is not transformers' own"),
+    ):
+        with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            patch.setattr(LlamaDecoderLayer, name, value)
+            model = load(converted("llama"))
+        (text,) = ours(caught)
+        assert "The model runs transformers' own layers" in text and words in text
+        assert torch.equal(model(tokens).logits, expected)
+    assert LlamaDecoderLayer.__module__ == module
 
 
 def test_missing_kernels_are_told(converted: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_missing_kernels_are_told(converted: Fixture, monkeypatch: pytest.Monkey
     model = load(converted("llama"))
     nothing = Backend("reference", "no compiler was found")
     monkeypatch.setattr("spikeconv.integrations.fallbacks.load", lambda device: nothing)
-    monkeypatch.setattr("spikeconv.integrations.decode.load", lambda device: nothing)
+    monkeypatch.setattr("spikeconv.engine.parts.load", lambda device: nothing)
     assert fallbacks(model) == ["On cpu the reference stands in for the native kernels: no compiler was found."]
 
 

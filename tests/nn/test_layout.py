@@ -12,16 +12,27 @@ from transformers import AutoModelForCausalLM
 
 from spikeconv.checkpoint.folder import save_zero_shares
 from spikeconv.config import SpikeConfig
-from spikeconv.nn import SpikeGroup, arrange_weights, layout, prefers_events, set_execution, spike_linears
+from spikeconv.nn import SpikeGroup, arrange_weights, layout, set_execution, spike_linears
+from spikeconv.nn.costs import Costs, measured_costs
 from spikeconv.ops.native import Backend
 
 
-@pytest.mark.parametrize(
-    ("zeros", "column_bytes", "events"),
-    [(0.0, 1 << 20, False), (0.2, 1 << 20, False), (0.99, 1 << 20, True), (0.99, 16, False)],
-)
-def test_events_need_many_zeros_and_long_columns(zeros: float, column_bytes: int, events: bool) -> None:
-    assert prefers_events(zeros, column_bytes) == events
+def test_events_need_many_zeros_and_long_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = Costs(dense=1, inputs=10, column=200, byte=2)
+    for zeros, column_bytes, events in (
+        (0.0, 1 << 20, False),
+        (0.49, 1 << 20, False),
+        (0.51, 1 << 20, True),
+        (0.9, 41, True),  # 10 + 0.1 · (200 + 2 · 41) = 38.2
+        (0.9, 36, False),
+        (1.0, 11, True),
+        (1.0, 9, False),
+    ):
+        assert costs.prefer_events(zeros, 64, column_bytes) == events, (zeros, column_bytes)
+    monkeypatch.setattr("spikeconv.nn.costs.BYTES", 1 << 20)
+    for nibbles in (True, False):
+        measured = measured_costs.__wrapped__("cpu", torch.get_num_threads(), nibbles)
+        assert measured.dense > 0 and min(measured.inputs, measured.column, measured.byte) >= 0
 
 
 def layouts(model: torch.nn.Module) -> dict[str, str]:
@@ -31,7 +42,7 @@ def layouts(model: torch.nn.Module) -> dict[str, str]:
 def test_layout_follows_the_measured_zeros(
     converted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logits_of: Callable[..., Any]
 ) -> None:
-    monkeypatch.setattr(layout, "EVENTS_WIN", ((0.9, 1),))
+    monkeypatch.setattr(layout, "measured_costs", lambda *of: Costs(dense=1, inputs=0, column=0, byte=5))
     path = converted("llama")
     config = (path / "config.json").read_text()
     model = AutoModelForCausalLM.from_pretrained(path).eval()

@@ -115,8 +115,9 @@ def test_shapes(tokens: int, inputs: int, outputs: int, kernels: Any) -> None:
 
 def test_few_events(kernels: Any) -> None:
     for density in (0.0, 0.02, 0.3):
-        counts = random_counts((3, 700), -8, 7) * (torch.rand(3, 700) < density)
-        Case(kernels, counts, random_weight(400, 700, 4), 4, 8).check()
+        for inputs, outputs in ((700, 400), (90, 13_000)):  # of the latter, sums are more than a cache holds
+            counts = random_counts((3, inputs), -8, 7) * (torch.rand(3, inputs) < density)
+            Case(kernels, counts, random_weight(outputs, inputs, 4), 4, 8).check()
 
 
 def test_wide_counts_of_one_sign(kernels: Any) -> None:
@@ -160,8 +161,11 @@ def test_columns_of_several_weights_side_by_side(kernels: Any) -> None:
 
 
 def test_any_number_of_threads(threads: Iterator[int], kernels: Any) -> None:
-    weight = random_weight(999, 2000, 4)
-    cases = [Case(kernels, random_counts((tokens, 2000), -8, 7), weight, 4, 8) for tokens in (1, 3, 64)]
+    cases = [
+        Case(kernels, random_counts((tokens, inputs), -8, 7), random_weight(outputs, inputs, 4), 4, 8)
+        # shared out by tiles, panels, rows and events, and by outputs of long columns
+        for tokens, inputs, outputs in ((1, 2000, 999), (3, 2000, 999), (64, 2000, 999), (400, 300, 64), (1, 100, 9001))
+    ]
     for _ in threads:
         for case in cases:
             case.check(("dense", "tiles"), ("events", "columns"), ("dense", "columns"))

@@ -24,9 +24,11 @@ def test_same_bits_as_the_reference(tokens: int, kernels: Any) -> None:
         expected = accumulation.linears(*given, table(), dtype)
         moved = to(given, kernels.device)
         packed = moved[3][::4]
-        for layout in ("packed", "tiles", "columns"):
+        for layout in ("packed", "tiles", "columns", "columns side by side"):
             if layout != "packed":
-                moved[3][::4] = [kernels.arrange(weight, 90, layout) for weight in packed]
+                moved[3][::4] = arranged = [kernels.arrange(weight, 90, layout.split()[0]) for weight in packed]
+            if layout == "columns side by side":
+                moved[3][::4] = torch.cat(arranged, 1).split([weight.shape[1] for weight in arranged], 1)
             for y, reference in zip(kernels.linears(*moved, table(), dtype), expected, strict=True):
                 assert y.dtype == dtype and y.shape == reference.shape
                 assert torch.equal(y.cpu(), reference), (layout, zero, bias, dtype)

@@ -100,11 +100,12 @@ def test_unknown_instruction_set() -> None:
 LOGITS = """
 import sys, torch, spikeconv
 from transformers import AutoModelForCausalLM
+from spikeconv.integrations.engine import modules_only
 from spikeconv.ops import native
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
 print(native.load("cpu").name)
 torch.manual_seed(0)
-with torch.inference_mode():
+with torch.inference_mode(), modules_only(model):
     torch.save(model(torch.randint(0, 50, (2, 9)), use_cache=False).logits, sys.argv[2])
 """
 
@@ -131,11 +132,13 @@ def test_a_model_has_the_same_logits_without_native_kernels(
 BY_ITSELF = """
 import sys, threading, torch, spikeconv
 from transformers import AutoModelForCausalLM
-from spikeconv.integrations import decode, fallbacks
+from spikeconv.engine import parts
+from spikeconv.integrations import engine, fallbacks
 from spikeconv.nn import layout, spike_linears
 from spikeconv.ops import library, native
 native_kernel = lambda op: torch._C._dispatch_has_kernel_for_dispatch_key(f"spikeconv::{op}", "CPU")
-layout.ready = decode.load = fallbacks.load = lambda device: native.Backend("reference", "as if on another device")
+elsewhere = native.Backend("reference", "as if on another device")
+layout.ready = parts.load = engine.load = fallbacks.load = lambda device: elsewhere
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
 print("loaded:", native_kernel("encode"), {linear.layout for linear in spike_linears(model).values()})
 ids, logits = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0)), []

@@ -1,0 +1,349 @@
+#include "engine.h"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "dispatch.h"
+#include "parallel.h"
+
+namespace spikeconv {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+// Pieces of one block of memory, each at a cache line.
+class Room {
+ public:
+  explicit Room(char* begin) : next_(begin), begin_(begin) {}
+  template <class T>
+  T* take(int64_t count) {
+    char* piece = next_;
+    next_ += ceil_div(count * int64_t(sizeof(T)), 64) * 64;
+    return reinterpret_cast<T*>(piece);
+  }
+  int64_t used() const { return next_ - begin_; }
+
+ private:
+  char *next_, *begin_;
+};
+
+// What a forward of so many tokens works in.
+struct Workspace {
+  float *x, *attended, *other, *gate, *up, *query, *key, *value, *scale, *final;
+  int32_t* zero;
+  void* counts;
+  float* records;
+
+  Workspace(Room& room, const ModelPlan& m, int64_t tokens, int64_t records_floats) {
+    const int64_t widest = std::max({m.hidden, m.query_width(), m.intermediate});
+    x = room.take<float>(tokens * m.hidden);
+    other = room.take<float>(tokens * m.hidden);
+    query = room.take<float>(tokens * m.query_width());
+    attended = room.take<float>(tokens * m.query_width());
+    key = room.take<float>(tokens * m.key_width());
+    value = room.take<float>(tokens * m.key_width());
+    gate = room.take<float>(tokens * m.intermediate);
+    up = room.take<float>(tokens * m.intermediate);
+    final = room.take<float>(tokens * m.hidden);
+    scale = room.take<float>(tokens);
+    zero = room.take<int32_t>(tokens);
+    counts = room.take<int16_t>(tokens * widest);
+    records = room.take<float>(records_floats);
+  }
+};
+
+// Attention of one forward, cut into parts that depend on shapes alone.
+struct Task {
+  int64_t sequence, key_head;
+  FloatAttendPart part;
+  int64_t record;      // where its records begin, in records
+  int64_t key_parts;   // of the same rows; the first of them has the merge
+  bool merges;
+};
+
+class Forward {
+ public:
+  Forward(const ModelPlan& m, const LayerPlan* layers, std::span<const Sequence> sequences, const int64_t* tokens,
+          int64_t count, const Cache& cache, double* seconds, float* trace)
+      : m_(m), layers_(layers), sequences_(sequences), tokens_(tokens), count_(count), cache_(cache),
+        isa_(kernels()), float_(*isa_.engine), seconds_(seconds), trace_(trace) {}
+
+  void run(std::span<const int64_t> wanted, bool logits, float* out) {
+    cut();
+    static thread_local Scratch memory;
+    Room measure(nullptr);
+    Workspace(measure, m_, count_, records_ * (m_.head_dim + kRecordExtra));
+    Room room(static_cast<char*>(memory.bytes(measure.used() + 64)));
+    Workspace w(room, m_, count_, records_ * (m_.head_dim + kRecordExtra));
+    begin();
+    each_token(m_.hidden, [&](int64_t t) {
+      float_.widen(m_.embedding.data, m_.embedding.dtype, tokens_[t] * m_.embedding.stride, m_.hidden,
+                   w.x + t * m_.hidden);
+    });
+    lap(Part::rest);
+    for (int64_t l = 0; l < m_.layers; ++l) layer(l, w);
+    finish(w, wanted, logits, out);
+  }
+
+ private:
+  void begin() { last_ = Clock::now(); }
+  void lap(Part part) {
+    const Clock::time_point now = Clock::now();
+    seconds_[int(part)] += std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+  }
+
+  template <class F>
+  void each_token(int64_t work, const F& f) {
+    share(0, count_, std::max<int64_t>(1, kWorkPerThread / 16 / std::max<int64_t>(work, 1)),
+          [&](int64_t begin, int64_t end) {
+            for (int64_t t = begin; t < end; ++t) f(t);
+          });
+  }
+
+  // Rows of `width` numbers, for those who compare.
+  void note(int64_t layer, int64_t& at, const float* rows, int64_t width) {
+    if (!trace_) return;
+    const int64_t stride = trace_width(m_);
+    for (int64_t t = 0; t < count_; ++t)
+      std::memcpy(trace_ + (layer * count_ + t) * stride + at, rows + t * width, size_t(width) * 4);
+    at += width;
+  }
+
+  void layer(int64_t index, Workspace& w) {
+    const LayerPlan& plan = layers_[index];
+    int64_t noted = 0;
+    note(index, noted, w.x, m_.hidden);
+    encode(plan.qkv, w.x, w, count_);
+    multiply(plan.qkv, w, std::array{w.query, w.key, w.value}, count_);
+    note(index, noted, w.query, m_.query_width());
+    note(index, noted, w.key, m_.key_width());
+    note(index, noted, w.value, m_.key_width());
+    remember(plan, index, w);
+    attend(plan, index, w);
+    lap(Part::attention);
+    note(index, noted, w.attended, m_.query_width());
+    encode(plan.output, w.attended, w, count_);
+    multiply(plan.output, w, std::array{w.other}, count_);
+    note(index, noted, w.other, m_.hidden);
+    add(w);
+    note(index, noted, w.x, m_.hidden);
+    encode(plan.gate_up, w.x, w, count_);
+    multiply(plan.gate_up, w, std::array{w.gate, w.up}, count_);
+    note(index, noted, w.gate, m_.intermediate);
+    note(index, noted, w.up, m_.intermediate);
+    encode_gated(plan.down, w);
+    note(index, noted, w.gate, m_.intermediate);
+    multiply(plan.down, w, std::array{w.other}, count_);
+    note(index, noted, w.other, m_.hidden);
+    add(w);
+  }
+
+  EncodeJob job_of(const GroupPlan& group, const float* x, Workspace& w) const {
+    EncodeJob job = group.job;
+    job.x = x;
+    job.dtype = Dtype::float32;
+    job.counts = w.counts;
+    job.scale = w.scale;
+    job.zero = w.zero;
+    return job;
+  }
+
+  void encode(const GroupPlan& group, const float* x, Workspace& w, int64_t tokens) {
+    run_encode(job_of(group, x, w), tokens);
+    lap(Part::encode);
+  }
+
+  // silu(gate) · up → counts, a token at a time; what was encoded replaces the gates.
+  void encode_gated(const GroupPlan& group, Workspace& w) {
+    const EncodeJob job = job_of(group, w.gate, w);
+    const int64_t n = m_.intermediate;
+    share(0, count_, std::max<int64_t>(1, kWorkPerThread / 16 / n), [&](int64_t begin, int64_t end) {
+      float* memory = static_cast<float*>(scratch().bytes(encode_scratch(job) * 4));
+      for (int64_t t = begin; t < end; ++t) {
+        float* gate = w.gate + t * n;
+        float_.gate(gate, w.up + t * n, n, gate);
+        isa_.encode(job, t, t + 1, memory);
+      }
+    });
+    lap(Part::encode);
+  }
+
+  template <size_t outputs>
+  void multiply(const GroupPlan& group, Workspace& w, const std::array<float*, outputs>& to, int64_t tokens) {
+    std::array<Member, outputs> members;
+    for (size_t i = 0; i < outputs; ++i) {
+      members[i] = group.members[i];
+      Output& output = members[i].output;
+      output.data = to[i];
+      output.dtype = Dtype::float32;
+      output.scale = w.scale;
+      output.zero = group.job.range.symmetric ? nullptr : w.zero;
+    }
+    run_products({w.counts, tokens, group.job.transform.size, group.job.wide}, group.products, members);
+    lap(Part::products);
+  }
+
+  void add(Workspace& w) {
+    each_token(m_.hidden, [&](int64_t t) { float_.add(w.x + t * m_.hidden, w.other + t * m_.hidden, m_.hidden); });
+    lap(Part::rest);
+  }
+
+  char* state(void* base, int64_t layer, int64_t slot, int64_t key_head, int64_t index) const {
+    const int64_t row = ((layer * cache_.slots + slot) * m_.key_heads + key_head) * cache_.capacity + index;
+    return static_cast<char*>(base) + row * m_.head_dim * cache_.bytes();
+  }
+
+  // Turns queries and keys, and puts keys and values into the cache.
+  void remember(const LayerPlan& plan, int64_t layer, Workspace& w) {
+    const int64_t dim = m_.head_dim;
+    share(0, count_, std::max<int64_t>(1, kWorkPerThread / 8 / (m_.query_width() + 2 * m_.key_width())),
+          [&](int64_t begin, int64_t end) {
+            float* memory = static_cast<float*>(scratch().bytes(4 * dim * 4 + 64));
+            for (int64_t t = begin; t < end; ++t) {
+              const Sequence& s = sequence_of(t);
+              const int64_t place = t - s.begin;
+              const float *cos = m_.cos + (s.position + place) * dim, *sin = m_.sin + (s.position + place) * dim;
+              for (int64_t h = 0; h < m_.heads; ++h) {
+                float* q = w.query + t * m_.query_width() + h * dim;
+                if (plan.query_norm) float_.normalize(q, dim, plan.query_norm, plan.norm_epsilon, q, memory);
+                float_.rotary(q, cos, sin, dim);
+              }
+              for (int64_t h = 0; h < m_.key_heads; ++h) {
+                float* k = w.key + t * m_.key_width() + h * dim;
+                if (plan.key_norm) float_.normalize(k, dim, plan.key_norm, plan.norm_epsilon, k, memory);
+                float_.rotary(k, cos, sin, dim);
+                float_.narrow(k, dim, cache_.dtype, state(cache_.keys, layer, s.slot, h, s.at + place));
+                float_.narrow(w.value + t * m_.key_width() + h * dim, dim, cache_.dtype,
+                              state(cache_.values, layer, s.slot, h, s.at + place));
+              }
+            }
+          });
+  }
+
+  const Sequence& sequence_of(int64_t token) const {
+    const auto after = std::upper_bound(sequences_.begin(), sequences_.end(), token,
+                                        [](int64_t t, const Sequence& s) { return t < s.begin; });
+    return *(after - 1);
+  }
+
+  FloatAttendJob attend_job(const LayerPlan& plan, int64_t layer, const Task& task, const Workspace& w) const {
+    const Sequence& s = sequences_[size_t(task.sequence)];
+    const int64_t dim = m_.head_dim, repeats = m_.heads / m_.key_heads;
+    return {w.query + s.begin * m_.query_width() + task.key_head * repeats * dim,
+            m_.query_width(),
+            {state(cache_.keys, layer, s.slot, task.key_head, 0), cache_.dtype, dim},
+            {state(cache_.values, layer, s.slot, task.key_head, 0), cache_.dtype, dim},
+            s.at, s.first, plan.window, repeats, dim, m_.scaling};
+  }
+
+  // Every key head of every sequence, in pieces of queries, and of keys where there are few queries.
+  void cut() {
+    const int64_t repeats = m_.heads / m_.key_heads;
+    for (size_t i = 0; i < sequences_.size(); ++i) {
+      const Sequence& s = sequences_[i];
+      const int64_t rows = s.count * repeats;
+      const bool few = rows <= kFewQueryRows;
+      for (int64_t h = 0; h < m_.key_heads; ++h)
+        for (int64_t row = 0; row < rows; row += kMostRows) {
+          const int64_t end = std::min(rows, row + kMostRows), keys = s.at + (end - 1) / repeats + 1;
+          const int64_t step = few ? kFewKeys : std::max<int64_t>(keys - s.first, 1);
+          const int64_t parts = ceil_div(std::max<int64_t>(keys - s.first, 1), step);
+          for (int64_t p = 0; p < parts; ++p) {
+            const int64_t from = s.first + p * step;
+            tasks_.push_back({int64_t(i), h, {row, end, from, std::min(keys, from + step)}, records_, parts, p == 0});
+            records_ += end - row;
+          }
+        }
+    }
+    // The longest first, so that no thread is left with one at the end.
+    if (sequences_.size() > 1 || count_ > 1)
+      std::stable_sort(tasks_.begin(), tasks_.end(), [](const Task& a, const Task& b) { return size(a) > size(b); });
+  }
+
+  static int64_t size(const Task& t) { return t.part.rows() * (t.part.key_end - t.part.key_begin); }
+
+  void attend(const LayerPlan& plan, int64_t layer, Workspace& w) {
+    const int64_t dim = m_.head_dim, record = dim + kRecordExtra, repeats = m_.heads / m_.key_heads;
+    const int64_t count = int64_t(tasks_.size());
+    int64_t work = 0;
+    for (const Task& t : tasks_) work += size(t) * dim * 2;
+    const int64_t grain = std::max<int64_t>(1, kWorkPerThread / 8 / std::max<int64_t>(1, work / std::max<int64_t>(count, 1)));
+    std::atomic<int64_t> next{0};
+    const auto some = [&](int64_t, int64_t) {
+      float* memory = static_cast<float*>(scratch().bytes(float_attend_scratch(dim) * 4));
+      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+        float_.attend(attend_job(plan, layer, tasks_[size_t(i)], w), tasks_[size_t(i)].part,
+                      w.records + tasks_[size_t(i)].record * record, memory);
+    };
+    share(0, std::min(thread_count(), ceil_div(count, grain)), 1, some);
+    share(0, count, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Task& t = tasks_[size_t(i)];
+        if (!t.merges) continue;
+        const Sequence& s = sequences_[size_t(t.sequence)];
+        const int64_t rows = t.part.rows();
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t row = t.part.row_begin + r, token = s.begin + row / repeats;
+          float* to = w.attended + token * m_.query_width() + (t.key_head * repeats + row % repeats) * dim;
+          isa_.merge(w.records + (t.record + r) * record, rows * record, t.key_parts, dim, to);
+        }
+      }
+    });
+  }
+
+  void finish(Workspace& w, std::span<const int64_t> wanted, bool logits, float* out) {
+    const int64_t n = int64_t(wanted.size()), hidden = m_.hidden;
+    float* to = logits ? w.final : out;
+    share(0, n, std::max<int64_t>(1, kWorkPerThread / 16 / hidden), [&](int64_t begin, int64_t end) {
+      float* memory = static_cast<float*>(scratch().bytes(2 * hidden * 4 + 64));
+      for (int64_t i = begin; i < end; ++i)
+        float_.normalize(w.x + wanted[size_t(i)] * hidden, hidden, m_.norm, m_.norm_epsilon, to + i * hidden, memory);
+    });
+    lap(Part::rest);
+    if (!logits) return;
+    run_head(m_.head, m_.head_bias, w.final, n, hidden, m_.vocabulary, out);
+    lap(Part::head);
+  }
+
+  const ModelPlan& m_;
+  const LayerPlan* layers_;
+  std::span<const Sequence> sequences_;
+  const int64_t* tokens_;
+  int64_t count_;
+  const Cache& cache_;
+  const Kernels& isa_;
+  const EngineKernels& float_;
+  double* seconds_;
+  float* trace_;
+  std::vector<Task> tasks_;
+  int64_t records_ = 0;
+  Clock::time_point last_;
+};
+
+}  // namespace
+
+void run_forward(const ModelPlan& model, const LayerPlan* layers, std::span<const Sequence> sequences,
+                 const int64_t* tokens, int64_t count, const Cache& cache, std::span<const int64_t> wanted,
+                 bool logits, float* out, double* seconds, float* trace) {
+  const Pool::Forward pool(torch::stable::get_num_threads());
+  Forward(model, layers, sequences, tokens, count, cache, seconds, trace).run(wanted, logits, out);
+}
+
+void run_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t vocabulary,
+              float* logits) {
+  if (rows == 0) return;
+  const EngineKernels& isa = *kernels().engine;
+  const int64_t work = std::max<int64_t>(1, rows * n * kHeadRows);
+  share(0, ceil_div(vocabulary, kHeadRows), std::max<int64_t>(1, kWorkPerThread / 4 / work),
+        [&](int64_t begin, int64_t end) {
+          float* memory = static_cast<float*>(scratch().bytes(head_scratch(n) * 4));
+          isa.head(weight, bias, x, rows, n, begin * kHeadRows, std::min(vocabulary, end * kHeadRows), logits,
+                   vocabulary, memory);
+        });
+}
+
+}  // namespace spikeconv

@@ -1,0 +1,70 @@
+// What each instruction set provides of a model's float parts, on raw pointers.
+#pragma once
+
+#include <stdint.h>
+
+namespace spikeconv {
+
+enum class Dtype : int;
+
+// Rows of floats: float32, or bfloat16.
+struct FloatRows {
+  const void* data;
+  Dtype dtype;
+  int64_t stride;  // numbers from one row to the next
+};
+
+// One sequence's tokens and one of its key heads. A row is a query: repeats of token 0, of token 1, …
+struct FloatAttendJob {
+  const float* query;  // token t, head r: query + t · query_stride + r · dim
+  int64_t query_stride;
+  FloatRows keys, values;  // [length] of dim
+  int64_t at;              // which key is token 0's own
+  int64_t first;           // first key there is
+  int64_t window;          // keys that a token sees, itself included; 0: all
+  int64_t repeats, dim;
+  float scaling;
+  // First and last key that a row sees.
+  int64_t low(int64_t row) const {
+    const int64_t own = at + row / repeats;
+    return window && own - window + 1 > first ? own - window + 1 : first;
+  }
+  int64_t high(int64_t row) const { return at + row / repeats; }
+};
+
+struct FloatAttendPart {
+  int64_t row_begin, row_end, key_begin, key_end;
+  int64_t rows() const { return row_end - row_begin; }
+};
+
+struct EngineKernels {
+  // γ · x / √(mean x² + ε), as in front of encoders; scratch of 2 n floats.
+  void (*normalize)(const float* x, int64_t n, const float* gamma, float epsilon, float* out, float* scratch);
+  // x · cos + (-x₂, x₁) · sin in place, for one head.
+  void (*rotary)(float* x, const float* cos, const float* sin, int64_t dim);
+  // to += from
+  void (*add)(float* to, const float* from, int64_t n);
+  // out = silu(gate) · up
+  void (*gate)(const float* gate, const float* up, int64_t n, float* out);
+  // Numbers of a type to and from floats.
+  void (*widen)(const void* from, Dtype dtype, int64_t begin, int64_t n, float* to);
+  void (*narrow)(const float* from, int64_t n, Dtype dtype, void* to);
+  // Records [rows][dim + 2] of a part (see Kernels::attend); scratch of `float_attend_scratch(…)` floats.
+  void (*attend)(const FloatAttendJob&, const FloatAttendPart&, float* records, float* scratch);
+  // out[row][r] = weight row r · x row + bias, r in [begin, end); x [rows, n]. Scratch of `head_scratch(…)` floats.
+  void (*head)(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t begin,
+               int64_t end, float* out, int64_t out_stride, float* scratch);
+};
+
+constexpr int64_t kFewQueryRows = 8;          // queries up to which keys are read once for all of them, lane by lane
+constexpr int64_t kFewKeys = 256;        // keys of a part with few queries
+constexpr int64_t kMostRows = 128;       // queries of a part
+constexpr int64_t kHeadRows = 48;        // rows of the head at a time
+constexpr int64_t kHeadFew = 4;          // tokens up to which the head's weights are streamed
+
+inline int64_t float_attend_scratch(int64_t dim) {
+  return 2 * (kMostRows + 32) * dim + 2 * 48 * dim + (kMostRows + 64) * 64 + kFewQueryRows * (kFewKeys + 2 * dim) + 4096;
+}
+inline int64_t head_scratch(int64_t n) { return (kHeadRows + 32) * n + kHeadRows * 32 + 1024; }
+
+}  // namespace spikeconv

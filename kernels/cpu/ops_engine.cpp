@@ -1,0 +1,177 @@
+// The engine's ops: a model's plan, and a forward of it.
+#include <torch/csrc/stable/library.h>
+
+#include <cstring>
+#include <string>
+
+#include "engine.h"
+#include "parallel.h"
+#include "tensors.h"
+
+namespace spikeconv {
+namespace {
+
+const float* kept_floats(const Tensor& t, int64_t count, const char* what) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.is_contiguous() && t.numel() == count && !t.is_cuda(),
+                  "spikeconv: ", what, " must be ", count, " contiguous float32 numbers");
+  return data<const float>(t);
+}
+
+FloatRows kept_rows(const Tensor& t, int64_t rows, int64_t width, const char* what) {
+  const bool half = t.scalar_type() == ScalarType::BFloat16;
+  STD_TORCH_CHECK((half || t.scalar_type() == ScalarType::Float) && t.is_contiguous() && t.dim() == 2 &&
+                      t.size(0) == rows && t.size(1) == width && !t.is_cuda(),
+                  "spikeconv: ", what, " must be contiguous float32 or bfloat16 [", rows, ", ", width, "]");
+  return {t.data_ptr(), half ? Dtype::bfloat16 : Dtype::float32, width};
+}
+
+// A group's plan, for inputs and outputs of these sizes.
+GroupPlan group_of(const Tensor& bytes, int64_t inputs, std::initializer_list<int64_t> outputs, const char* what) {
+  STD_TORCH_CHECK(bytes.numel() == int64_t(sizeof(GroupPlan)), "spikeconv: not a plan of this library");
+  GroupPlan plan;
+  std::memcpy(&plan, bytes.data_ptr(), sizeof(plan));
+  bool fits = plan.job.transform.size == inputs && plan.member_count == int64_t(outputs.size());
+  for (size_t i = 0; fits && i < outputs.size(); ++i)
+    fits = plan.members[i].weight.out_features == outputs.begin()[i] && plan.members[i].output.stride == outputs.begin()[i];
+  STD_TORCH_CHECK(fits, "spikeconv: the plan of ", what, " is of other sizes than the model's");
+  return plan;
+}
+
+// sizes: layers, hidden, heads, key_heads, head_dim, intermediate, vocabulary, positions; then a window for each layer.
+// numbers: scaling of scores, ε of the last norm, ε of the norms of queries and keys.
+// tensors: embedding, cos, sin, norm, head, bias of the head (the last two may be none).
+// groups: q|k|v, output, gate|up and down of each layer. head_norms: of q and k of each layer, or nothing.
+Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& numbers,
+                  const std::vector<OptionalTensor>& tensors, const Tensors& groups, const Tensors& head_norms) {
+  STD_TORCH_CHECK(sizes.size() >= 8 && numbers.size() == 3 && tensors.size() == 6, "spikeconv: not a model's arguments");
+  for (size_t i = 0; i < 8; ++i) STD_TORCH_CHECK(sizes[i] > 0, "spikeconv: a model's sizes are above 0");
+  ModelPlan m{};
+  m.layers = sizes[0], m.hidden = sizes[1], m.heads = sizes[2], m.key_heads = sizes[3], m.head_dim = sizes[4];
+  m.intermediate = sizes[5], m.vocabulary = sizes[6], m.positions = sizes[7];
+  m.scaling = float(numbers[0]), m.norm_epsilon = float(numbers[1]);
+  const size_t layers = size_t(m.layers);
+  STD_TORCH_CHECK(sizes.size() == 8 + layers, "spikeconv: one window for each layer");
+  STD_TORCH_CHECK(m.heads % m.key_heads == 0 && m.head_dim % 2 == 0, "spikeconv: heads that are not whole");
+  STD_TORCH_CHECK(head_norms.empty() || head_norms.size() == 2 * layers, "spikeconv: two norms of heads for each layer");
+  STD_TORCH_CHECK(groups.size() == 4 * layers, "spikeconv: four plans for each layer");
+  for (const size_t needed : {0, 1, 2, 3}) STD_TORCH_CHECK(tensors[needed], "spikeconv: a tensor of the model is missing");
+  m.embedding = kept_rows(*tensors[0], m.vocabulary, m.hidden, "the embedding");
+  m.cos = kept_floats(*tensors[1], m.positions * m.head_dim, "cos");
+  m.sin = kept_floats(*tensors[2], m.positions * m.head_dim, "sin");
+  m.norm = kept_floats(*tensors[3], m.hidden, "the last norm");
+  if (tensors[4]) m.head = kept_rows(*tensors[4], m.vocabulary, m.hidden, "the head");
+  if (tensors[5]) m.head_bias = kept_floats(*tensors[5], m.vocabulary, "the head's bias");
+  Tensor bytes = make({int64_t(sizeof(ModelPlan) + layers * sizeof(LayerPlan))}, aoti_torch_dtype_uint8());
+  char* to = static_cast<char*>(bytes.data_ptr());
+  std::memcpy(to, &m, sizeof(m));
+  for (size_t l = 0; l < layers; ++l) {
+    LayerPlan layer{};
+    layer.qkv = group_of(groups[4 * l], m.hidden, {m.query_width(), m.key_width(), m.key_width()}, "q, k and v");
+    layer.output = group_of(groups[4 * l + 1], m.query_width(), {m.hidden}, "the output projection");
+    layer.gate_up = group_of(groups[4 * l + 2], m.hidden, {m.intermediate, m.intermediate}, "gate and up");
+    layer.down = group_of(groups[4 * l + 3], m.intermediate, {m.hidden}, "the down projection");
+    if (!head_norms.empty()) {
+      layer.query_norm = kept_floats(head_norms[2 * l], m.head_dim, "the norm of queries");
+      layer.key_norm = kept_floats(head_norms[2 * l + 1], m.head_dim, "the norm of keys");
+    }
+    layer.norm_epsilon = float(numbers[2]);
+    layer.window = sizes[8 + l];
+    STD_TORCH_CHECK(layer.window >= 0, "spikeconv: a window of ", layer.window, " keys");
+    std::memcpy(to + sizeof(m) + l * sizeof(LayerPlan), &layer, sizeof(layer));
+  }
+  return bytes;
+}
+
+// tokens int64 [T]; sequences int64 [S, 6], see Sequence; keys, values [layers, slots, key heads, capacity, head_dim] of
+// float32 or bfloat16; wanted int64 [R], rows of tokens; seconds float64 [parts], added to; trace float32 or empty.
+// Returns logits [R, vocabulary], or what the head reads, [R, hidden].
+Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequences, const Tensor& keys,
+                 const Tensor& values, const Tensor& wanted, bool wants_logits, const Tensor& seconds,
+                 const Tensor& trace) {
+  STD_TORCH_CHECK(plan.numel() >= int64_t(sizeof(ModelPlan)), "spikeconv: not a plan of this library");
+  const ModelPlan& m = *static_cast<const ModelPlan*>(plan.data_ptr());
+  STD_TORCH_CHECK(plan.numel() == int64_t(sizeof(ModelPlan)) + m.layers * int64_t(sizeof(LayerPlan)),
+                  "spikeconv: not a plan of this library");
+  for (const Tensor* t : {&tokens, &sequences, &wanted})
+    STD_TORCH_CHECK(t->scalar_type() == ScalarType::Long && t->is_contiguous() && !t->is_cuda(),
+                    "spikeconv: tokens, sequences and rows are contiguous int64 numbers");
+  const int64_t count = tokens.numel();
+  const int64_t *ids = data<const int64_t>(tokens), *rows = data<const int64_t>(wanted);
+  for (int64_t t = 0; t < count; ++t)
+    STD_TORCH_CHECK(ids[t] >= 0 && ids[t] < m.vocabulary, "spikeconv: token id ", ids[t], " is none of the ", m.vocabulary,
+                    " that the model knows");
+  for (int64_t r = 0; r < wanted.numel(); ++r)
+    STD_TORCH_CHECK(rows[r] >= 0 && rows[r] < count, "spikeconv: logits of token ", rows[r], " of ", count);
+  const bool half = keys.scalar_type() == ScalarType::BFloat16;
+  for (const Tensor* t : {&keys, &values})
+    STD_TORCH_CHECK(t->dim() == 5 && t->size(0) == m.layers && t->size(2) == m.key_heads && t->size(4) == m.head_dim &&
+                        t->size(1) == keys.size(1) && t->size(3) == keys.size(3) && t->is_contiguous() &&
+                        t->scalar_type() == (half ? ScalarType::BFloat16 : ScalarType::Float) && !t->is_cuda(),
+                    "spikeconv: the cache is not one of this model");
+  const Cache cache{keys.data_ptr(), values.data_ptr(), half ? Dtype::bfloat16 : Dtype::float32, keys.size(1),
+                    keys.size(3)};
+  STD_TORCH_CHECK(sequences.dim() == 2 && sequences.size(1) == 6, "spikeconv: six numbers for each sequence");
+  const int64_t* given = data<const int64_t>(sequences);
+  std::vector<Sequence> all;
+  int64_t next = 0;
+  for (int64_t i = 0; i < sequences.size(0); ++i, given += 6) {
+    const Sequence s{given[0], given[1], given[2], given[3], given[4], given[5]};
+    STD_TORCH_CHECK(s.begin == next && s.count > 0 && s.count <= count - next, "spikeconv: sequences must follow each other");
+    STD_TORCH_CHECK(s.slot >= 0 && s.slot < cache.slots, "spikeconv: slot ", s.slot, " of ", cache.slots);
+    STD_TORCH_CHECK(s.first >= 0 && s.first <= s.at && s.at <= cache.capacity - s.count, "spikeconv: ", s.at + s.count,
+                    " tokens are more than the cache holds, ", cache.capacity);
+    STD_TORCH_CHECK(s.position >= 0 && s.position <= m.positions - s.count, "spikeconv: position ",
+                    s.position + s.count - 1, " is beyond the ", m.positions, " that were prepared");
+    for (const Sequence& other : all)
+      STD_TORCH_CHECK(other.slot != s.slot, "spikeconv: two sequences in slot ", s.slot);
+    all.push_back(s);
+    next += s.count;
+  }
+  STD_TORCH_CHECK(next == count, "spikeconv: ", count, " tokens, but sequences of ", next);
+  STD_TORCH_CHECK(seconds.scalar_type() == ScalarType::Double && seconds.numel() == int64_t(Part::count) &&
+                      seconds.is_contiguous(),
+                  "spikeconv: one number of seconds for each part");
+  const bool traced = trace.numel() > 0;
+  STD_TORCH_CHECK(!traced || (trace.scalar_type() == ScalarType::Float && trace.is_contiguous() &&
+                              trace.numel() == m.layers * count * trace_width(m)),
+                  "spikeconv: the trace is of another size");
+  STD_TORCH_CHECK(!wants_logits || m.head.data, "spikeconv: this model has no output head");
+  Tensor out = make({wanted.numel(), wants_logits ? m.vocabulary : m.hidden}, aoti_torch_dtype_float32());
+  if (count)
+    run_forward(m, reinterpret_cast<const LayerPlan*>(static_cast<const char*>(plan.data_ptr()) + sizeof(ModelPlan)), all,
+                ids, count, cache, {rows, size_t(wanted.numel())}, wants_logits, data<float>(out), data<double>(seconds),
+                traced ? data<float>(trace) : nullptr);
+  return out;
+}
+
+// x [..., n] · weight [vocabulary, n]ᵀ + bias, weights float32 or bfloat16, all else float32.
+Tensor float_head(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  STD_TORCH_CHECK(weight.dim() == 2, "spikeconv: a head has two axes");
+  const int64_t vocabulary = weight.size(0), n = weight.size(1);
+  const FloatRows rows = kept_rows(weight, vocabulary, n, "the head");
+  const Tensor in = beside(x, x, ScalarType::Float);
+  STD_TORCH_CHECK(in.dim() >= 1 && in.size(in.dim() - 1) == n && !in.is_cuda(), "spikeconv: inputs of another size than the head's");
+  Tensor logits = make(with_last(in, vocabulary), aoti_torch_dtype_float32());
+  const Pool::Forward pool(torch::stable::get_num_threads());
+  run_head(rows, bias ? kept_floats(*bias, vocabulary, "the head's bias") : nullptr, data<const float>(in),
+           tokens_of(in), n, vocabulary, data<float>(logits));
+  return logits;
+}
+
+}  // namespace
+}  // namespace spikeconv
+
+STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
+  m.def(
+      "plan_model(int[] sizes, float[] numbers, Tensor?[] tensors, Tensor[] groups, Tensor[] head_norms) -> Tensor");
+  m.def(
+      "run_model(Tensor plan, Tensor tokens, Tensor sequences, Tensor(a!) keys, Tensor(b!) values, Tensor wanted,"
+      " bool wants_logits, Tensor(c!) seconds, Tensor(d!) trace) -> Tensor");
+  m.def("float_head(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(spikeconv, CPU, m) {
+  m.impl("plan_model", TORCH_BOX(&spikeconv::plan_model));
+  m.impl("run_model", TORCH_BOX(&spikeconv::run_model));
+  m.impl("float_head", TORCH_BOX(&spikeconv::float_head));
+}

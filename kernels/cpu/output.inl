@@ -1,0 +1,93 @@
+// Accumulators → the output tensor, a vector of outputs at a time, straight from registers.
+
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+
+// bfloat16 to nearest, ties to even; NaN stays NaN: float_to_bfloat (common/convert.h) lane by lane.
+SPIKECONV_HD Halves to_bfloats(Floats y) {
+  const Naturals bits = (Naturals)y, one = Naturals{} + 1;
+  const Naturals rounded = (bits + 0x7FFF + (bits >> 16 & one)) >> 16, nan = bits >> 16 | 64;
+  return __builtin_convertvector(y != y ? nan : rounded, Halves);
+}
+
+SPIKECONV_HD Halves to_halves(Floats y) {
+#if defined(__AVX512F__)
+  return (Halves)_mm512_cvtps_ph((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__)
+  return (Halves)_mm256_cvtps_ph((__m256)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  Halves h;
+  for (int i = 0; i < kLanes; ++i) {
+    const _Float16 x = _Float16(y[i]);
+    uint16_t bits;
+    __builtin_memcpy(&bits, &x, 2);
+    h[i] = bits;
+  }
+  return h;
+#endif
+}
+
+// The first n lanes of a vector to memory.
+template <class V, class T>
+SPIKECONV_HD void store_first(T* p, V v, int64_t n) {
+  if (n >= kLanes)
+    store(p, v);
+  else
+    __builtin_memcpy(p, &v, size_t(n) * sizeof(v) / kLanes);
+}
+
+// What is the same for all outputs of a token.
+struct TokenOutput {
+  int64_t token;
+  int32_t offset, zero;  // 2^(bits-1) · Σ k
+  float scale;
+};
+
+TokenOutput token_output(const Output& out, int bits, int32_t count_sum, int64_t token) {
+  return {token, multiply_wrapped(weight_offset(bits), count_sum), out.zero ? out.zero[token] : 0,
+          out.scale ? out.scale[token] : 0.0f};
+}
+
+// What is the same for all tokens of a vector of outputs.
+struct OutputLanes {
+  int64_t first, n;
+  Ints sum;
+  Floats scale, bias;
+};
+
+// Outputs from `first` on, at most n of them; bias [kLanes].
+SPIKECONV_HD OutputLanes output_lanes(const Output& out, int64_t first, int64_t n, const float* bias) {
+  OutputLanes lanes{first, least<int64_t>(n, kLanes), Ints{}, Floats{}, load<Floats>(bias)};
+  if (out.zero)
+    lanes.sum = n >= kLanes ? load<Ints>(out.weight_sum + first) : load_first(out.weight_sum + first, lanes.n);
+  if (out.scale)
+    lanes.scale = n >= kLanes ? load<Floats>(out.weight_scale + first)
+                              : (Floats)load_first(out.weight_scale + first, lanes.n);
+  return lanes;
+}
+
+SPIKECONV_HD void write_lanes(const Output& out, const TokenOutput& of, const OutputLanes& lanes, Ints acc) {
+  acc = sub_ints(acc, splat_bits(uint32_t(of.offset)));
+  if (out.zero) acc = sub_ints(acc, mul_ints(splat_bits(uint32_t(of.zero)), lanes.sum));
+  const int64_t at = of.token * out.stride + lanes.first;
+  if (!out.scale) return store_first(static_cast<int32_t*>(out.data) + at, acc, lanes.n);
+  Floats y = to_floats(acc) * splat(of.scale) * lanes.scale;
+  if (out.bias) y += lanes.bias;
+  if (out.dtype == Dtype::float32)
+    store_first(static_cast<float*>(out.data) + at, y, lanes.n);
+  else
+    store_first(static_cast<uint16_t*>(out.data) + at, out.dtype == Dtype::bfloat16 ? to_bfloats(y) : to_halves(y),
+                lanes.n);
+}
+
+// A row of accumulators [n] of one token, outputs from `first` on.
+void write_row(const Output& out, int bits, int32_t count_sum, int64_t token, int64_t first, int64_t n,
+               const int32_t* acc) {
+  const TokenOutput of = token_output(out, bits, count_sum, token);
+  float bias[kLanes] = {};
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t here = least<int64_t>(kLanes, n - i);
+    if (out.bias) load_row(out.bias, out.bias_dtype, first + i, here, bias);
+    write_lanes(out, of, output_lanes(out, first + i, here, bias),
+                here == kLanes ? load<Ints>(acc + i) : load_first(acc + i, here));
+  }
+}

@@ -1,0 +1,217 @@
+"""The engine of a loaded model: a plan of all its layers, and forwards of it in native code."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from spikeconv.engine.cache import StateCache
+from spikeconv.engine.parts import decoder_of
+from spikeconv.nn import Cells
+from spikeconv.nn.memory import large_empty
+from spikeconv.ops.native import plan_model, run_model
+
+__all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "exact_half", "windows_of"]
+
+PARTS = ("encode", "products", "attention", "head", "rest")
+"""What a forward's time goes into."""
+
+CHUNK = 512
+"""Tokens of one native call: a longer text goes in pieces, between which Ctrl-C is heard."""
+
+FEWEST_POSITIONS = 1024
+
+MOST_COPIED = 256 << 20
+"""Bytes of a float head of which a second copy is made, in large pages."""
+
+
+class Sequence(NamedTuple):
+    """Some more tokens of one sequence.
+
+    Attributes:
+        tokens: how many.
+        slot: of the cache.
+        at: which key the first one's is.
+        first: the first key that there is (behind padding on the left).
+        position: of the first token, for the rotary embedding.
+    """
+
+    tokens: int
+    slot: int = 0
+    at: int = 0
+    first: int = 0
+    position: int = 0
+
+    def piece(self, done: int, count: int) -> "Sequence":
+        """`count` of its tokens behind the first `done`."""
+        return self._replace(tokens=count, at=self.at + done, position=self.position + done)
+
+
+class Engine:
+    """A converted LLaMA, Mistral, Qwen2 or Qwen3 on a CPU, in float32, as one native object.
+
+    It holds for the tensors that the model had when it was made, each at its address; `holds` says whether it still
+    does. What it points to cannot be freed while it lives.
+
+    Args:
+        model: loaded, without an obstacle (`parts.obstacle`).
+        positions: of a text at most; rotary tables are made for so many.
+
+    Attributes:
+        seconds: float64 [5] by `PARTS`, spent so far.
+    """
+
+    def __init__(self, model: Any, positions: int = FEWEST_POSITIONS) -> None:
+        decoder = decoder_of(model)
+        base, config = decoder.base, model.config.get_text_config()
+        attention = decoder.layers[0].attention
+        self.layers, self.head_dim, self.positions = len(decoder.layers), attention.head_dim, positions
+        self.key_heads, self.hidden, self.vocabulary = config.num_key_value_heads, config.hidden_size, config.vocab_size
+        self._plans = [group.plan() for layer in decoder.layers for group in layer.groups]
+        norms = [norm for layer in decoder.layers for norm in layer.norms]
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        owners = [base.embed_tokens, base.norm, *norms, *([] if head is None else [head])]
+        own = [(module._parameters, "weight") for module in owners]
+        self._cells = Cells([*(cell[:2] for plan in self._plans for cell in plan.cells.cells), *own])
+        with torch.no_grad():
+            cos, sin = base.rotary_emb(torch.empty(0), torch.arange(positions)[None])
+            embedding = exact_half(base.embed_tokens.weight)
+            head_weight = None if head is None else exact_half(head.weight)
+            bias = None if head is None or head.bias is None else head.bias.detach()
+            self.tables = [
+                embedding,
+                cos[0].contiguous(),
+                sin[0].contiguous(),
+                base.norm.weight.detach(),
+                head_weight,
+                bias,
+            ]
+        sizes = [self.layers, self.hidden, config.num_attention_heads, self.key_heads, self.head_dim]
+        self._plan = plan_model(
+            [*sizes, config.intermediate_size, self.vocabulary, positions, *windows_of(config, self.layers)],
+            [attention.scaling, base.norm.variance_epsilon, norms[0].variance_epsilon if norms else 0.0],
+            self.tables,
+            [plan.arguments for plan in self._plans],
+            [norm.weight.detach() for norm in norms],
+        )
+        self.seconds = torch.zeros(len(PARTS), dtype=torch.float64)
+
+    def holds(self) -> bool:
+        """Whether the model's tensors and settings still are what they were."""
+        return self._cells.hold()
+
+    def cache(self, slots: int, capacity: int, dtype: torch.dtype = torch.float32) -> StateCache:
+        """An empty cache of this model."""
+        return StateCache(self.layers, self.key_heads, self.head_dim, slots, capacity, dtype)
+
+    def forward(
+        self, tokens: Tensor, sequences: Iterable[Sequence], cache: StateCache, wanted: Tensor, *, logits: bool
+    ) -> Tensor:
+        """Go on with some sequences.
+
+        Args:
+            tokens: int64 [T], of all sequences, one after the other.
+            sequences: of at least one token each, in slots of their own.
+            cache: what was said before; it is written to.
+            wanted: int64 [R], rows of `tokens`, ascending.
+            logits: whether logits are wanted, or what the head reads (behind the last norm).
+
+        Returns:
+            float32 [R, vocabulary] or [R, hidden].
+
+        Raises:
+            RuntimeError: a token that the model does not know, or no room in cache or rotary tables.
+        """
+        results = []
+        for begin, pieces in _chunks(sequences):
+            rows, place = [], 0
+            for piece in pieces:
+                rows.append((place, *piece))
+                place += piece.tokens
+            last = begin + place
+            low, high = (0, len(wanted)) if place == len(tokens) else _span(wanted, begin, last)
+            results.append(
+                run_model(
+                    self._plan, tokens[begin:last], torch.tensor(rows), cache.keys, cache.values,
+                    wanted[low:high] - begin, logits, self.seconds, _NOTHING,
+                )
+            )  # fmt: skip
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def trace(self, tokens: Tensor, cache: StateCache) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (or what the head reads) of one text from its beginning, and what was computed on the way.
+
+        Returns:
+            float32 [T, …]; by name float32 [layers, T, width]: `input`, `q`, `k`, `v`, `attended`, `o`, `middle`,
+            `gate`, `up`, `product` (what goes into down), `down`.
+        """
+        config_heads = self._plans[1].in_features
+        keys, inner = self.key_heads * self.head_dim, self._plans[3].in_features
+        widths = {
+            "input": self.hidden, "q": config_heads, "k": keys, "v": keys, "attended": config_heads, "o": self.hidden,
+            "middle": self.hidden, "gate": inner, "up": inner, "product": inner, "down": self.hidden,
+        }  # fmt: skip
+        found = torch.empty(self.layers, len(tokens), sum(widths.values()))
+        rows = torch.tensor([(0, len(tokens), 0, 0, 0, 0)])
+        wanted, has_head = torch.arange(len(tokens)), self.tables[4] is not None
+        out = run_model(self._plan, tokens, rows, cache.keys, cache.values, wanted, has_head, self.seconds, found)
+        return out, dict(zip(widths, found.split(list(widths.values()), -1), strict=True))
+
+
+_NOTHING = torch.empty(0)
+
+
+def exact_half(weight: Tensor) -> Tensor:
+    """A float32 weight in bfloat16 where that is the same numbers, as most checkpoints hold; else itself.
+
+    A copy, or of what is not too much a copy all the same, lies in large pages: it is read once for every token. It is
+    made once, for whoever asks, and lives as long as the weight.
+    """
+    known = _halves.get(weight)
+    if known is None or known[0] != weight.data_ptr() or known[1] != weight._version:
+        _halves[weight] = known = weight.data_ptr(), weight._version, _placed(weight.detach())
+    held: Tensor = known[2]
+    return held
+
+
+def _placed(weight: Tensor) -> Tensor:
+    half = weight.to(torch.bfloat16)
+    exact = torch.equal(half.float(), weight)
+    if not exact and weight.nbytes > MOST_COPIED:
+        return weight.contiguous()
+    held = half if exact else weight
+    placed: Tensor = large_empty(tuple(held.shape), held.dtype).copy_(held)
+    return placed
+
+
+_halves = WeakTensorKeyDictionary()
+
+
+def windows_of(config: Any, layers: int) -> list[int]:
+    """Keys that a token sees in each layer, itself included; 0: all."""
+    window = int(getattr(config, "sliding_window", None) or 0)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
+    return [window if kind == "sliding_attention" else 0 for kind in kinds]
+
+
+def _chunks(sequences: Iterable[Sequence]) -> Iterator[tuple[int, list[Sequence]]]:
+    """The same in pieces of at most CHUNK tokens, with the first token of each."""
+    begin, held, pieces = 0, 0, []
+    for sequence in sequences:
+        done = 0
+        while done < sequence.tokens:
+            count = min(sequence.tokens - done, CHUNK - held)
+            pieces.append(sequence.piece(done, count))
+            done, held = done + count, held + count
+            if held == CHUNK:
+                yield begin, pieces
+                begin, held, pieces = begin + held, 0, []
+    if pieces:
+        yield begin, pieces
+
+
+def _span(ascending: Tensor, begin: int, end: int) -> tuple[int, int]:
+    low, high = torch.searchsorted(ascending, torch.tensor([begin, end])).tolist()
+    return low, high

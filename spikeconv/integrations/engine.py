@@ -1,0 +1,229 @@
+"""The engine behind transformers' interface: what `generate`, a pipeline or a plain call of a model runs.
+
+The forward of the decoder (without its head) is replaced on the instance, so whatever is built on it, losses and
+`logits_to_keep` included, stays transformers' own. Keys and values live in the engine's cache; transformers' shows them
+as the tensors that it would have, and may crop, reorder or copy them. What the engine does not do (gradients, hooks,
+hidden states of layers, other caches, masks that are no padding on the left) takes the modules' own way.
+"""
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from spikeconv.engine import Engine, Sequence, StateCache, Texts, exact_half, obstacle, runs_layers, texts_of
+from spikeconv.errors import SpikeconvWarning
+from spikeconv.integrations.engine_cache import states_of
+from spikeconv.integrations.memory import KEYWORDS, memory_keyword
+from spikeconv.nn import Encoder, spike_linears
+from spikeconv.ops.native import float_head, load
+
+__all__ = ["EngineForward", "HeadForward", "modules_only", "use_engine"]
+
+READ = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
+"""Arguments that the engine reads."""
+
+IGNORED = {"return_dict", "cache_position", "logits_to_keep"}
+"""Arguments that do not change what a decoder computes: positions and lengths are known without them."""
+
+MOST_POSITIONS = 1 << 20
+
+
+def use_engine(model: Any) -> bool:
+    """Give a loaded converted model the engine where it can run, and its float output head the native product.
+
+    A forward that somebody replaced before (accelerate, to load weights) stays. Returns whether the engine runs it.
+    """
+    base = model.base_model
+    head = _head_of(model)
+    if type(head) is nn.Linear and "forward" not in head.__dict__:
+        head.forward = HeadForward(head)  # type: ignore[assignment, method-assign]
+    if "forward" in base.__dict__ or not runs_layers(model) or obstacle(model) is not None:
+        return False
+    base.forward = EngineForward(model)
+    return True
+
+
+@contextmanager
+def modules_only(model: Any) -> Iterator[None]:
+    """While open, every forward of a model runs its modules, the head by torch."""
+    held = []
+    for module in (model.base_model, _head_of(model)):
+        if module is not None and isinstance(module.__dict__.get("forward"), EngineForward | HeadForward):
+            held.append((module, module.__dict__.pop("forward")))
+    try:
+        yield
+    finally:
+        for module, forward in held:
+            module.forward = forward
+
+
+def _head_of(model: Any) -> Any:
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+
+
+class EngineForward:
+    """The forward of a decoder without its head, in the signature that it has in transformers."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._forget()
+        self._told: set[str] = set()
+
+    def _forget(self) -> None:
+        self._engine: Engine | None = None
+        self._modules: list[tuple[dict[str, Any], str, Any]] = []
+        self._hooks: list[Any] = []
+        self._dicts: list[dict[str, Any]] = []
+        self._encoders: list[Encoder] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "_told": self._told}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """Of the forward that it stands for: `generate` looks at it."""
+        parameters = list(inspect.signature(type(self.model.base_model).forward).parameters.values())[1:]
+        return inspect.Signature(parameters)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """What the decoder gives: last hidden states float32 [batch, tokens, hidden], and the cache."""
+        base = self.model.base_model
+        found = self._by_engine(arguments, options)
+        return type(base).forward(base, *arguments, **options) if found is None else found
+
+    def _by_engine(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> BaseModelOutputWithPast | None:
+        base, config = self.model.base_model, self.model.config.get_text_config()
+        given = dict(zip(self.__signature__.parameters, arguments, strict=False)) | options
+        ids, use_cache = given.get("input_ids"), given.get("use_cache")
+        if (
+            torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or base.training
+            or not isinstance(ids, Tensor)
+            or ids.dim() != 2
+            or not ids.numel()
+            or ids.dtype != torch.int64
+            or not ids.is_cpu
+            or any(value not in (None, False) for name, value in given.items() if name not in READ | IGNORED)
+            or config.output_hidden_states
+            or config.output_attentions
+            or given.get("return_dict") is False
+            or not config.return_dict
+            or _has_any_global_hook()
+            or config._attn_implementation != "sdpa"
+        ):
+            return None
+        if not self._is_plain():
+            return None
+        cache = next((given[name] for name in KEYWORDS if given.get(name) is not None), None)
+        use_cache = config.use_cache if use_cache is None else use_cache
+        if cache is None and use_cache:
+            cache = DynamicCache(config=config)
+        if cache is not None and type(cache) is not DynamicCache:
+            self._tell(f"a {type(cache).__name__} is not a cache that the engine can share")
+            return None
+        past = 0 if cache is None else cache.get_seq_length()
+        texts = texts_of(ids, given.get("attention_mask"), given.get("position_ids"), past)
+        if texts is None:
+            self._tell("a mask or positions other than those of padding on the left")
+            return None
+        engine = self._ready(texts.last_position + 1)
+        if engine is None:
+            return None
+        if cache is None:
+            hidden = run_texts(engine, texts, engine.cache(len(ids), texts.end))
+        else:
+            states = states_of(cache, engine, len(ids))
+            if states is None:
+                self._tell("a cache whose layers are not those of DynamicCache, or hold no float32 states")
+                return None
+            states.make_room(texts.end)
+            hidden = run_texts(engine, texts, states.held)
+            states.length = texts.end
+        result: Any = {"last_hidden_state": hidden, memory_keyword(base): cache}
+        return BaseModelOutputWithPast(**result)
+
+    def _tell(self, why: str) -> None:
+        """Say once why a forward takes the modules' own way."""
+        if why not in self._told:
+            self._told.add(why)
+            message = f"This forward runs transformers' own layers, not the engine: {why}."
+            warnings.warn(message, SpikeconvWarning, stacklevel=4)
+
+    def _is_plain(self) -> bool:
+        """Whether the modules are those that the engine was made of, and nobody watches or replaces one of them."""
+        if not self._modules or not all(owner.get(name) is module for owner, name, module in self._modules):
+            self._forget()
+            modules = list(self.model.base_model.modules())
+            self._modules = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+            self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+            self._dicts = [m.__dict__ for m in modules[1:]]
+            self._encoders = list({id(e): e for e in (m.encoder for m in spike_linears(self.model).values())}.values())
+        return not (
+            any(any(map(_watches, hooks.values())) for hooks in self._hooks if hooks)
+            or any("forward" in own for own in self._dicts)
+            or any(encoder.observers for encoder in self._encoders)
+        )
+
+    def _ready(self, positions: int) -> Engine | None:
+        """The engine, with rotary tables for so many positions; None where there is none for the model as it is now."""
+        engine = self._engine
+        if engine is None or not engine.holds():
+            self._engine = engine = None
+            if obstacle(self.model) is not None or not runs_layers(self.model):
+                return None
+        if positions > MOST_POSITIONS:
+            return None
+        if engine is None or engine.positions < positions:
+            self._engine = engine = Engine(self.model, max(1024, 1 << (positions - 1).bit_length()))
+        return engine
+
+
+def _watches(hook: Any) -> bool:
+    """Whether a hook does anything now: transformers leaves its own where it was once asked for hidden states."""
+    return getattr(hook, "__module__", None) != "transformers.utils.output_capturing"
+
+
+class HeadForward:
+    """The forward of a float output head, by weights in bfloat16 where those are the same numbers: half the bytes."""
+
+    def __init__(self, head: nn.Linear) -> None:
+        self.head = head
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits float32 [..., vocabulary] of x [..., hidden]."""
+        weight, bias = self.head.weight, self.head.bias
+        is_plain = x.is_cpu and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled()
+        if not is_plain or torch.compiler.is_compiling() or not load("cpu").is_native:
+            return nn.functional.linear(x, weight, bias)
+        return float_head(x, exact_half(weight), None if bias is None else bias.detach())
+
+
+def run_texts(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:
+    """What the head reads of some texts, float32 [batch, tokens, hidden]; zeros where there is padding."""
+    batch, count = texts.ids.shape
+    skipped = [texts.skipped(row) for row in range(batch)]
+    sequences = [
+        Sequence(count - skip, row, texts.past + skip, texts.pads[row], texts.positions[row])
+        for row, skip in enumerate(skipped)
+    ]
+    if not any(skipped):
+        found = engine.forward(texts.ids.reshape(-1), sequences, cache, torch.arange(batch * count), logits=False)
+        return found.view(batch, count, -1)
+    real = torch.arange(count) >= torch.tensor(skipped)[:, None]
+    tokens = texts.ids[real]
+    hidden = torch.zeros(batch, count, engine.hidden)
+    hidden[real] = engine.forward(tokens, sequences, cache, torch.arange(len(tokens)), logits=False)
+    return hidden

@@ -1,0 +1,77 @@
+"""Whether the engine computes what a model's modules do: to the bit between sums of floats, and those to a bound."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
+
+from spikeconv.engine import Engine, decoder_of, obstacle, runs_layers, windows_of
+from spikeconv.verification.result import VerifyResult
+
+__all__ = ["compare_engine"]
+
+LINEARS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+"""Names of the outputs of each group of a layer."""
+
+READ = ("input", "attended", "middle", "product")
+"""What each of them reads."""
+
+
+def compare_engine(model: Any, ids: Tensor, result: VerifyResult) -> None:
+    """Run a text through the engine, and what it computed on the way through the modules, layer by layer.
+
+    Given the same inputs, the outputs of linears must be the same bits, and so are counts and accumulators. Attention,
+    SiLU and the logits are sums and functions of floats, compared relative to the largest number of each.
+
+    Args:
+        model: a converted model; one that the engine is not for is left alone.
+        ids: token ids [1, tokens].
+        result: where to note what is found.
+    """
+    if not runs_layers(model) or obstacle(model) is not None:
+        return
+    tokens, decoder, base = ids[0], decoder_of(model), model.base_model
+    with torch.inference_mode():
+        engine = Engine(model, len(tokens))
+        logits, trace = engine.trace(tokens, engine.cache(1, len(tokens)))
+        x = base.embed_tokens(tokens)
+        angles = base.rotary_emb(torch.empty(0), torch.arange(len(tokens))[None])
+        windows = windows_of(model.config.get_text_config(), len(decoder.layers))
+        errors: list[float] = []
+        for index, (layer, window) in enumerate(zip(decoder.layers, windows, strict=True)):
+            was = {name: values[index] for name, values in trace.items()}
+            same = {"input": torch.equal(was["input"], x)}
+            for group, names, read in zip(layer.groups, LINEARS, READ, strict=True):
+                outputs = group.products(was[read].contiguous(), group.members)
+                same |= {name: torch.equal(was[name], y) for name, y in zip(names, outputs, strict=True)}
+            same["middle"] = torch.equal(x + was["o"], was["middle"])
+            x = was["middle"] + was["down"]
+            result.engine_outputs += sum(values.numel() for values in was.values())
+            result.different_in_engine += [f"layer {index} ({name})" for name, equal in same.items() if not equal]
+            attended = _attended(layer, was, angles, window, engine.head_dim)
+            errors += [_error(was["attended"], attended), _error(was["product"], silu(was["gate"]) * was["up"])]
+        last, head = base.norm(x), model.get_output_embeddings()
+        errors.append(_error(logits, last if head is None else linear(last, head.weight, head.bias)))
+        result.engine_error = max(errors)
+
+
+def _attended(layer: Any, was: dict[str, Tensor], angles: tuple[Tensor, Tensor], window: int, head_dim: int) -> Tensor:
+    """Attention's output [tokens, heads · head_dim] by torch, of q, k and v as they come out of their linears."""
+    q, k, v = (was[name].unflatten(-1, (-1, head_dim)).transpose(0, 1) for name in ("q", "k", "v"))
+    if layer.norms:
+        q, k = (norm(states) for norm, states in zip(layer.norms, (q, k), strict=True))
+    distance = torch.arange(len(was["q"]))[:, None] - torch.arange(len(was["q"]))
+    mask = (distance >= 0) & (distance < (window or len(was["q"])))
+    q, k = (_rotated(states, *angles) for states in (q, k))
+    y = scaled_dot_product_attention(q[None], k[None], v[None], mask, scale=layer.attention.scaling, enable_gqa=True)
+    return y[0].transpose(0, 1).flatten(1)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    low, high = x.chunk(2, -1)
+    return x * cos + torch.cat((-high, low), -1) * sin
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

@@ -1,0 +1,267 @@
+"""The engine computes what the modules do: bit for bit between sums of floats, and through any cache."""
+
+import copy
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.cache_utils import StaticCache
+
+from spikeconv.engine import CHUNK, Engine, Sequence
+from spikeconv.errors import SpikeconvWarning
+from spikeconv.integrations import engine as integration
+from spikeconv.integrations.memory import memory_keyword, memory_of
+from spikeconv.nn import set_execution
+from spikeconv.ops.native import cpu_kernels, use_cpu_kernels
+from spikeconv.ops.native import load as load_kernels
+from spikeconv.record.recorder import Recorder
+from spikeconv.verification.engine import compare_engine
+from spikeconv.verification.result import VerifyResult
+
+Converted = Callable[..., Path]
+
+pytestmark = pytest.mark.skipif(not load_kernels("cpu").is_native, reason="the engine is native code")
+
+FINE = {"bits": "8-8"}
+"""Counts so fine that one that moves with the order of a float sum moves a logit by less than CLOSE."""
+
+CLOSE = 0.02
+"""Of the largest logit."""
+
+
+def load(path: Path, **arguments: Any) -> Any:
+    return AutoModelForCausalLM.from_pretrained(path, **arguments).eval()
+
+
+def long_way(model: Any) -> Any:
+    """A copy that has only the forward of its classes."""
+    plain = copy.deepcopy(model)
+    plain.base_model.__dict__.pop("forward", None)
+    return plain
+
+
+def close(one: Tensor, other: Tensor) -> bool:
+    return bool((one - other).abs().max() <= CLOSE * other.abs().max())
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one with every forward that the engine does."""
+    calls: list[int] = []
+    run = integration.run_texts
+    monkeypatch.setattr(integration, "run_texts", lambda *arguments: calls.append(1) or run(*arguments))
+    return calls
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+    use_cpu_kernels("auto")
+
+
+def step_by_step(model: Any, ids: Tensor, steps: int, mask: Tensor | None = None) -> list[Tensor]:
+    """Logits of a prompt, and of some tokens one by one."""
+    with torch.no_grad():
+        out = model(ids, use_cache=True, attention_mask=mask)
+        logits = [out.logits]
+        for step in range(steps):
+            mask = mask if mask is None else torch.cat((mask, torch.ones_like(mask[:, :1])), 1)
+            token = torch.full_like(ids[:, :1], step + 3)
+            memory = {memory_keyword(model): memory_of(model, out)}
+            out = model(token, **memory, use_cache=True, attention_mask=mask)
+            logits.append(out.logits)
+    return logits
+
+
+@pytest.mark.parametrize("bits", ["4-1.58", "4-1"])
+def test_layer_by_layer(transformer: str, bits: str, converted: Converted, threads: Callable[[int], None]) -> None:
+    """Given the same inputs: counts and accumulators to the bit, on every instruction set and any number of threads."""
+    model = load(converted(transformer, bits=bits))
+    ids = torch.randint(0, 50, (1, 61))
+    for kernels in cpu_kernels():
+        use_cpu_kernels(kernels)
+        logits = []
+        for number in (1, 2, 3):
+            threads(number)
+            result = VerifyResult()
+            compare_engine(model, ids, result)
+            assert not result.different_in_engine and result.engine_outputs > 61 * model.config.hidden_size * 8
+            assert 0 < (result.engine_error or 0) < 5e-6
+            engine = Engine(model)
+            logits.append(engine.forward(ids[0], [Sequence(61)], engine.cache(1, 61), torch.tensor([60]), logits=True))
+        assert all(torch.equal(each, logits[0]) for each in logits)
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_through_any_cache(transformer: str, padding: bool, converted: Converted, runs: list[int]) -> None:
+    """A prompt, tokens one by one, cropped, reordered, gone on with: what the modules give."""
+    model = load(converted(transformer, **FINE))
+    plain = long_way(model)
+    ids, mask = torch.randint(0, 50, (3, 40)), torch.ones(3, 40, dtype=torch.long)
+    if padding:
+        mask[0, :17], mask[2, :1] = 0, 0
+    both = [step_by_step(each, ids, 4, mask if padding else None) for each in (model, plain)]
+    assert len(runs) == 5
+    for one, other in zip(*both, strict=True):
+        real = mask.bool() if one.shape[1] > 1 else torch.ones(3, 1, dtype=torch.bool)
+        assert close(one[real], other[real])
+    results = []
+    for each in (model, plain):
+        with torch.no_grad():
+            cache, more = memory_of(each, each(ids, use_cache=True)), ids
+            each(ids[:, :3], **{memory_keyword(each): cache}, use_cache=True)
+            if transformer != "mistral":  # its own cache forgets what is outside of the window
+                cache.crop(-2)
+                cache.reorder_cache(torch.tensor([1, 2, 0]))
+                cache.batch_select_indices(torch.tensor([0, 1]))
+                more = ids[:2]
+            results.append(each(more[:, :5], **{memory_keyword(each): cache}, use_cache=True).logits)
+    assert close(*results)
+
+
+def test_generates_and_goes_on_by_itself(converted: Converted, runs: list[int]) -> None:
+    """`generate`, greedy, sampled and by beams, from a model that nobody else holds any more."""
+    path = converted("llama", **FINE)
+    ids = torch.randint(0, 50, (2, 9))
+    for settings in ({"do_sample": False}, {"num_beams": 3}, {"do_sample": True, "top_k": 5}):
+        tokens = []
+        for way in (lambda model: model, long_way):
+            generate = way(load(path)).generate
+            gc.collect()
+            torch.manual_seed(0)
+            tokens.append(generate(ids, max_new_tokens=6, pad_token_id=0, **settings))
+        assert torch.equal(*tokens)
+    assert len(runs) == 3 * 6
+
+
+def test_long_texts_and_many_at_once(converted: Converted) -> None:
+    """In pieces, in a ragged batch, in bfloat16 states: as one by one. What is wrong is an error, not a crash."""
+    model = load(converted("llama", **FINE))
+    engine = Engine(model, 2048)
+    lengths = [CHUNK + 70, 3, 90, CHUNK]
+    texts = [torch.randint(0, 50, (n,)) for n in lengths]
+    ends = torch.tensor(lengths).cumsum(0) - 1
+    cache = engine.cache(4, max(lengths))
+    sequences = [Sequence(n, slot) for slot, n in enumerate(lengths)]
+    together = engine.forward(torch.cat(texts), sequences, cache, ends, logits=True)
+    for dtype, bound in ((torch.float32, CLOSE), (torch.bfloat16, 3 * CLOSE)):
+        for row, text in enumerate(texts):
+            alone = engine.forward(
+                text,
+                [Sequence(len(text))],
+                engine.cache(1, len(text), dtype),
+                torch.tensor([len(text) - 1]),
+                logits=True,
+            )
+            assert (alone[0] - together[row]).abs().max() <= bound * together[row].abs().max()
+    one = torch.tensor([1])
+    for tokens, sequence, words in (
+        (torch.tensor([model.config.vocab_size]), Sequence(1), "token id"),
+        (torch.tensor([-1]), Sequence(1), "token id -1"),
+        (one, Sequence(1, at=max(lengths)), "more than the cache holds"),
+        (one, Sequence(1, slot=4), "slot 4 of 4"),
+        (one, Sequence(1, position=2048), "position 2048"),
+        (one, Sequence(2), "sequences"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            engine.forward(tokens, [sequence], cache, torch.tensor([0]), logits=True)
+
+
+def test_changes_are_seen(converted: Converted, runs: list[int]) -> None:
+    """The plan holds addresses: whatever moves a weight, a norm or a module must not leave the old ones in use."""
+    model = load(converted("llama", **FINE))
+    ids = torch.randint(0, 50, (1, 4))
+    layer = model.model.layers[0]
+
+    def weight() -> None:
+        other = layer.mlp.down_proj.weight.clone()
+        other[:, 0] = 0x35
+        layer.mlp.down_proj.weight = other
+
+    def in_place() -> None:
+        layer.self_attn.o_proj.weight_scale *= 1.5
+
+    def norm() -> None:
+        layer.input_layernorm.weight.data = layer.input_layernorm.weight * 2
+
+    def last_norm() -> None:
+        model.model.norm.weight.data = model.model.norm.weight * -3
+
+    def embedding() -> None:
+        model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.flip(0)
+
+    def epsilon() -> None:
+        layer.input_layernorm.epsilon = 100.0
+
+    def unfold() -> None:
+        set_execution(model, "unfold")
+
+    def module() -> None:
+        layer.mlp.act_fn = torch.nn.GELU()
+
+    before = step_by_step(model, ids, 2)
+    for change in (weight, in_place, norm, last_norm, embedding, epsilon, unfold, module):
+        count = len(runs)
+        change()
+        after = step_by_step(model, ids, 2)
+        assert change is unfold or not close(after[2], before[2]), change.__name__
+        assert (len(runs) == count) == (change in (unfold, module))
+        for one, other in zip(after, step_by_step(long_way(model), ids, 2), strict=True):
+            assert close(one, other), change.__name__
+        before = after
+
+
+def test_who_watches_takes_the_modules_way(converted: Converted, runs: list[int]) -> None:
+    model = load(converted("llama"))
+    ids, seen = torch.randint(0, 50, (2, 3)), []
+    hook = model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *_: seen.append("down"))
+    step_by_step(model, ids, 2)
+    hook.remove()
+    with Recorder(model) as recorder:
+        step_by_step(model, ids, 4)
+    model(ids)  # gradients
+    with torch.no_grad():
+        assert len(model(ids, output_hidden_states=True).hidden_states) == 3
+        with pytest.warns(SpikeconvWarning, match="StaticCache"):
+            model(ids, **{memory_keyword(model): StaticCache(config=model.config, max_cache_len=8)}, use_cache=True)
+        mask = torch.ones(2, 3, dtype=torch.long)
+        mask[0, 1] = 0
+        with pytest.warns(SpikeconvWarning, match="padding on the left"):
+            model(ids, attention_mask=mask)
+    assert len(seen) == 3 and not runs
+    assert all(totals.tokens == 2 * (3 + 4) for totals in recorder.statistics.values())
+
+
+def test_threads_and_children(converted: Converted) -> None:
+    """Several models and threads at once, and a process that was forked from one with an engine."""
+    models = [load(converted(family)) for family in ("llama", "qwen2")]
+    ids = torch.randint(0, 50, (2, 30))
+    expected = [step_by_step(model, ids, 3) for model in models]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            found = step_by_step(models[number % 2], ids, 3)
+            if not all(map(torch.equal, found, expected[number % 2])):
+                wrong.append(number)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+    if (child := os.fork()) == 0:
+        torch.set_num_threads(2)
+        same = all(map(torch.equal, step_by_step(models[0], ids, 3), expected[0]))
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
