@@ -74,7 +74,13 @@ class Engine:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         owners = [base.embed_tokens, base.norm, *norms, *([] if head is None else [head])]
         own = [(module._parameters, "weight") for module in owners]
+        own += [(vars(layer.attention), "scaling") for layer in decoder.layers]
+        own += [(vars(norm), "variance_epsilon") for norm in (base.norm, *norms)]
+        own += [(base.rotary_emb._buffers, "inv_freq"), *([] if head is None else [(head._parameters, "bias")])]
         self._cells = Cells([*(cell[:2] for plan in self._plans for cell in plan.cells.cells), *own])
+        copied = (base.embed_tokens.weight, *([] if head is None else [head.weight]))
+        self._copied = [(weight, _version(weight)) for weight in copied]
+        self._config, self._windows = config, windows_of(config, self.layers)
         with torch.no_grad():
             cos, sin = base.rotary_emb(torch.empty(0), torch.arange(positions)[None])
             embedding = exact_half(base.embed_tokens.weight)
@@ -90,7 +96,7 @@ class Engine:
             ]
         sizes = [self.layers, self.hidden, config.num_attention_heads, self.key_heads, self.head_dim]
         self._plan = plan_model(
-            [*sizes, config.intermediate_size, self.vocabulary, positions, *windows_of(config, self.layers)],
+            [*sizes, config.intermediate_size, self.vocabulary, positions, *self._windows],
             [attention.scaling, base.norm.variance_epsilon, norms[0].variance_epsilon if norms else 0.0],
             self.tables,
             [plan.arguments for plan in self._plans],
@@ -100,7 +106,12 @@ class Engine:
 
     def holds(self) -> bool:
         """Whether the model's tensors and settings still are what they were."""
-        return self._cells.hold()
+        return (
+            self._cells.hold()
+            and all(_version(weight) == version for weight, version in self._copied)
+            and self._config.num_hidden_layers == self.layers
+            and windows_of(self._config, self.layers) == self._windows
+        )
 
     def cache(self, slots: int, capacity: int, dtype: torch.dtype = torch.float32) -> StateCache:
         """An empty cache of this model."""
@@ -169,11 +180,16 @@ def exact_half(weight: Tensor) -> Tensor:
     A copy, or of what is not too much a copy all the same, lies in large pages: it is read once for every token. It is
     made once, for whoever asks, and lives as long as the weight.
     """
-    known = _halves.get(weight)
-    if known is None or known[0] != weight.data_ptr() or known[1] != weight._version:
-        _halves[weight] = known = weight.data_ptr(), weight._version, _placed(weight.detach())
-    held: Tensor = known[2]
+    known, state = _halves.get(weight), (weight.data_ptr(), _version(weight))
+    if known is None or known[0] != state:
+        _halves[weight] = known = state, _placed(weight.detach())
+    held: Tensor = known[1]
     return held
+
+
+def _version(weight: Tensor) -> int | None:
+    """Changes with every change in place; None where that is not counted, in inference mode."""
+    return None if weight.is_inference() else weight._version
 
 
 def _placed(weight: Tensor) -> Tensor:

@@ -75,6 +75,10 @@ def obstacle(model: Any) -> Obstacle | None:
         return Obstacle(f"its attention is {config._attn_implementation!r}, not 'sdpa'", True)
     if (rope := (config.rope_parameters or {}).get("rope_type", "default")) not in ROPES:
         return Obstacle(f"its rotary embedding is {rope!r}, which changes with the length of a text", True)
+    if config.num_hidden_layers != len(layers):
+        return Obstacle(f"config.num_hidden_layers is {config.num_hidden_layers}, but there are {len(layers)}", True)
+    if len({layer._modules[native.attention].scaling for layer, native in layers}) > 1:
+        return Obstacle("the scaling of attention's scores is not the same in all layers", True)
     unlike = [why for layer, native in layers if (why := _is_unlike(layer, native)) is not None]
     return Obstacle(f"in {len(unlike)} of {len(layers)} layers {unlike[0]}", True) if unlike else None
 

@@ -199,6 +199,24 @@ def test_changes_are_seen(converted: Converted, runs: list[int]) -> None:
     def embedding() -> None:
         model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.flip(0)
 
+    def trained() -> None:
+        model.model.embed_tokens.weight.data.zero_()  # not counted as a change
+        with torch.no_grad():
+            model.model.embed_tokens.weight.add_(torch.randn(model.model.embed_tokens.weight.shape))
+
+    def scaling() -> None:
+        for each in model.model.layers:
+            each.self_attn.scaling *= 40
+
+    def angles() -> None:
+        model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq * 3
+
+    def fewer() -> None:
+        model.config.num_hidden_layers = 1
+
+    def all_again() -> None:
+        model.config.num_hidden_layers = 2
+
     def epsilon() -> None:
         layer.input_layernorm.epsilon = 100.0
 
@@ -209,12 +227,14 @@ def test_changes_are_seen(converted: Converted, runs: list[int]) -> None:
         layer.mlp.act_fn = torch.nn.GELU()
 
     before = step_by_step(model, ids, 2)
-    for change in (weight, in_place, norm, last_norm, embedding, epsilon, unfold, module):
+    modules = (fewer, unfold, module)
+    changes = (weight, in_place, norm, last_norm, embedding, trained, scaling, angles, epsilon, fewer, all_again)
+    for change in (*changes, unfold, module):
         count = len(runs)
         change()
         after = step_by_step(model, ids, 2)
         assert change is unfold or not close(after[2], before[2]), change.__name__
-        assert (len(runs) == count) == (change in (unfold, module))
+        assert (len(runs) == count) == (change in modules)
         for one, other in zip(after, step_by_step(long_way(model), ids, 2), strict=True):
             assert close(one, other), change.__name__
         before = after
