@@ -32,7 +32,7 @@ def test_what_is_read_is_what_was_recorded(converted: Fixture, tmp_path: Path) -
         loaded = load_checkpoint(converted(family, **settings), device="cpu")
         linear = next(iter(spike_linears(loaded.model)))
         record, arrays = record_texts(loaded, TEXT, 200, ((linear,), 7))
-        plain = record_text(loaded.model, loaded.tokenizer, TEXT, tokens=200)
+        plain = record_text(loaded.model, loaded.tokenizer, TEXT, tokens=200, connections=True)
         assert record == plain
         folder = tmp_path / str(index)
         write_recording(folder, Recording(record, {"checkpoint": {"name": "m"}, "text": {}, "versions": {}}, arrays))
