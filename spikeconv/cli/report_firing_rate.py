@@ -1,6 +1,6 @@
 """`spikeconv report-firing-rate`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -81,7 +81,12 @@ def report_firing_rate(
     if save and read.path is not None:
         with convenience("the shares of zeros are not noted in the checkpoint"):
             save_zero_shares(read.path, {layer.name: layer.zero_share for layer in report.layers})
-    sent = [] if fired is None else [each for layer in recorded.layers if (each := traffic(layer, fired)) is not None]
+    inputs = encoded_inputs(recorded)
+    sent = [
+        replace(flow, role=each.roles)
+        for each in (inputs if fired is not None else ())
+        if (flow := traffic(each.record, fired or "sync")) is not None
+    ]
     picojoules: dict[str, dict[str, Any]] = {}
     if energy == "spikerwkv":
         picojoules = spikerwkv_report(report)
@@ -95,13 +100,13 @@ def report_firing_rate(
         lines = {"table 5": table_five(constants), "this model": this_model(report, constants)}
         picojoules = {f"{part}: {row.name}": row._asdict() for part, rows in lines.items() for row in rows}
     if as_json:
-        encoders = [{"linears": each.members, "roles": each.roles} for each in encoded_inputs(recorded)]
+        encoders = [{"linears": each.members, "roles": each.roles} for each in inputs]
         more: dict[str, Any] = {"encoders": encoders, "neurobench": neurobench_keys(recorded)}
         more |= {"energy": {energy: picojoules}} if energy else {}
         more |= {} if firing is None else {"firing": {firing: [asdict(each) for each in sent]}}
         print_json(report.to_dict() | more | {"measured": read.about})
         return
-    show_report(report, encoded_inputs(recorded), layers=not summary)
+    show_report(report, inputs, layers=not summary)
     if firing is not None:
         show_traffic(firing, sent)
     if energy == "spikerwkv":
