@@ -21,7 +21,7 @@ class _Fallback(NamedTuple):
 
 
 def fallbacks(model: Any) -> list[str]:
-    """Sentences on the native kernels, the short way of decoding and the spiking cache where a model goes without.
+    """Sentences on the native kernels, the engine and the spiking cache where a model goes without.
 
     That includes what the user chose (another dtype, another attention); empty: everything runs as it should.
     """
