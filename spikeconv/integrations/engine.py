@@ -3,7 +3,8 @@
 The forward of the decoder (without its head) is replaced on the instance, so whatever is built on it, losses and
 `logits_to_keep` included, stays transformers' own. Keys and values live in the engine's cache; transformers' shows them
 as the tensors that it would have, and may crop, reorder or copy them. What the engine does not do (gradients, hooks,
-hidden states of layers, other caches, masks that are no padding on the left) takes the modules' own way.
+hidden states of layers, other caches, masks that are no padding on the left) takes the modules' own way, and so does a
+plain call: the engine is for `torch.inference_mode()`, and for whoever gives a cache, as `generate` does.
 """
 
 import inspect
@@ -128,6 +129,8 @@ class EngineForward:
         if not self._is_plain():
             return None
         cache = next((given[name] for name in KEYWORDS if given.get(name) is not None), None)
+        if cache is None and not torch.is_inference_mode_enabled():
+            return None  # a plain call: the bits of the modules, as beside hooks, offloading or gradients
         use_cache = config.use_cache if use_cache is None else use_cache
         if cache is None and use_cache:
             cache = DynamicCache(config=config)

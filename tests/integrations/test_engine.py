@@ -70,7 +70,7 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 def step_by_step(model: Any, ids: Tensor, steps: int, mask: Tensor | None = None) -> list[Tensor]:
     """Logits of a prompt, and of some tokens one by one."""
-    with torch.no_grad():
+    with torch.inference_mode():
         out = model(ids, use_cache=True, attention_mask=mask)
         logits = [out.logits]
         for step in range(steps):
@@ -116,7 +116,7 @@ def test_through_any_cache(transformer: str, padding: bool, converted: Converted
         assert close(one[real], other[real])
     results = []
     for each in (model, plain):
-        with torch.no_grad():
+        with torch.inference_mode():
             cache, more = memory_of(each, each(ids, use_cache=True)), ids
             each(ids[:, :3], **{memory_keyword(each): cache}, use_cache=True)
             if transformer != "mistral":  # its own cache forgets what is outside of the window
@@ -249,7 +249,7 @@ def test_who_watches_takes_the_modules_way(converted: Converted, runs: list[int]
     with Recorder(model) as recorder:
         step_by_step(model, ids, 4)
     model(ids)  # gradients
-    with torch.no_grad():
+    with torch.inference_mode():
         assert len(model(ids, output_hidden_states=True).hidden_states) == 3
         with pytest.warns(SpikeconvWarning, match="StaticCache"):
             model(ids, **{memory_keyword(model): StaticCache(config=model.config, max_cache_len=8)}, use_cache=True)
