@@ -9,7 +9,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-__all__ = ["HASH", "Digest", "digest_of", "digest_within", "sha256_of"]
+__all__ = ["HASH", "Digest", "digest_of", "digest_within", "sha256_of", "text_digest"]
 
 HASH = "blake3"
 """What records call the hash of tensors."""
@@ -22,6 +22,11 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """What is remembered of a whole text: the SHA-256 of its UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
 def digest_of(data: bytes | memoryview) -> str:

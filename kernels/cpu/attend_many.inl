@@ -56,16 +56,22 @@ int64_t positions_before(const RowShape& shape, int64_t group) {
   return words * kWordInputs;
 }
 
-// Queries [first, first + n) become columns of a panel.
-PanelState begin_panel(const AttendJob& job, const AttendPart& part, int64_t first, int64_t n, Arena& arena) {
-  const RowShape& shape = job.shape;
-  const int64_t floats = positions_before(shape, row_groups(shape)) * kPanel;
+// An empty panel of so many positions.
+PanelState take_panel(int64_t positions, Arena& arena) {
+  const int64_t floats = positions * kPanel;
   PanelState panel{arena.take(floats), arena.take(floats),           arena.take(kPanel),
                    arena.take(kPanel), arena.take(kTileKeys * kPanel), true};
   __builtin_memset(panel.query, 0, size_t(floats) * sizeof(float));
   __builtin_memset(panel.sum, 0, size_t(floats) * sizeof(float));
   __builtin_memset(panel.total, 0, kPanel * sizeof(float));
   for (int i = 0; i < kPanel; ++i) panel.peak[i] = -kInfinity;
+  return panel;
+}
+
+// Queries [first, first + n) become columns of a panel.
+PanelState begin_panel(const AttendJob& job, const AttendPart& part, int64_t first, int64_t n, Arena& arena) {
+  const RowShape& shape = job.shape;
+  const PanelState panel = take_panel(positions_before(shape, row_groups(shape)), arena);
   Arena rest = arena;
   float* query = rest.take(shape.head_dim);
   for (int64_t r = 0; r < n; ++r) {

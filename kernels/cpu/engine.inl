@@ -156,22 +156,11 @@ void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* r
   for (int64_t r = 0; r < rows; ++r) {
     float *s = scores + r * kFewKeys, *to = records + r * record;
     const int64_t low = job.low(part.row_begin + r) - part.key_begin, high = job.high(part.row_begin + r) - part.key_begin;
-    float peak = -kInfinity, total = 0;
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; ++i)
       if (i < low || i > high) s[i] = -kInfinity;
-      peak = most(peak, s[i]);
-    }
-    const Floats reference = reference_of(splat(peak));
-    Floats sum{};
-    for (int64_t i = count; i % kLanes; ++i) s[i] = -kInfinity;
-    for (int64_t i = 0; i < count; i += kLanes) {
-      const Floats p = exp_negative(load<Floats>(s + i) - reference);
-      store(s + i, p);
-      sum += p;
-    }
-    total = lane_sum(sum);
-    to[dim] = peak;
-    to[dim + 1] = total;
+    const Softmax softmax = few_softmax(s, count);
+    to[dim] = softmax.peak;
+    to[dim + 1] = softmax.sum;
   }
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
@@ -183,13 +172,7 @@ void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* r
 }
 
 PanelState begin_float_panel(const FloatAttendJob& job, int64_t row, int64_t n, Arena& arena) {
-  const int64_t floats = job.dim * kPanel;
-  PanelState panel{arena.take(floats), arena.take(floats),           arena.take(kPanel),
-                   arena.take(kPanel), arena.take(kTileKeys * kPanel), true};
-  __builtin_memset(panel.query, 0, size_t(floats) * sizeof(float));
-  __builtin_memset(panel.sum, 0, size_t(floats) * sizeof(float));
-  __builtin_memset(panel.total, 0, kPanel * sizeof(float));
-  for (int i = 0; i < kPanel; ++i) panel.peak[i] = -kInfinity;
+  const PanelState panel = take_panel(job.dim, arena);
   for (int64_t r = 0; r < n; ++r) {
     const float* from = job.query + (row + r) / job.repeats * job.query_stride + (row + r) % job.repeats * job.dim;
     for (int64_t i = 0; i < job.dim; ++i) panel.query[i * kPanel + r] = from[i] * job.scaling;

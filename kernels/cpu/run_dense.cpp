@@ -3,7 +3,7 @@
 #include <thread>
 
 #include "dispatch.h"
-#include "share.h"
+#include "parallel.h"
 
 namespace spikeconv {
 namespace {

@@ -1,7 +1,7 @@
 // Events of a whole call: the fired columns of every token are shared out.
 #include "../common/accumulate.h"
 #include "dispatch.h"
-#include "share.h"
+#include "parallel.h"
 
 namespace spikeconv {
 namespace {

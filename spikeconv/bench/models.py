@@ -11,7 +11,7 @@ import torch
 
 from spikeconv.bench.timing import median_seconds
 from spikeconv.checkpoint.folder import source_path
-from spikeconv.engine import PARTS, Engine, Sequence, obstacle, runs_layers
+from spikeconv.engine import PARTS, Engine, Sequence, runs_engine
 from spikeconv.evaluate.models import load_checkpoint, load_source
 from spikeconv.integrations.memory import memory_keyword, memory_of
 
@@ -92,7 +92,7 @@ def bench_model(
 
 def _parts(model: Any, prompt: int, new_tokens: int) -> list[ModelParts]:
     """By the engine's own counters: of a prefill, and of a token in the mean; nothing where the engine does not run."""
-    if not runs_layers(model) or obstacle(model) is not None:
+    if not runs_engine(model):
         return []
     most = max(prompt, len(PROMPT) + new_tokens)
     engine = Engine(model, most)

@@ -17,13 +17,14 @@ from spikeconv.data.mix import mixed_documents
 from spikeconv.data.texts import check_dataset, check_text, longest_window, read_text, training_text
 from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
+from spikeconv.hashing import text_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from spikeconv.sources.base import Source
 
-__all__ = ["MIXED", "STATISTICS_TOKENS", "Calibration", "CalibrationText", "text_digest"]
+__all__ = ["MIXED", "STATISTICS_TOKENS", "Calibration", "CalibrationText"]
 
 MIXED = "mixed"
 WINDOW = 1024
@@ -121,8 +122,3 @@ class Calibration(Options):
             return read_text(Path(self.calibration))
         self.check()
         return training_text(None, self.calibration)
-
-
-def text_digest(text: str) -> str:
-    """What a record remembers of a whole text: the SHA-256 of its UTF-8."""
-    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -10,15 +10,14 @@ import typer
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.early import given
 from spikeconv.cli.measured import installed, text_of
-from spikeconv.cli.options import AsJson, Device, Dtype, Quiet, TrustRemoteCode
-from spikeconv.cli.report_energy import DEFAULT_PROFILES
+from spikeconv.cli.options import AsJson, Dataset, Device, Dtype, Profiles, Quiet, TrustRemoteCode
+from spikeconv.cli.report_energy import DEFAULT_PROFILES, profiles_of
 from spikeconv.cli.settings import split
 from spikeconv.comparison.subjects import find_subjects
 from spikeconv.comparison.table import Table, as_csv, as_markdown
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.names import resolve_tasks
 from spikeconv.plain import write_text
-from spikeconv.sources.presets import energy_constants
 
 if TYPE_CHECKING:
     from spikeconv.comparison.missing import Question
@@ -50,7 +49,7 @@ def compare(
             help="UTF-8 text to read.", show_default="for spikes a bundled sample, for perplexity BoolQ's passages"
         ),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="wikitext2, c4 or a hub id to read.", show_default=False)] = None,
+    dataset: Dataset = None,
     tokens: Annotated[
         int | None,
         typer.Option(min=2, help="Tokens of the text.", show_default="1,024 for spikes, 8,192 for perplexity"),
@@ -65,9 +64,7 @@ def compare(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N documents of a task.")] = None,
     data: Annotated[str, typer.Option(help="Of the tasks: hub, offline, or auto.")] = "auto",
-    profiles: Annotated[
-        str, typer.Option("--profile", help="Names in configs/energy/ or YAML files, with commas.")
-    ] = DEFAULT_PROFILES,
+    profiles: Profiles = DEFAULT_PROFILES,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a table of Markdown.")] = False,
     as_csv_table: Annotated[bool, typer.Option("--csv", help="Print values as CSV.")] = False,
     as_json: AsJson = False,
@@ -99,7 +96,7 @@ def compare(
         raise SpikeconvError("Give one of --markdown, --csv and --json.")
     if output is not None:
         _check_output(output)
-    constants = {Path(name).stem: energy_constants(name) for name in split(profiles)}
+    loaded = profiles_of(profiles)
     asked_tasks = None if tasks is None else resolve_tasks(tasks)
 
     from spikeconv.comparison.measure import Loading
@@ -108,11 +105,9 @@ def compare(
     from spikeconv.data.texts import read_text, text_or_sample
     from spikeconv.evaluate.tasks import choose_data
     from spikeconv.loading import find_device, parse_dtype
-    from spikeconv.report.profiles import EnergyProfile
 
     parse_dtype(dtype)
     find_device(device)
-    loaded = {name: EnergyProfile.parse(values) for name, values in constants.items()}
     content, label = text_or_sample(text, dataset)
 
     def question() -> "Question":

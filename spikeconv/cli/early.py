@@ -13,13 +13,14 @@ from typing import Any
 
 from spikeconv.calibrate.record import ClipRecord
 from spikeconv.checkpoint.folder import has_record, read_record, resolve_checkpoint
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.choices import check_device, check_dtype, check_execution
 from spikeconv.cli.settings import split
 from spikeconv.data.texts import check_dataset, check_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.names import check_data
 from spikeconv.families import FAMILIES
-from spikeconv.record.folder import find_recording
+from spikeconv.record.folder import JSON, find_recording
 from spikeconv.sizes import parse_size
 from spikeconv.sources.presets import DEFAULT_MODEL, check_source_name, model_presets
 from spikeconv.sources.pth_layouts import check_arch
@@ -103,7 +104,7 @@ def check_spiking(sources: Iterable[Path]) -> None:
         SpikeconvError: one is neither.
     """
     for path in sources:
-        held = ("record.json", "spikeconv.json", "config.json")
+        held = (JSON, RECORD, "config.json")
         if not (path.is_file() and path.suffix == ".json") and not any((path / name).is_file() for name in held):
             raise SpikeconvError(
                 f"{path} is neither a converted checkpoint (no spikeconv.json in it) nor a recording (no record.json); "

@@ -1,6 +1,5 @@
 """`spikeconv finetune`: rotational sparse training, and training through spikes."""
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -145,6 +144,7 @@ def finetune(
     from spikeconv.data.texts import training_text
     from spikeconv.errors import SpikeconvError
     from spikeconv.finetune.settings import FinetuneSettings
+    from spikeconv.hashing import text_digest
 
     options: dict[str, Any] = {"bits": bits, "codec": codec, "time_steps": time_steps}
     asked = scheme is not None or bool(assignments) or any(value is not None for value in options.values())
@@ -186,7 +186,7 @@ def finetune(
         {
             "source": name,
             "text": label,
-            "text_sha256": hashlib.sha256((content or repr(examples)).encode()).hexdigest(),
+            "text_sha256": text_digest(content or repr(examples)),
             "scheme": spiking.model_dump(mode="json") if through else None,
             "task": task,
             "distill_logits": float(asked and distill is not False),

@@ -13,12 +13,15 @@ __all__ = [
     "AsJson",
     "Checkpoint",
     "ClipRoles",
+    "Dataset",
     "Device",
     "Dtype",
     "Execution",
     "MadeFrom",
+    "Profiles",
     "Quiet",
     "Recorded",
+    "SampleText",
     "Source",
     "TrustRemoteCode",
 ]
@@ -52,6 +55,12 @@ Recorded = Annotated[
         "--record", help="Report on what `spikeconv record` wrote, instead of a checkpoint.", show_default=False
     ),
 ]
+SampleText = Annotated[
+    Path | None,
+    typer.Option("--text", help="UTF-8 text to read.", show_default="a bundled public-domain sample"),
+]
+Dataset = Annotated[str | None, typer.Option(help="wikitext2, c4 or a hub id to read.", show_default=False)]
+Profiles = Annotated[str, typer.Option("--profile", help="Names in configs/energy/ or YAML files, with commas.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …; auto takes a GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16 or float16.")]

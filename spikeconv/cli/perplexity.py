@@ -47,9 +47,9 @@ def perplexity(
 
     Example: spikeconv perplexity --dataset wikitext2 --window 2048 --baseline
     """
-    from spikeconv.calibrate.windows import text_digest
     from spikeconv.checkpoint.folder import resolve_checkpoint, saw_text
     from spikeconv.evaluate.stored import save_perplexity, text_question
+    from spikeconv.hashing import text_digest
 
     path = resolve_checkpoint(checkpoint)
     if max_tokens is not None and max_tokens < window:

@@ -46,8 +46,8 @@ def push(
 
     path = chosen_checkpoint(Path(names[0]).expanduser() if len(names) == 2 else None, quiet)
 
+    from spikeconv.checkpoint.folder import read_record
     from spikeconv.publish.push import pack, upload
-    from spikeconv.sources.json_file import read_json
 
     parcel = pack(path, repository, tracker(quiet))
     if parcel.licence is None:
@@ -59,7 +59,7 @@ def push(
         err.print("[note]README.md was edited, and is uploaded as it is[/]")
     url = None
     if not dry_run:
-        bits = read_json(path / "spikeconv.json").get("bits_per_weight")
+        bits = read_record(path).get("bits_per_weight")
         said = message or f"Spike-driven, {bits:.2f} bits per converted weight"
         url = upload(parcel, repository, private=private, revision=revision, message=said)
     if as_json:

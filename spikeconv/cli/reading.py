@@ -183,12 +183,9 @@ def _record_now(
 ) -> "Recording":
     from spikeconv.data.texts import text_or_sample
     from spikeconv.evaluate.models import load_checkpoint
-    from spikeconv.record.about import about, about_text
-    from spikeconv.record.file import Recording
-    from spikeconv.record.session import record_texts, some_trains
+    from spikeconv.record.session import recording_of, some_trains
 
     content, label = text_or_sample(text, dataset)
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     chosen = (trains or some_trains(loaded.model), RASTER_TOKENS)
-    record, arrays = record_texts(loaded, content, tokens, chosen, tracker(quiet))
-    return Recording(record, about(loaded.model, path, record, about_text(content, label)), arrays)
+    return recording_of(loaded, content, label, tokens, chosen, tracker(quiet))

@@ -1,13 +1,13 @@
 """`spikeconv record`: what a model's spikes were, on disk; reports are made of it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.early import check_linears, given
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, Dataset, Device, Dtype, Quiet, SampleText, TrustRemoteCode
 from spikeconv.errors import SpikeconvError
 
 __all__ = ["record"]
@@ -18,10 +18,8 @@ def record(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write.", show_default="CHECKPOINT/record")
     ] = None,
-    text: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to read.", show_default="a bundled public-domain sample")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="wikitext2, c4 or a hub id to read.", show_default=False)] = None,
+    text: SampleText = None,
+    dataset: Dataset = None,
     task: Annotated[
         str | None, typer.Option(help="lm-eval tasks, with commas, whose documents are scored.", show_default=False)
     ] = None,
@@ -69,34 +67,33 @@ def record(
         raise SpikeconvError(f"{folder} is no folder.")
 
     from spikeconv.evaluate.models import load_checkpoint
-    from spikeconv.record.about import about, about_text
+    from spikeconv.record.about import about
     from spikeconv.record.file import Recording, write_recording
-    from spikeconv.record.session import record_task, record_texts, some_trains
+    from spikeconv.record.session import record_task, recording_of, some_trains
 
     if not quiet:
         err.print("[note]checkpoint {path}[/]", path=path)
     loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     trains = (tuple(raster or some_trains(loaded.model)), raster_tokens)
-    what: dict[str, Any]
     if source is not None:
-        what = {"what": f"{', '.join(names)} ({source})", "limit": limit}
         found, arrays = record_task(
             loaded.model, lambda: evaluate_tasks(loaded, names, data=source, limit=limit, track=tracker(quiet)), trains
         )
+        what = {"what": f"{', '.join(names)} ({source})", "limit": limit}
+        recording = Recording(found, about(loaded.model, path, found, what), arrays)
     else:
         from spikeconv.data.texts import text_or_sample
 
         content, label = text_or_sample(text, dataset)
-        what = about_text(content, label)
-        found, arrays = record_texts(loaded, content, tokens, trains, tracker(quiet))
-    described = about(loaded.model, path, found, what)
+        recording = recording_of(loaded, content, label, tokens, trains, tracker(quiet))
+        found = recording.record
     try:
-        write_recording(folder, Recording(found, described, arrays))
+        write_recording(folder, recording)
     except OSError as error:
         raise SpikeconvError(f"Writing {folder} failed: {error.strerror or error}.") from None
     spikes = sum(layer.spikes for layer in found.layers)
     if as_json:
-        print_json({"output": str(folder), "measured": described, "layers": len(found.layers), "spikes": spikes})
+        print_json({"output": str(folder), "measured": recording.about, "layers": len(found.layers), "spikes": spikes})
         return
     out.print(
         "[good]Recorded[/] {spikes:,} spikes of {layers} linears over [number]{found.tokens:,}[/] tokens of {what}\n"
@@ -104,6 +101,6 @@ def record(
         spikes=spikes,
         layers=len(found.layers),
         found=found,
-        what=what["what"],
+        what=recording.about["text"]["what"],
         folder=folder,
     )

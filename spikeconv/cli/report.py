@@ -8,7 +8,7 @@ import typer
 from spikeconv.checkpoint.scratch import check_target
 from spikeconv.cli.console import out, print_json, tracker
 from spikeconv.cli.early import check_extra, check_linears, check_spiking, given
-from spikeconv.cli.options import AsJson, Device, Dtype, Quiet, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Dataset, Device, Dtype, Profiles, Quiet, SampleText, TrustRemoteCode
 from spikeconv.cli.report_energy import DEFAULT_PROFILES, profiles_of
 from spikeconv.errors import SpikeconvError
 from spikeconv.pages.files import RECORD
@@ -30,10 +30,8 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to write.", show_default="NAME-report")
     ] = None,
-    text: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to read.", show_default="a bundled public-domain sample")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="wikitext2, c4 or a hub id to read.", show_default=False)] = None,
+    text: SampleText = None,
+    dataset: Dataset = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to read at most.", show_default=str(TOKENS))] = None,
     raster: Annotated[
         list[str] | None,
@@ -42,9 +40,7 @@ def report(
             show_default="three: of the first, the middle and the last encoder",
         ),
     ] = None,
-    profiles: Annotated[
-        str, typer.Option("--profile", help="Names in configs/energy/ or YAML files, with commas.")
-    ] = DEFAULT_PROFILES,
+    profiles: Profiles = DEFAULT_PROFILES,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier report.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",

@@ -10,11 +10,11 @@ from spikeconv.cli.console import out, print_json, table
 from spikeconv.cli.convert_options import Assignments, Bits, Scheme
 from spikeconv.cli.early import given
 from spikeconv.cli.measured import installed
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Quiet, Recorded, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Profiles, Quiet, Recorded, SampleText, TrustRemoteCode
 from spikeconv.cli.reading import read_spikes
 from spikeconv.cli.settings import build_config
 from spikeconv.errors import SpikeconvError
-from spikeconv.report.profiles import Account, EnergyProfile, account
+from spikeconv.report.profiles import USUAL, Account, EnergyProfile, account
 from spikeconv.sources.presets import energy_constants
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_PROFILES", "profiles_of", "report_energy"]
 
-DEFAULT_PROFILES = "horowitz45,lemaire45,sdllm45"
+DEFAULT_PROFILES = ",".join(USUAL)
 
 
 def report_energy(
@@ -41,13 +41,9 @@ def report_energy(
     bits: Bits = None,
     scheme: Scheme = None,
     assignments: Assignments = None,
-    profiles: Annotated[
-        str, typer.Option("--profile", help="Names in configs/energy/ or YAML files, with commas.")
-    ] = DEFAULT_PROFILES,
+    profiles: Profiles = DEFAULT_PROFILES,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of the text.")] = 1024,
-    text: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to read.", show_default="a bundled public-domain sample")
-    ] = None,
+    text: SampleText = None,
     attention: Annotated[
         Literal["float", "linears", "none"],
         typer.Option(

@@ -1,14 +1,13 @@
 """`spikeconv report-firing-rate`."""
 
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from spikeconv.cli.console import out, print_json, table
 from spikeconv.cli.failure import convenience
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, Recorded, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Quiet, Recorded, SampleText, TrustRemoteCode
 from spikeconv.cli.reading import read_spikes
 from spikeconv.errors import SpikeconvError
 
@@ -26,9 +25,7 @@ TABLES = {"spikegpt": "spikegpt-table1", "spikelm": "spikelm-table5"}
 
 def report_firing_rate(
     checkpoint: Checkpoint = None,
-    text: Annotated[
-        Path | None, typer.Option(help="UTF-8 text to read.", show_default="a bundled public-domain sample")
-    ] = None,
+    text: SampleText = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to read at most.")] = 1024,
     summary: Annotated[bool, typer.Option("--summary", help="Leave the table of single layers out.")] = False,
     save: Annotated[

@@ -1,11 +1,11 @@
 """Which measurements a comparison lacks: so that all columns answer the same questions, on the same text."""
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from spikeconv.comparison.columns import Column, text_of
 from spikeconv.evaluate.stored import PERPLEXITY
+from spikeconv.hashing import text_digest
 
 __all__ = ["Question", "Tasks", "Text", "missing_questions", "missing_spikes", "missing_tasks"]
 
@@ -21,7 +21,7 @@ class Text:
     @property
     def digest(self) -> str:
         """SHA-256 of its UTF-8."""
-        return hashlib.sha256(self.content.encode("utf-8", errors="surrogatepass")).hexdigest()
+        return text_digest(self.content)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.errors import SpikeconvError
+from spikeconv.record.folder import JSON as RECORDING
 from spikeconv.sources.presets import check_source_name
 from spikeconv.untrusted import read_bounded
 
@@ -14,7 +16,7 @@ __all__ = ["Subject", "find_subjects"]
 
 Kind = Literal["checkpoint", "recording", "float"]
 
-RECORDING, RECORD, CONFIG = "record.json", "spikeconv.json", "config.json"
+CONFIG = "config.json"
 MOST_CONFIG = 1 << 26
 
 

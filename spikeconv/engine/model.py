@@ -158,10 +158,10 @@ class Engine:
             float32 [T, …]; by name float32 [layers, T, width]: `input`, `q`, `k`, `v`, `attended`, `o`, `middle`,
             `gate`, `up`, `product` (what goes into down), `down`.
         """
-        config_heads = self._plans[1].in_features
+        queries = self._plans[1].in_features
         keys, inner = self.key_heads * self.head_dim, self._plans[3].in_features
         widths = {
-            "input": self.hidden, "q": config_heads, "k": keys, "v": keys, "attended": config_heads, "o": self.hidden,
+            "input": self.hidden, "q": queries, "k": keys, "v": keys, "attended": queries, "o": self.hidden,
             "middle": self.hidden, "gate": inner, "up": inner, "product": inner, "down": self.hidden,
         }  # fmt: skip
         found = torch.empty(self.layers, len(tokens), sum(widths.values()))

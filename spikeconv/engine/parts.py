@@ -11,7 +11,7 @@ from spikeconv.families import GatedDecoder, family_of, own_name
 from spikeconv.nn import FoldedNorm, SpikeLinear, attention_codes
 from spikeconv.ops.native import load
 
-__all__ = ["Decoder", "Layer", "Obstacle", "decoder_of", "obstacle", "runs_layers"]
+__all__ = ["Decoder", "Layer", "Obstacle", "decoder_of", "obstacle", "runs_engine", "runs_layers"]
 
 ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position alone."""
@@ -54,6 +54,11 @@ def runs_layers(model: Any) -> bool:
     """Whether the engine is for a model: on a CPU with native kernels, of such a family, with float keys and values."""
     on_cpu = model.device.type == "cpu" and load("cpu").is_native
     return on_cpu and any(True for _ in _layers(model)) and not attention_codes(model)
+
+
+def runs_engine(model: Any) -> bool:
+    """Whether the engine is for a model, and nothing keeps it from that."""
+    return runs_layers(model) and obstacle(model) is None
 
 
 def obstacle(model: Any) -> Obstacle | None:

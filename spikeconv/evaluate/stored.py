@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from spikeconv.checkpoint.folder import checkpoint_digest
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.results import ACCURACIES
-from spikeconv.hashing import sha256_of
+from spikeconv.hashing import sha256_of, text_digest
 from spikeconv.plain import plain_value, write_json
 from spikeconv.sources.json_file import read_json
 from spikeconv.versions import versions
@@ -140,8 +140,7 @@ def task_question(result: "EvaluationResult", limit: int | None, num_fewshot: in
 
 def text_question(content: str, label: str, window: int, max_tokens: int | None) -> dict[str, Any]:
     """What is asked about a text."""
-    digest = hashlib.sha256(content.encode("utf-8", errors="surrogatepass")).hexdigest()
-    return {"label": label, "text": digest, "window": window, "max_tokens": max_tokens}
+    return {"label": label, "text": text_digest(content), "window": window, "max_tokens": max_tokens}
 
 
 def save_perplexity(

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from spikeconv.calibrate.clipping import Clipping
-from spikeconv.calibrate.windows import Calibration, text_digest
+from spikeconv.calibrate.windows import Calibration
 from spikeconv.config import SpikeConfig
 from spikeconv.config.base import Settings
 from spikeconv.conversion.memory import convert_in_memory
@@ -23,6 +23,7 @@ from spikeconv.data.texts import longest_window, python_docs
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.perplexity import perplexity
 from spikeconv.evaluate.tasks import evaluate_tasks
+from spikeconv.hashing import text_digest
 from spikeconv.loading import LoadedModel, find_device, parse_dtype
 from spikeconv.progress import Track, silent
 from spikeconv.record.layers import layer_records

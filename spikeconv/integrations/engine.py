@@ -19,8 +19,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from spikeconv.engine import Engine, Sequence, StateCache, Texts, exact_half, obstacle, runs_layers, texts_of
-from spikeconv.errors import SpikeconvWarning
+from spikeconv.engine import Engine, Sequence, StateCache, Texts, exact_half, runs_engine, texts_of
+from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations.engine_cache import states_of
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
 from spikeconv.nn import Encoder, spike_linears
@@ -46,9 +46,15 @@ def use_engine(model: Any) -> bool:
     head = _head_of(model)
     if type(head) is nn.Linear and "forward" not in head.__dict__:
         head.forward = HeadForward(head)  # type: ignore[assignment, method-assign]
-    if "forward" in base.__dict__ or not runs_layers(model) or obstacle(model) is not None:
+    if "forward" in base.__dict__ or not runs_engine(model):
         return False
-    base.forward = EngineForward(model)
+    try:
+        base.forward = EngineForward(model)
+    except SpikeconvError as error:  # a transformers that calls what it remembers otherwise
+        warnings.warn(
+            f"The model runs transformers' own layers, not the engine: {error}", SpikeconvWarning, stacklevel=2
+        )
+        return False
     return True
 
 
@@ -75,8 +81,17 @@ class EngineForward:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._forget()
         self._told: set[str] = set()
+        self._begin()
+
+    def _begin(self) -> None:
+        # What `generate` looks at. Read once: a look at a signature takes as long as a layer for one token.
+        base = self.model.base_model
+        parameters = list(inspect.signature(type(base).forward).parameters.values())[1:]
+        self.__signature__ = inspect.Signature(parameters)
+        self._names = [parameter.name for parameter in parameters]
+        self._keyword = memory_keyword(base)
+        self._forget()
 
     def _forget(self) -> None:
         self._engine: Engine | None = None
@@ -90,13 +105,7 @@ class EngineForward:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._forget()
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """Of the forward that it stands for: `generate` looks at it."""
-        parameters = list(inspect.signature(type(self.model.base_model).forward).parameters.values())[1:]
-        return inspect.Signature(parameters)
+        self._begin()
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """What the decoder gives: last hidden states float32 [batch, tokens, hidden], and the cache."""
@@ -106,7 +115,7 @@ class EngineForward:
 
     def _by_engine(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> BaseModelOutputWithPast | None:
         base, config = self.model.base_model, self.model.config.get_text_config()
-        given = dict(zip(self.__signature__.parameters, arguments, strict=False)) | options
+        given = dict(zip(self._names, arguments, strict=False)) | options
         ids, use_cache = given.get("input_ids"), given.get("use_cache")
         if (
             torch.is_grad_enabled()
@@ -155,7 +164,7 @@ class EngineForward:
             states.make_room(texts.end)
             hidden = run_texts(engine, texts, states.held)
             states.length = texts.end
-        result: Any = {"last_hidden_state": hidden, memory_keyword(base): cache}
+        result: Any = {"last_hidden_state": hidden, self._keyword: cache}
         return BaseModelOutputWithPast(**result)
 
     def _tell(self, why: str) -> None:
@@ -185,7 +194,7 @@ class EngineForward:
         engine = self._engine
         if engine is None or not engine.holds():
             self._engine = engine = None
-            if obstacle(self.model) is not None or not runs_layers(self.model):
+            if not runs_engine(self.model):
                 return None
         if positions > MOST_POSITIONS:
             return None

@@ -10,14 +10,13 @@ from spikeconv.comparison.subjects import Subject
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import find_family
 from spikeconv.publish.measured import measured_section
-from spikeconv.report.profiles import EnergyProfile
+from spikeconv.report.profiles import USUAL, EnergyProfile
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.presets import energy_constants
 from spikeconv.untrusted import read_bounded
 
 __all__ = ["Card", "renewed_card"]
 
-PROFILES = ("horowitz45", "lemaire45", "sdllm45")
 MOST_CARD = 1 << 24
 
 
@@ -48,7 +47,7 @@ def renewed_card(path: Path, repository: str | None = None) -> Card:
         raise SpikeconvError(f"{path / CARD} cannot be read: {error}.") from None
     if found is not None and not is_ours(found):
         return Card(found, True)
-    profiles = {name: EnergyProfile.parse(energy_constants(name)) for name in PROFILES}
+    profiles = {name: EnergyProfile.parse(energy_constants(name)) for name in USUAL}
     measured = measured_section(gather(Subject(path.name, str(path), "checkpoint")), profiles)
     auto = find_family(config).auto_name(config.get("architectures"))
     name = repository.rpartition("/")[2] if repository else path.absolute().name

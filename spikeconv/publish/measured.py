@@ -39,7 +39,7 @@ def _spikes(column: Column) -> Iterator[str]:
         "firing_rate": total.firing_rate,
         "zero_share": total.zero_share,
     }
-    for role, means in {**roles, **({"all" if report.layers else "none": everything} if report.layers else {})}.items():
+    for role, means in {**roles, "all": everything}.items():
         rate = means["firing_rate"]
         rows.append(
             f"| {role} | {means['virtual_steps']:g} | {means['spikes_per_input']:.3f} | "

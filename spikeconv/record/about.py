@@ -1,11 +1,11 @@
 """What a recording is of: checkpoint, text and versions, as plain values."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from spikeconv.checkpoint.folder import checkpoint_digest
 from spikeconv.checkpoint.origin import base_of
+from spikeconv.hashing import text_digest
 from spikeconv.record.record import SpikeRecord
 from spikeconv.versions import versions
 
@@ -32,4 +32,4 @@ def about(model: Any, path: Path, record: SpikeRecord, text: dict[str, Any]) -> 
 
 def about_text(content: str, label: str) -> dict[str, Any]:
     """A text's name and SHA-256."""
-    return {"what": label, "sha256": hashlib.sha256(content.encode()).hexdigest()}
+    return {"what": label, "sha256": text_digest(content)}

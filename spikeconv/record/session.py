@@ -9,7 +9,8 @@ from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn import spike_linears
 from spikeconv.progress import Track, silent
-from spikeconv.record.file import Array
+from spikeconv.record.about import about, about_text
+from spikeconv.record.file import Array, Recording
 from spikeconv.record.positions import PositionRecorder
 from spikeconv.record.potentials import EDGES, PotentialRecorder
 from spikeconv.record.record import SpikeRecord
@@ -21,7 +22,7 @@ from spikeconv.suggest import matching
 if TYPE_CHECKING:
     from spikeconv.loading import LoadedModel
 
-__all__ = ["record_task", "record_texts", "some_trains"]
+__all__ = ["record_task", "record_texts", "recording_of", "some_trains"]
 
 POTENTIAL_TOKENS = 2048
 """Tokens whose potentials are looked at: each costs a second encode."""
@@ -34,6 +35,14 @@ def some_trains(model: Any) -> tuple[str, ...]:
     """Three linears whose spike trains say something of all: the first, one in the middle, and the last encoder's."""
     names = list(first_linears(model))
     return tuple(dict.fromkeys((names[0], names[len(names) // 2], names[-1]))) if names else ()
+
+
+def recording_of(
+    loaded: "LoadedModel", content: str, label: str, tokens: int, trains: Trains = ((), 0), track: Track = silent
+) -> Recording:
+    """What `record_texts` finds in a text of that name, and what it is of."""
+    record, arrays = record_texts(loaded, content, tokens, trains, track)
+    return Recording(record, about(loaded.model, loaded.path, record, about_text(content, label)), arrays)
 
 
 def record_texts(

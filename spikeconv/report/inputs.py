@@ -40,9 +40,10 @@ def encoded_inputs(record: SpikeRecord) -> list[EncodedInput]:
     """The encoders of a record, in order."""
     members: list[list[LayerRecord]] = []
     for layer in record.layers:
-        # A member has its encoder's histogram, and comes after it.
-        own = [group for group in members if group[0].histogram == layer.histogram and not layer.encodes]
-        own[-1].append(layer) if own else members.append([layer])
+        # A member has its encoder's histogram, and comes after it: nearly always that is the last one.
+        alike = (group for group in reversed(members) if group[0].histogram == layer.histogram)
+        own = None if layer.encodes else next(alike, None)
+        members.append([layer]) if own is None else own.append(layer)
     return [_input(group) for group in members]
 
 

@@ -20,7 +20,10 @@ from spikeconv.report.operations import kappa
 if TYPE_CHECKING:  # a profile is checked before torch is imported
     from spikeconv.report.work import Work
 
-__all__ = ["Account", "EnergyLine", "EnergyProfile", "account"]
+__all__ = ["USUAL", "Account", "EnergyLine", "EnergyProfile", "account"]
+
+USUAL = ("horowitz45", "lemaire45", "sdllm45")
+"""What energies are computed by where nobody names a profile: operations, memory included, and the paper's own."""
 
 
 class EnergyProfile(Options):

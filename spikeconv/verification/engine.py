@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-from spikeconv.engine import Engine, decoder_of, obstacle, runs_layers, windows_of
+from spikeconv.engine import Engine, decoder_of, runs_engine, windows_of
 from spikeconv.verification.result import VerifyResult
 
 __all__ = ["compare_engine"]
@@ -29,7 +29,7 @@ def compare_engine(model: Any, ids: Tensor, result: VerifyResult) -> None:
         ids: token ids [1, tokens].
         result: where to note what is found.
     """
-    if not runs_layers(model) or obstacle(model) is not None:
+    if not runs_engine(model):
         return
     tokens, decoder, base = ids[0], decoder_of(model), model.base_model
     with torch.inference_mode():
