@@ -22,27 +22,34 @@ LINE = 64
 def large_empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """An uninitialized tensor on the CPU in pages of its own, large ones as far as the system has any."""
     size = torch.Size(shape).numel() * dtype.itemsize
+    return _own(_region(size)[:size]).view(dtype).view(shape)
+
+
+def _region(size: int) -> Tensor:
+    """Bytes that begin at a large page, size of them or more."""
     region = torch.empty(size + PAGE, dtype=torch.uint8)
     torch.ops.spikeconv.cpu_large_pages(region)
-    begin = -region.data_ptr() % PAGE
-    return region[begin : begin + size].view(dtype).view(shape)
+    return region[-region.data_ptr() % PAGE :]
+
+
+def _own(part: Tensor) -> Tensor:
+    """The same bytes as a storage of their own: a pickle of a tensor holds its whole storage, and would the region."""
+    return torch.from_numpy(part.numpy())
 
 
 class LargePages:
     """Copies tensors one behind the other into regions of large pages, as far as the system has any."""
 
     def __init__(self) -> None:
-        self._free = torch.empty(0, dtype=torch.uint8)
+        self._free = torch.empty(0, dtype=torch.uint8)  # of the last region
 
     def place(self, x: Tensor) -> Tensor:
         """A copy of x, contiguous bytes on the CPU."""
         wanted = -(-x.numel() // LINE) * LINE
         if wanted > self._free.numel():
-            region = torch.empty(max(wanted, REGION) + PAGE, dtype=torch.uint8)
-            torch.ops.spikeconv.cpu_large_pages(region)
-            self._free = region[-region.data_ptr() % PAGE :]
+            self._free = _region(max(wanted, REGION))
         mine, self._free = self._free[: x.numel()], self._free[wanted:]
-        return mine.view(x.shape).copy_(x)
+        return _own(mine).view(x.shape).copy_(x)
 
 
 class MappedFiles:

@@ -240,7 +240,9 @@ def test_executions_give_the_same_logits(
 def test_copies_of_a_fresh_model(settings: dict[str, Any], family: str, converted: Fixture, logits_of: Fixture) -> None:
     """Before its first forward, when the guard's hooks are still there, and after."""
     model = load(converted(family, **({} if family not in TRANSFORMERS else settings)))
-    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    pickled = pickle.dumps(model)
+    assert len(pickled) < 4 * sum(x.nbytes for x in model.state_dict().values()) + 1_000_000
+    copies = [copy.deepcopy(model), pickle.loads(pickled)]
     expected = logits_of(model)
     copies += [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
     assert all(torch.equal(logits_of(other), expected) for other in copies)

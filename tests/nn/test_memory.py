@@ -1,6 +1,8 @@
 """Weights move into regions of large pages unchanged, one behind the other, and leave the pages of their file."""
 
+import gc
 import itertools
+import pickle
 import re
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from spikeconv.nn import memory
-from spikeconv.nn.memory import LINE, PAGE, LargePages, MappedFiles
+from spikeconv.nn.memory import LINE, PAGE, LargePages, MappedFiles, large_empty
 from spikeconv.ops.native import load
 
 
@@ -43,7 +45,19 @@ def test_small_tensors_share_a_region_that_begins_at_a_page() -> None:
     first, second = (pages.place(torch.zeros(100, dtype=torch.uint8)) for _ in range(2))
     assert first.data_ptr() % PAGE == 0
     assert second.data_ptr() - first.data_ptr() == 128
-    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+
+
+@pytest.mark.usefixtures("small_regions")
+def test_a_tensor_is_all_that_its_storage_holds() -> None:
+    """What pickles a tensor, or shares it with a process, takes its whole storage."""
+    pages = LargePages()
+    placed = [pages.place(torch.full((size,), size % 251, dtype=torch.uint8)) for size in (100, 7, 1 << 17)]
+    placed.append(large_empty((3, 5), torch.float32))
+    assert [x.untyped_storage().nbytes() for x in placed] == [100, 7, 1 << 17, 60]
+    assert len(pickle.dumps(placed[0])) < 1000
+    del pages, placed[0]
+    gc.collect()
+    assert torch.equal(placed[0], torch.full((7,), 7, dtype=torch.uint8))  # the region stays while one needs it
 
 
 def test_strided_tensors_arrive_contiguous() -> None:
