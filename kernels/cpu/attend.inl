@@ -37,14 +37,17 @@ void load_query(const AttendJob& job, const AttendPart& part, int64_t query, flo
            out);
 }
 
-// A query's scores before anything is added to them: the mask of keys [key, key + n).
+// A query's scores before anything is added to them: the mask of keys [key, key + n), -∞ where it sees none.
 void load_mask(const AttendJob& job, const AttendPart& part, int64_t query, int64_t key, int64_t n, float* out) {
-  if (!job.mask.data) {
+  const int64_t row = part.query_begin + query;
+  if (job.causal) {
+    const int64_t low = job.low(row), high = job.high(row);
+    for (int64_t i = 0; i < n; ++i) out[i] = key + i < low || key + i > high ? -kInfinity : 0.0f;
+  } else if (job.mask.data) {
+    load_row(job.mask.data, job.mask.dtype, job.mask_at(part.batch, part.key_head, row) + key, n, out);
+  } else {
     __builtin_memset(out, 0, size_t(n) * sizeof(float));
-    return;
   }
-  const int64_t at = job.mask_at(part.batch, part.key_head, part.query_begin + query);
-  load_row(job.mask.data, job.mask.dtype, at + key, n, out);
 }
 
 // Scales, times a factor, and offsets of one group of some rows; zeros up to a whole vector.

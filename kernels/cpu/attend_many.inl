@@ -89,9 +89,14 @@ PanelState begin_panel(const AttendJob& job, const AttendPart& part, int64_t fir
 // nothing would be left of these.
 void begin_scores(const AttendJob& job, const AttendPart& part, int64_t first, int64_t n, int64_t key, int64_t keys,
                   PanelState& panel) {
-  float mask[kTileKeys], highest = job.mask.data ? -kInfinity : 0, lowest_peak = kInfinity;
-  if (!job.mask.data || n < kPanel) __builtin_memset(panel.scores, 0, size_t(keys) * kPanel * sizeof(float));
-  for (int64_t r = 0; job.mask.data && r < n; ++r) {
+  const int64_t begin = part.query_begin + first, end = begin + n - 1, last = key + keys - 1;
+  const bool hides = job.causal && (last > job.high(begin) || key < job.low(end)), masks = hides || job.mask.data;
+  panel.live = key <= job.high(end) && last >= job.low(begin);
+  if (!panel.live) return;
+  if (!masks || n < kPanel) __builtin_memset(panel.scores, 0, size_t(keys) * kPanel * sizeof(float));
+  if (!masks) return;
+  float mask[kTileKeys], highest = -kInfinity, lowest_peak = kInfinity;
+  for (int64_t r = 0; r < n; ++r) {
     load_mask(job, part, first + r, key, keys, mask);
     for (int64_t i = 0; i < keys; ++i) {
       panel.scores[i * kPanel + r] = mask[i];

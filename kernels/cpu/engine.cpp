@@ -8,52 +8,14 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "engine_memory.h"
+#include "engine_rows.h"
 #include "parallel.h"
 
 namespace spikeconv {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-// Pieces of one block of memory, each at a cache line.
-class Room {
- public:
-  explicit Room(char* begin) : next_(begin), begin_(begin) {}
-  template <class T>
-  T* take(int64_t count) {
-    char* piece = next_;
-    next_ += ceil_div(count * int64_t(sizeof(T)), 64) * 64;
-    return reinterpret_cast<T*>(piece);
-  }
-  int64_t used() const { return next_ - begin_; }
-
- private:
-  char *next_, *begin_;
-};
-
-// What a forward of so many tokens works in.
-struct Workspace {
-  float *x, *attended, *other, *gate, *up, *query, *key, *value, *scale, *final;
-  int32_t* zero;
-  void* counts;
-  float* records;
-
-  Workspace(Room& room, const ModelPlan& m, int64_t tokens, int64_t records_floats) {
-    const int64_t widest = std::max({m.hidden, m.query_width(), m.intermediate});
-    x = room.take<float>(tokens * m.hidden);
-    other = room.take<float>(tokens * m.hidden);
-    query = room.take<float>(tokens * m.query_width());
-    attended = room.take<float>(tokens * m.query_width());
-    key = room.take<float>(tokens * m.key_width());
-    value = room.take<float>(tokens * m.key_width());
-    gate = room.take<float>(tokens * m.intermediate);
-    up = room.take<float>(tokens * m.intermediate);
-    final = room.take<float>(tokens * m.hidden);
-    scale = room.take<float>(tokens);
-    zero = room.take<int32_t>(tokens);
-    counts = room.take<int16_t>(tokens * widest);
-    records = room.take<float>(records_floats);
-  }
-};
 
 // Attention of one forward, cut into parts that depend on shapes alone.
 struct Task {
@@ -72,7 +34,7 @@ class Forward {
         isa_(kernels()), float_(*isa_.engine), seconds_(seconds), trace_(trace) {}
 
   void run(std::span<const int64_t> wanted, bool logits, float* out) {
-    cut();
+    if (!m_.rows.used()) cut();
     static thread_local Scratch memory;
     Room measure(nullptr);
     Workspace(measure, m_, count_, records_ * (m_.head_dim + kRecordExtra));
@@ -123,7 +85,10 @@ class Forward {
     note(index, noted, w.key, m_.key_width());
     note(index, noted, w.value, m_.key_width());
     remember(plan, index, w);
-    attend(plan, index, w);
+    if (m_.rows.used())
+      attend_rows(m_, sequences_, cache_, index, plan.window, w.query, w.attended);
+    else
+      attend(plan, index, w);
     lap(Part::attention);
     note(index, noted, w.attended, m_.query_width());
     encode(plan.output, w.attended, w, count_);
@@ -193,16 +158,23 @@ class Forward {
   }
 
   char* state(void* base, int64_t layer, int64_t slot, int64_t key_head, int64_t index) const {
-    const int64_t row = ((layer * cache_.slots + slot) * m_.key_heads + key_head) * cache_.capacity + index;
-    return static_cast<char*>(base) + row * m_.head_dim * cache_.bytes();
+    return cache_.at(base, m_, layer, slot, key_head, index);
   }
 
-  // Turns queries and keys, and puts keys and values into the cache.
+  // A key or value into the cache.
+  void store(const float* x, char* to, float* memory) const {
+    if (m_.rows.used())
+      encode_row(m_.rows, x, to, memory);
+    else
+      float_.narrow(x, m_.head_dim, cache_.dtype, to);
+  }
+
+  // Turns queries and keys, and puts keys and values into the cache. Where those are counts, queries are rotated as well.
   void remember(const LayerPlan& plan, int64_t layer, Workspace& w) {
     const int64_t dim = m_.head_dim;
     share(0, count_, std::max<int64_t>(1, kWorkPerThread / 8 / (m_.query_width() + 2 * m_.key_width())),
           [&](int64_t begin, int64_t end) {
-            float* memory = static_cast<float*>(scratch().bytes(4 * dim * 4 + 64));
+            float* memory = static_cast<float*>(scratch().bytes(row_scratch(m_) * 4));
             for (int64_t t = begin; t < end; ++t) {
               const Sequence& s = sequence_of(t);
               const int64_t place = t - s.begin;
@@ -211,14 +183,15 @@ class Forward {
                 float* q = w.query + t * m_.query_width() + h * dim;
                 if (plan.query_norm) float_.normalize(q, dim, plan.query_norm, plan.norm_epsilon, q, memory);
                 float_.rotary(q, cos, sin, dim);
+                if (m_.rows.used()) rotate_head(m_.rows.rotation, q, memory);
               }
               for (int64_t h = 0; h < m_.key_heads; ++h) {
                 float* k = w.key + t * m_.key_width() + h * dim;
                 if (plan.key_norm) float_.normalize(k, dim, plan.key_norm, plan.norm_epsilon, k, memory);
                 float_.rotary(k, cos, sin, dim);
-                float_.narrow(k, dim, cache_.dtype, state(cache_.keys, layer, s.slot, h, s.at + place));
-                float_.narrow(w.value + t * m_.key_width() + h * dim, dim, cache_.dtype,
-                              state(cache_.values, layer, s.slot, h, s.at + place));
+                store(k, state(cache_.keys, layer, s.slot, h, s.at + place), memory);
+                const float* v = w.value + t * m_.key_width() + h * dim;
+                store(v, state(cache_.values, layer, s.slot, h, s.at + place), memory);
               }
             }
           });

@@ -17,6 +17,13 @@ struct LayerPlan {
   int64_t window;  // keys that a token sees; 0: all
 };
 
+// Keys and values as rows of counts (common/rows.h), and the rotation of a head that they are encoded in.
+struct RowPlan {
+  RowSettings settings;
+  Transform rotation, inverse;  // `inverse` without the signs, which come behind it
+  bool used() const { return settings.ratio_count > 0; }  // or they are floats
+};
+
 // A model with all arguments checked, as the bytes of a tensor; layers behind it. The tensors that it points to are its
 // maker's to keep (spikeconv/engine/).
 struct ModelPlan {
@@ -28,6 +35,7 @@ struct ModelPlan {
   FloatRows head;       // [vocabulary] of hidden; null data: none
   const float* head_bias;
   const float *cos, *sin;  // [positions][head_dim]
+  RowPlan rows;
 
   int64_t query_width() const { return heads * head_dim; }
   int64_t key_width() const { return key_heads * head_dim; }
@@ -44,12 +52,15 @@ struct Sequence {
   int64_t position;      // of its first token
 };
 
-// Keys and values of all layers: [layers][slots][key heads][capacity][head_dim].
+// Keys and values of all layers: [layers][slots][key heads][capacity] of head_dim floats, or of rows of counts.
 struct Cache {
   void *keys, *values;
-  Dtype dtype;
+  Dtype dtype;  // of floats
   int64_t slots, capacity;
-  int64_t bytes() const { return dtype == Dtype::float32 ? 4 : 2; }
+  int64_t bytes;  // of a key
+  char* at(void* base, const ModelPlan& m, int64_t layer, int64_t slot, int64_t key_head, int64_t index) const {
+    return static_cast<char*>(base) + (((layer * slots + slot) * m.key_heads + key_head) * capacity + index) * bytes;
+  }
 };
 
 // What was computed on the way, for those who compare: per layer and token, one after the other: the layer's input; q, k,

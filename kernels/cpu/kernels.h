@@ -133,22 +133,34 @@ struct Mask {
   int64_t batch_stride, head_stride, token_stride;
 };
 
+// Queries of some tokens, and the keys and values that they use. What uses one key head is counted token by token: the
+// heads of token 0, of token 1, …
 struct AttendJob {
-  const void* query;  // [batch, key heads, repeats · tokens, head_dim]
+  const void* query;  // [batch, heads, tokens] of head_dim; strides in numbers
   Dtype dtype;
+  float* output;      // the same, with the same strides
+  int64_t batch_stride, head_stride, token_stride;
   RowCache keys, values;
-  Mask mask;
+  Mask mask;          // not where `causal`
   RowShape shape;
   float scaling;
   int64_t batch, key_heads, repeats, tokens, length;
+  bool causal;        // the last keys are the tokens' own, and what follows its own key a token does not see
+  int64_t window;     // keys that it then sees, its own included; 0: all before
   int64_t queries() const { return repeats * tokens; }  // that use one key
-  // Where a query of a key head begins, in numbers, and its mask, if there is one.
+  // Where a query of a key head begins, and its mask, in numbers.
   int64_t query_at(int64_t batch, int64_t key_head, int64_t query) const {
-    return ((batch * key_heads + key_head) * queries() + query) * shape.head_dim;
+    return batch * batch_stride + (key_head * repeats + query % repeats) * head_stride + query / repeats * token_stride;
   }
   int64_t mask_at(int64_t batch, int64_t key_head, int64_t query) const {
-    const int64_t head = key_head * repeats + query / tokens;
-    return batch * mask.batch_stride + head * mask.head_stride + query % tokens * mask.token_stride;
+    const int64_t head = key_head * repeats + query % repeats;
+    return batch * mask.batch_stride + head * mask.head_stride + query / repeats * mask.token_stride;
+  }
+  // First and last key that a query sees. A mask is not looked at.
+  int64_t high(int64_t query) const { return causal ? length - tokens + query / repeats : length - 1; }
+  int64_t low(int64_t query) const {
+    const int64_t first = high(query) - window + 1;
+    return causal && window && first > 0 ? first : 0;
   }
 };
 

@@ -37,12 +37,29 @@ GroupPlan group_of(const Tensor& bytes, int64_t inputs, std::initializer_list<in
   return plan;
 }
 
+// How keys and values are rows of counts, if the settings say so: `rotation` and `inverse` of a head.
+RowPlan row_plan_of(int64_t head_dim, const std::vector<double>& settings, const Tensors& rotation,
+                    const Tensors& inverse) {
+  RowPlan plan{};
+  if (settings.empty()) return plan;
+  STD_TORCH_CHECK(!rotation.empty() && !inverse.empty(), "spikeconv: keys and values are rotated");
+  plan.settings = RowSettings::from_table(settings, head_dim);
+  Tensors keep;
+  plan.rotation = transform_of(head_dim, rotation, keep);
+  plan.inverse = transform_of(head_dim, inverse, keep);
+  for (const Tensors* tensors : {&rotation, &inverse})
+    for (const Tensor& t : *tensors) STD_TORCH_CHECK(t.is_contiguous(), "spikeconv: a plan takes contiguous tensors");
+  return plan;
+}
+
 // sizes: layers, hidden, heads, key_heads, head_dim, intermediate, vocabulary, positions; then a window for each layer.
 // numbers: scaling of scores, ε of the last norm, ε of the norms of queries and keys.
 // tensors: embedding, cos, sin, norm, head, bias of the head (the last two may be none).
 // groups: q|k|v, output, gate|up and down of each layer. head_norms: of q and k of each layer, or nothing.
+// rows, rotation, inverse: see row_plan_of.
 Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& numbers,
-                  const std::vector<OptionalTensor>& tensors, const Tensors& groups, const Tensors& head_norms) {
+                  const std::vector<OptionalTensor>& tensors, const Tensors& groups, const Tensors& head_norms,
+                  const std::vector<double>& rows, const Tensors& rotation, const Tensors& inverse) {
   STD_TORCH_CHECK(sizes.size() >= 8 && numbers.size() == 3 && tensors.size() == 6, "spikeconv: not a model's arguments");
   for (size_t i = 0; i < 8; ++i) STD_TORCH_CHECK(sizes[i] > 0, "spikeconv: a model's sizes are above 0");
   ModelPlan m{};
@@ -61,6 +78,7 @@ Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& 
   m.norm = kept_floats(*tensors[3], m.hidden, "the last norm");
   if (tensors[4]) m.head = kept_rows(*tensors[4], m.vocabulary, m.hidden, "the head");
   if (tensors[5]) m.head_bias = kept_floats(*tensors[5], m.vocabulary, "the head's bias");
+  m.rows = row_plan_of(m.head_dim, rows, rotation, inverse);
   Tensor bytes = make({int64_t(sizeof(ModelPlan) + layers * sizeof(LayerPlan))}, aoti_torch_dtype_uint8());
   char* to = static_cast<char*>(bytes.data_ptr());
   std::memcpy(to, &m, sizeof(m));
@@ -82,8 +100,21 @@ Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& 
   return bytes;
 }
 
-// tokens int64 [T]; sequences int64 [S, 6], see Sequence; keys, values [layers, slots, key heads, capacity, head_dim] of
-// float32 or bfloat16; wanted int64 [R], rows of tokens; seconds float64 [parts], added to; trace float32 or empty.
+Cache cache_of(const ModelPlan& m, const Tensor& keys, const Tensor& values) {
+  const bool half = keys.scalar_type() == ScalarType::BFloat16;
+  const int64_t width = m.rows.used() ? row_bytes(m.rows.settings.shape) : m.head_dim;
+  const ScalarType type = m.rows.used() ? ScalarType::Byte : half ? ScalarType::BFloat16 : ScalarType::Float;
+  for (const Tensor* t : {&keys, &values})
+    STD_TORCH_CHECK(t->dim() == 5 && t->size(0) == m.layers && t->size(2) == m.key_heads && t->size(4) == width &&
+                        t->size(1) == keys.size(1) && t->size(3) == keys.size(3) && t->is_contiguous() &&
+                        t->scalar_type() == type && !t->is_cuda(),
+                    "spikeconv: the cache is not one of this model");
+  return {keys.data_ptr(), values.data_ptr(), half ? Dtype::bfloat16 : Dtype::float32, keys.size(1), keys.size(3),
+          width * (m.rows.used() ? 1 : half ? 2 : 4)};
+}
+
+// tokens int64 [T]; sequences int64 [S, 6], see Sequence; keys, values [layers, slots, key heads, capacity] of head_dim
+// float32 or bfloat16 numbers, or of rows; wanted int64 [R], rows of tokens; seconds float64 [parts], added to; trace float32 or empty.
 // Returns logits [R, vocabulary], or what the head reads, [R, hidden].
 Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequences, const Tensor& keys,
                  const Tensor& values, const Tensor& wanted, bool wants_logits, const Tensor& seconds,
@@ -102,14 +133,7 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
                     " that the model knows");
   for (int64_t r = 0; r < wanted.numel(); ++r)
     STD_TORCH_CHECK(rows[r] >= 0 && rows[r] < count, "spikeconv: logits of token ", rows[r], " of ", count);
-  const bool half = keys.scalar_type() == ScalarType::BFloat16;
-  for (const Tensor* t : {&keys, &values})
-    STD_TORCH_CHECK(t->dim() == 5 && t->size(0) == m.layers && t->size(2) == m.key_heads && t->size(4) == m.head_dim &&
-                        t->size(1) == keys.size(1) && t->size(3) == keys.size(3) && t->is_contiguous() &&
-                        t->scalar_type() == (half ? ScalarType::BFloat16 : ScalarType::Float) && !t->is_cuda(),
-                    "spikeconv: the cache is not one of this model");
-  const Cache cache{keys.data_ptr(), values.data_ptr(), half ? Dtype::bfloat16 : Dtype::float32, keys.size(1),
-                    keys.size(3)};
+  const Cache cache = cache_of(m, keys, values);
   STD_TORCH_CHECK(sequences.dim() == 2 && sequences.size(1) == 6, "spikeconv: six numbers for each sequence");
   const int64_t* given = data<const int64_t>(sequences);
   std::vector<Sequence> all;
@@ -163,7 +187,8 @@ Tensor float_head(const Tensor& x, const Tensor& weight, const OptionalTensor& b
 
 STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
   m.def(
-      "plan_model(int[] sizes, float[] numbers, Tensor?[] tensors, Tensor[] groups, Tensor[] head_norms) -> Tensor");
+      "plan_model(int[] sizes, float[] numbers, Tensor?[] tensors, Tensor[] groups, Tensor[] head_norms,"
+      " float[] rows, Tensor[] rotation, Tensor[] inverse) -> Tensor");
   m.def(
       "run_model(Tensor plan, Tensor tokens, Tensor sequences, Tensor(a!) keys, Tensor(b!) values, Tensor wanted,"
       " bool wants_logits, Tensor(c!) seconds, Tensor(d!) trace) -> Tensor");

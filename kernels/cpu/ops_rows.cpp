@@ -85,6 +85,9 @@ Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values, con
   job.repeats = in.size(1) / job.key_heads;
   job.tokens = in.size(2);
   job.length = keys.size(2);
+  job.token_stride = in.size(3);
+  job.head_stride = job.tokens * job.token_stride;
+  job.batch_stride = in.size(1) * job.head_stride;
   Tensors keep;
   job.keys = cache_of(keys, job, keep);
   job.values = cache_of(values, job, keep);
@@ -92,7 +95,11 @@ Tensor attend(const Tensor& query, const Tensor& keys, const Tensor& values, con
   Tensor output = make(shape_of(in), aoti_torch_dtype_float32());
   if (job.length == 0) std::memset(output.data_ptr(), 0, size_t(output.numel()) * sizeof(float));
   if (job.length == 0 || output.numel() == 0) return output;
-  (unfolds ? run_attend_unfold : run_attend)(job, data<float>(output));
+  job.output = data<float>(output);
+  if (unfolds)
+    run_attend_unfold(job);
+  else
+    run_attend({&job, 1});
   return output;
 }
 

@@ -53,10 +53,10 @@ void run_unfold(const Counts& counts, const ProductSettings& settings, const int
 
 void run_encode_rows(const RowsJob& job, int64_t rows);
 
-// output: [batch, key heads, repeats · tokens, head_dim]. The same bits for any number of threads.
-void run_attend(const AttendJob& job, float* output);
+// Attention of several jobs at once. The same bits for any number of threads, and for whatever else runs beside.
+void run_attend(std::span<const AttendJob> jobs);
 
 // The same by additions and subtractions alone, one query or weight for each spike of a key or value.
-void run_attend_unfold(const AttendJob& job, float* output);
+void run_attend_unfold(const AttendJob& job);
 
 }  // namespace spikeconv

@@ -2,7 +2,7 @@
 
 from spikeconv.engine.cache import StateCache
 from spikeconv.engine.model import CHUNK, PARTS, Engine, Sequence, exact_half, windows_of
-from spikeconv.engine.parts import Obstacle, decoder_of, obstacle, runs_engine
+from spikeconv.engine.parts import Obstacle, attention_of, decoder_of, obstacle, runs_engine
 from spikeconv.engine.texts import Texts, texts_of
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Sequence",
     "StateCache",
     "Texts",
+    "attention_of",
     "decoder_of",
     "exact_half",
     "obstacle",

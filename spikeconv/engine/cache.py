@@ -12,19 +12,20 @@ class StateCache:
     """Room for the keys and values of some sequences.
 
     Args:
-        layers, key_heads, head_dim: of the model.
+        layers, key_heads: of the model.
+        width: numbers of a key: head_dim, or the bytes of a row of counts.
         slots: sequences.
         capacity: tokens of each.
-        dtype: float32, or bfloat16 (half the memory; keys and values are rounded).
+        dtype: float32, bfloat16 (half the memory; keys and values are rounded), or uint8 for rows of counts.
 
     Attributes:
-        keys, values: [layers, slots, key_heads, capacity, head_dim].
+        keys, values: [layers, slots, key_heads, capacity, width].
     """
 
     def __init__(
-        self, layers: int, key_heads: int, head_dim: int, slots: int, capacity: int, dtype: torch.dtype = torch.float32
+        self, layers: int, key_heads: int, width: int, slots: int, capacity: int, dtype: torch.dtype = torch.float32
     ) -> None:
-        shape = (layers, slots, key_heads, capacity, head_dim)
+        shape = (layers, slots, key_heads, capacity, width)
         self.keys, self.values = large_empty(shape, dtype), large_empty(shape, dtype)
 
     @property

@@ -60,6 +60,7 @@ class Engine:
         positions: of a text at most; rotary tables are made for so many.
 
     Attributes:
+        codes: of the keys and values of each layer; empty where they are floats.
         seconds: float64 [5] by `PARTS`, spent so far.
     """
 
@@ -70,12 +71,15 @@ class Engine:
         self.layers, self.head_dim, self.positions = len(decoder.layers), attention.head_dim, positions
         self.key_heads, self.hidden, self.vocabulary = config.num_key_value_heads, config.hidden_size, config.vocab_size
         self._plans = [group.plan() for layer in decoder.layers for group in layer.groups]
+        self.codes = [layer.code for layer in decoder.layers if layer.code is not None]
         norms = [norm for layer in decoder.layers for norm in layer.norms]
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         owners = [base.embed_tokens, base.norm, *norms, *([] if head is None else [head])]
         own = [(module._parameters, "weight") for module in owners]
         own += [(vars(layer.attention), "scaling") for layer in decoder.layers]
         own += [(vars(norm), "variance_epsilon") for norm in (base.norm, *norms)]
+        own += [(vars(layer.attention), "kv") for layer in decoder.layers if layer.code is not None]
+        own += [(vars(code), name) for code in self.codes for name in ("settings", "rotation", "execution")]
         own += [(base.rotary_emb._buffers, "inv_freq"), *([] if head is None else [(head._parameters, "bias")])]
         self._cells = Cells([*(cell[:2] for plan in self._plans for cell in plan.cells.cells), *own])
         copied = (base.embed_tokens.weight, *([] if head is None else [head.weight]))
@@ -101,8 +105,17 @@ class Engine:
             self.tables,
             [plan.arguments for plan in self._plans],
             [norm.weight.detach() for norm in norms],
+            *self._rows(),
         )
         self.seconds = torch.zeros(len(PARTS), dtype=torch.float64)
+
+    def _rows(self) -> tuple[list[float], list[Tensor], list[Tensor]]:
+        """How keys and values are encoded, which is the same in all layers: settings, rotation, its inverse."""
+        if not self.codes:
+            return [], [], []
+        code, cpu = self.codes[0], torch.device("cpu")
+        self._rotations = code.rotation.on(cpu), code.rotation.transposed_on(cpu)
+        return code.settings.table(), *self._rotations
 
     def holds(self) -> bool:
         """Whether the model's tensors and settings still are what they were."""
@@ -114,8 +127,15 @@ class Engine:
         )
 
     def cache(self, slots: int, capacity: int, dtype: torch.dtype = torch.float32) -> StateCache:
-        """An empty cache of this model."""
+        """An empty cache of this model; the dtype is that of keys and values that are floats."""
+        if self.codes:
+            return StateCache(self.layers, self.key_heads, self.codes[0].row_bytes, slots, capacity, torch.uint8)
         return StateCache(self.layers, self.key_heads, self.head_dim, slots, capacity, dtype)
+
+    def reads(self, cache: StateCache) -> bool:
+        """Whether a cache is one of such keys and values."""
+        width = self.codes[0].row_bytes if self.codes else self.head_dim
+        return (cache.keys.dtype == torch.uint8) == bool(self.codes) and cache.keys.shape[-1] == width
 
     def forward(
         self, tokens: Tensor, sequences: Iterable[Sequence], cache: StateCache, wanted: Tensor, *, logits: bool
@@ -151,8 +171,15 @@ class Engine:
             )  # fmt: skip
         return results[0] if len(results) == 1 else torch.cat(results)
 
-    def trace(self, tokens: Tensor, cache: StateCache) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (or what the head reads) of one text from its beginning, and what was computed on the way.
+    def trace(
+        self, tokens: Tensor, cache: StateCache, sequence: Sequence | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits (or what the head reads) of one text, and what was computed on the way.
+
+        Args:
+            tokens: int64 [T].
+            cache: what was said before; it is written to.
+            sequence: which they are; None: a text from its beginning.
 
         Returns:
             float32 [T, …]; by name float32 [layers, T, width]: `input`, `q`, `k`, `v`, `attended`, `o`, `middle`,
@@ -165,7 +192,7 @@ class Engine:
             "middle": self.hidden, "gate": inner, "up": inner, "product": inner, "down": self.hidden,
         }  # fmt: skip
         found = torch.empty(self.layers, len(tokens), sum(widths.values()))
-        rows = torch.tensor([(0, len(tokens), 0, 0, 0, 0)])
+        rows = torch.tensor([(0, *(sequence or Sequence(len(tokens))))])
         wanted, has_head = torch.arange(len(tokens)), self.tables[4] is not None
         out = run_model(self._plan, tokens, rows, cache.keys, cache.values, wanted, has_head, self.seconds, found)
         return out, dict(zip(widths, found.split(list(widths.values()), -1), strict=True))

@@ -8,10 +8,10 @@ from torch import nn
 from transformers.activations import SiLUActivation
 
 from spikeconv.families import GatedDecoder, family_of, own_name
-from spikeconv.nn import FoldedNorm, SpikeLinear, attention_codes
+from spikeconv.nn import COUNT_ATTENTION, FoldedNorm, KvCode, SpikeLinear, attention_codes
 from spikeconv.ops.native import load
 
-__all__ = ["Decoder", "Layer", "Obstacle", "decoder_of", "obstacle", "runs_engine", "runs_layers"]
+__all__ = ["Decoder", "Layer", "Obstacle", "attention_of", "decoder_of", "obstacle", "runs_engine", "runs_layers"]
 
 ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position alone."""
@@ -30,11 +30,12 @@ class Obstacle(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """The modules of one layer that the engine reads."""
+    """The modules of one layer that the engine reads, and the code of its keys and values where they are counts."""
 
     attention: Any
     groups: tuple[Any, Any, Any, Any]
     norms: tuple[Any, ...]
+    code: KvCode | None
 
 
 class Decoder(NamedTuple):
@@ -51,9 +52,13 @@ def decoder_of(model: Any) -> Decoder:
 
 
 def runs_layers(model: Any) -> bool:
-    """Whether the engine is for a model: on a CPU with native kernels, of such a family, with float keys and values."""
-    on_cpu = model.device.type == "cpu" and load("cpu").is_native
-    return on_cpu and any(True for _ in _layers(model)) and not attention_codes(model)
+    """Whether the engine is for a model: on a CPU with native kernels, of such a family."""
+    return model.device.type == "cpu" and load("cpu").is_native and any(True for _ in _layers(model))
+
+
+def attention_of(model: Any) -> str:
+    """The attention that the engine stands for, by its name in `config._attn_implementation`."""
+    return COUNT_ATTENTION if attention_codes(model) else "sdpa"
 
 
 def runs_engine(model: Any) -> bool:
@@ -76,14 +81,17 @@ def obstacle(model: Any) -> Obstacle | None:
         return Obstacle("forwards of its modules were replaced, as accelerate does to move weights", True)
     if model.dtype != torch.float32:
         return Obstacle(f"the model computes in {str(model.dtype).removeprefix('torch.')}, not in float32", True)
-    if config._attn_implementation != "sdpa":
-        return Obstacle(f"its attention is {config._attn_implementation!r}, not 'sdpa'", True)
+    if config._attn_implementation != (attention := attention_of(model)):
+        return Obstacle(f"its attention is {config._attn_implementation!r}, not {attention!r}", True)
     if (rope := (config.rope_parameters or {}).get("rope_type", "default")) not in ROPES:
         return Obstacle(f"its rotary embedding is {rope!r}, which changes with the length of a text", True)
     if config.num_hidden_layers != len(layers):
         return Obstacle(f"config.num_hidden_layers is {config.num_hidden_layers}, but there are {len(layers)}", True)
     if len({layer._modules[native.attention].scaling for layer, native in layers}) > 1:
         return Obstacle("the scaling of attention's scores is not the same in all layers", True)
+    codes = [layer._modules[native.attention].__dict__.get("kv") for layer, native in layers]
+    if (why := _is_unknown(codes)) is not None:
+        return Obstacle(why, True)
     unlike = [why for layer, native in layers if (why := _is_unlike(layer, native)) is not None]
     return Obstacle(f"in {len(unlike)} of {len(layers)} layers {unlike[0]}", True) if unlike else None
 
@@ -105,7 +113,24 @@ def _parts(layer: Any, native: GatedDecoder) -> Layer:
     )
     q, o, gate, down = (linear.group for linear in firsts)
     names = (name for name in (native.q_norm, native.k_norm) if name is not None)
-    return Layer(attention, (q, o, gate, down), tuple(attention._modules[name] for name in names))
+    code = attention.__dict__.get("kv")
+    return Layer(attention, (q, o, gate, down), tuple(attention._modules[name] for name in names), code)
+
+
+def _is_unknown(codes: list[Any]) -> str | None:
+    """What of the codes of all layers' keys and values the engine does not know; None: nothing, or they are floats."""
+    first = codes[0]
+    if first is None and not any(codes):
+        return None
+    if any(type(code) is not KvCode for code in codes):
+        return "not all keys and values are counts of a code that is known"
+    if len({code.geometry for code in codes}) > 1:
+        return "the counts of keys and values are not the same in all layers"
+    if first.scheme.selects:
+        return "salient channels of its keys and values have a bit more (kv_low_share)"
+    if any(code.execution == "unfold" for code in codes):
+        return "attention over its counts was set to 'unfold', which adds spikes one by one"
+    return None
 
 
 def _is_strange(model: Any, layer: Any, native: GatedDecoder) -> str | None:

@@ -19,12 +19,17 @@ from spikeconv.config import KvSettings
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.families import Family, family_of, own_name
 from spikeconv.integrations.memory import KEYWORDS, cache_among, memory_keyword, memory_of
-from spikeconv.nn import KvCode, SpikeLinear
+from spikeconv.nn import COUNT_ATTENTION, KvCode, SpikeLinear
 
-__all__ = ["NAME", "cache_obstacle", "float_caches", "use_spiking_attention"]
-
-NAME = "spikeconv"
-"""Name of the attention in `config._attn_implementation`."""
+__all__ = [
+    "CacheOf",
+    "SpikingLayer",
+    "SpikingWindowLayer",
+    "cache_obstacle",
+    "float_caches",
+    "use_spiking_attention",
+    "was_made",
+]
 
 
 class SpikingLayer(DynamicLayer):
@@ -74,8 +79,8 @@ def use_spiking_attention(model: Any, scheme: KvSettings, seed: int) -> None:
             codes.append(attention.kv)
     if scheme.selects:
         _tell_holders(model, family)
-    model.set_attn_implementation(NAME)
-    model.base_model.register_forward_pre_hook(_CacheOf(codes), with_kwargs=True)
+    model.set_attn_implementation(COUNT_ATTENTION)
+    model.base_model.register_forward_pre_hook(CacheOf(codes), with_kwargs=True)
 
 
 def _tell_holders(model: Any, family: Family) -> None:
@@ -110,12 +115,17 @@ def float_caches(model: Any, ids: Tensor) -> list[str]:
     ]
 
 
+def was_made(cache: Cache) -> bool:
+    """Whether nobody gave this empty cache to a forward: it was made for a model whose keys and values are counts."""
+    return hasattr(cache, "_spikeconv_made") and not cache.get_seq_length()
+
+
 def cache_obstacle(model: Any) -> str | None:
     """Why a model whose checkpoint asks for spike counts in its cache does not keep them; None if it does."""
     if not _asks_for_counts(model):
         return None
-    if model.config._attn_implementation != NAME:
-        return f"its attention is {model.config._attn_implementation!r}, not {NAME!r}"
+    if model.config._attn_implementation != COUNT_ATTENTION:
+        return f"its attention is {model.config._attn_implementation!r}, not {COUNT_ATTENTION!r}"
     try:
         memory_keyword(model.base_model)
     except SpikeconvError as error:
@@ -128,7 +138,7 @@ def _asks_for_counts(model: Any) -> bool:
     return settings is not None and settings.spike_config().kv is not None
 
 
-class _CacheOf:
+class CacheOf:
     """A hook that makes the cache of a forward pass one of rows; its layers know the codes of the model's."""
 
     def __init__(self, codes: list[KvCode]) -> None:
@@ -136,7 +146,8 @@ class _CacheOf:
         self.warned = False
 
     def __call__(self, model: Any, arguments: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if model.config._attn_implementation != NAME:
+        """The arguments of a forward, with a cache of rows among them where it uses one."""
+        if model.config._attn_implementation != COUNT_ATTENTION:
             self._warn(model)
             return arguments, options
         if len(arguments) > 1:  # beyond the ids: a cache may be among them
@@ -146,6 +157,7 @@ class _CacheOf:
         uses_cache = options.get("use_cache")
         if cache is None and (model.config.use_cache if uses_cache is None else uses_cache):
             cache = DynamicCache(config=model.config)
+            cache._spikeconv_made = True  # type: ignore[attr-defined]
             others = {name: value for name, value in options.items() if name not in KEYWORDS or value is not None}
             options = {**others, memory_keyword(model): cache}
         if cache is not None:
@@ -156,8 +168,8 @@ class _CacheOf:
         if not self.warned:
             self.warned = True
             warnings.warn(
-                f"Keys and values stay float: the attention was set to {model.config._attn_implementation!r}; "
-                f"set_attn_implementation({NAME!r}) brings the spike counts back that the checkpoint asks for.",
+                f"Keys and values stay float: the attention was set to {model.config._attn_implementation!r}; set_attn_"
+                f"implementation({COUNT_ATTENTION!r}) brings the spike counts back that the checkpoint asks for.",
                 SpikeconvWarning,
                 stacklevel=2,
             )
@@ -198,5 +210,5 @@ def _attention(
     return code.attend(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+ALL_ATTENTION_FUNCTIONS.register(COUNT_ATTENTION, _attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(COUNT_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["eager"])

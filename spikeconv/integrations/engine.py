@@ -19,11 +19,12 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from spikeconv.engine import Engine, Sequence, StateCache, Texts, exact_half, runs_engine, texts_of
+from spikeconv.engine import Engine, Sequence, StateCache, Texts, attention_of, exact_half, runs_engine, texts_of
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
+from spikeconv.integrations.attention import CacheOf, was_made
 from spikeconv.integrations.engine_cache import states_of
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
-from spikeconv.nn import Encoder, spike_linears
+from spikeconv.nn import Encoder, KvCode, attention_codes, spike_linears
 from spikeconv.ops.native import float_head, load
 
 __all__ = ["EngineForward", "HeadForward", "modules_only", "use_engine"]
@@ -99,6 +100,8 @@ class EngineForward:
         self._hooks: list[Any] = []
         self._dicts: list[dict[str, Any]] = []
         self._encoders: list[Encoder] = []
+        self._codes: list[KvCode] = []
+        self._attention = ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"model": self.model, "_told": self._told}
@@ -132,13 +135,12 @@ class EngineForward:
             or given.get("return_dict") is False
             or not config.return_dict
             or _has_any_global_hook()
-            or config._attn_implementation != "sdpa"
         ):
             return None
-        if not self._is_plain():
+        if not self._is_plain() or config._attn_implementation != self._attention:
             return None
         cache = next((given[name] for name in KEYWORDS if given.get(name) is not None), None)
-        if cache is None and not torch.is_inference_mode_enabled():
+        if (cache is None or was_made(cache)) and not torch.is_inference_mode_enabled():
             return None  # a plain call: the bits of the modules, as beside hooks, offloading or gradients
         use_cache = config.use_cache if use_cache is None else use_cache
         if cache is None and use_cache:
@@ -159,7 +161,7 @@ class EngineForward:
         else:
             states = states_of(cache, engine, len(ids))
             if states is None:
-                self._tell("a cache whose layers are not those of DynamicCache, or hold no float32 states")
+                self._tell("a cache whose layers are not those of DynamicCache, or hold other states")
                 return None
             states.make_room(texts.end)
             hidden = run_texts(engine, texts, states.held)
@@ -183,10 +185,13 @@ class EngineForward:
             self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
             self._dicts = [m.__dict__ for m in modules[1:]]
             self._encoders = list({id(e): e for e in (m.encoder for m in spike_linears(self.model).values())}.values())
+            self._codes = list(attention_codes(self.model).values())
+            self._attention = attention_of(self.model)
         return not (
             any(any(map(_watches, hooks.values())) for hooks in self._hooks if hooks)
             or any("forward" in own for own in self._dicts)
             or any(encoder.observers for encoder in self._encoders)
+            or any(any(code.observers.values()) for code in self._codes)
         )
 
     def _ready(self, positions: int) -> Engine | None:
@@ -204,8 +209,11 @@ class EngineForward:
 
 
 def _watches(hook: Any) -> bool:
-    """Whether a hook does anything now: transformers leaves its own where it was once asked for hidden states."""
-    return getattr(hook, "__module__", None) != "transformers.utils.output_capturing"
+    """Whether a hook does anything now: transformers leaves its own where it was once asked for hidden states.
+
+    That which makes the cache one of rows has done so before this forward.
+    """
+    return getattr(hook, "__module__", None) != "transformers.utils.output_capturing" and type(hook) is not CacheOf
 
 
 class HeadForward:

@@ -7,8 +7,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from spikeconv.engine import Engine, StateCache
+from spikeconv.integrations.attention import SpikingLayer, SpikingWindowLayer
+from spikeconv.nn import KvCode
 
-__all__ = ["EngineLayer", "EngineStates", "states_of"]
+__all__ = ["EngineLayer", "EngineRowsLayer", "EngineStates", "states_of"]
 
 ROOM = 256
 """Tokens more than there are that a cache has room for when it is made; it then doubles."""
@@ -35,11 +37,15 @@ class EngineStates:
 class EngineLayer(DynamicLayer):
     """Shows its keys and values [batch, key heads, length, head_dim] as views; whoever sets others detaches it."""
 
+    _states: EngineStates | None = None
+    _index = 0
+
     def __init__(self, states: EngineStates, index: int) -> None:
-        self._states: EngineStates | None = states
-        self._index = index
         super().__init__()
-        self._states = states
+        self._share(states, index)
+
+    def _share(self, states: EngineStates, index: int) -> None:
+        self._states, self._index = states, index
         self.is_initialized = True
         self.device, self.dtype = torch.device("cpu"), states.held.keys.dtype
 
@@ -69,6 +75,18 @@ class EngineLayer(DynamicLayer):
         return super().get_seq_length() if self._states is None else self._states.length
 
 
+class EngineRowsLayer(EngineLayer, SpikingLayer):
+    """The same of rows of counts [batch, key heads, length, row_bytes]; once detached it goes on as a SpikingLayer."""
+
+    def __init__(self, states: EngineStates, index: int, code: KvCode) -> None:
+        SpikingLayer.__init__(self, code)
+        self._share(states, index)
+
+
+FLOATS = (DynamicLayer, EngineLayer, DynamicSlidingWindowLayer)
+ROWS = (SpikingLayer, EngineRowsLayer, SpikingWindowLayer)
+
+
 def states_of(cache: Cache, engine: Engine, batch: int) -> EngineStates | None:
     """The engine's states behind a cache, made or taken over where it is one that can be; None where it cannot.
 
@@ -83,8 +101,8 @@ def states_of(cache: Cache, engine: Engine, batch: int) -> EngineStates | None:
     first = layers[0] if layers else None
     if isinstance(first, EngineLayer) and (states := first.states) is not None:
         same = all(isinstance(layer, EngineLayer) and layer.states is states for layer in layers)
-        return states if same and states.batch == batch else None
-    if not all(_can_be_taken(layer, batch) for layer in layers) or cache.offloading:
+        return states if same and states.batch == batch and engine.reads(states.held) else None
+    if not all(_can_be_taken(layer, batch, bool(engine.codes)) for layer in layers) or cache.offloading:
         return None
     length = layers[0].get_seq_length() if layers else 0
     if any(layer.get_seq_length() != length for layer in layers):
@@ -93,20 +111,23 @@ def states_of(cache: Cache, engine: Engine, batch: int) -> EngineStates | None:
     for index, layer in enumerate(layers if length else ()):
         states.held.keys[index, :, :, :length] = layer.keys
         states.held.values[index, :, :, :length] = layer.values
-    cache.layers = [EngineLayer(states, index) for index in range(engine.layers)]
+    if engine.codes:
+        cache.layers = [EngineRowsLayer(states, index, code) for index, code in enumerate(engine.codes)]
+    else:
+        cache.layers = [EngineLayer(states, index) for index in range(engine.layers)]
     return states
 
 
-def _can_be_taken(layer: Any, batch: int) -> bool:
-    """Whether a layer is empty, or holds float32 keys of all places on a CPU."""
-    if type(layer) not in (DynamicLayer, EngineLayer, DynamicSlidingWindowLayer):
+def _can_be_taken(layer: Any, batch: int, counts: bool) -> bool:
+    """Whether a layer is empty, or holds keys of all places on a CPU: in float32, or as rows of counts."""
+    if type(layer) not in (ROWS if counts else FLOATS):
         return False
     if layer.get_seq_length() == 0:
         return not getattr(layer, "record_past", False)
     keys = layer.keys
     return (
-        type(layer) is not DynamicSlidingWindowLayer
-        and keys.dtype == torch.float32
+        not isinstance(layer, DynamicSlidingWindowLayer)
+        and keys.dtype == (torch.uint8 if counts else torch.float32)
         and keys.is_cpu
         and keys.dim() == 4
         and keys.shape[0] == batch

@@ -1,4 +1,4 @@
-from spikeconv.nn.attention import KvCode, attention_codes
+from spikeconv.nn.attention import COUNT_ATTENTION, KvCode, attention_codes
 from spikeconv.nn.encoder import Encoder, FoldedNorm
 from spikeconv.nn.group import SpikeGroup, check_shared
 from spikeconv.nn.guard import guard_first_forward
@@ -9,6 +9,7 @@ from spikeconv.nn.streams import run_streams
 from spikeconv.nn.training import TrainedInput, TrainedLinear
 
 __all__ = [
+    "COUNT_ATTENTION",
     "EXECUTIONS",
     "Cells",
     "Encoder",

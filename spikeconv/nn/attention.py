@@ -13,7 +13,10 @@ from spikeconv.config import KvSettings
 from spikeconv.nn import gradients
 from spikeconv.rotation import Rotation
 
-__all__ = ["KvCode", "attention_codes", "rows_of_two"]
+__all__ = ["COUNT_ATTENTION", "KvCode", "attention_codes", "rows_of_two"]
+
+COUNT_ATTENTION = "spikeconv"
+"""Name of the attention over keys and values that are counts, in `config._attn_implementation`."""
 
 Observer = Callable[[int, int, Tensor, int], None]
 

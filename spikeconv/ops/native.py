@@ -138,6 +138,9 @@ def plan_model(
     tensors: list[Tensor | None],
     groups: list[Tensor],
     head_norms: list[Tensor],
+    rows: list[float],
+    rotation: list[Tensor],
+    inverse: list[Tensor],
 ) -> Tensor:
     """A whole decoder as one tensor for `run_model`; CPU only. It points to the tensors given, which must outlive it.
 
@@ -148,8 +151,10 @@ def plan_model(
         tensors: embedding, cos, sin, the last norm, the head or None, the head's bias or None.
         groups: plans of q|k|v, output, gate|up, down of each layer; then the head's, if it is one of counts.
         head_norms: of queries and keys of each layer, or none.
+        rows: `RowSettings.table()` of keys and values; empty where they are floats.
+        rotation, inverse: of a head of them, as `rotate` takes them; the inverse's signs come behind it.
     """
-    plan: Tensor = torch.ops.spikeconv.plan_model(sizes, numbers, tensors, groups, head_norms)
+    plan: Tensor = torch.ops.spikeconv.plan_model(sizes, numbers, tensors, groups, head_norms, rows, rotation, inverse)
     return plan
 
 
@@ -170,7 +175,8 @@ def run_model(
         plan: of `plan_model`.
         tokens: int64 [T], of all sequences, one after the other.
         sequences: int64 [S, 6]: first token, tokens, slot, place of the first key, first key that there is, position.
-        keys, values: float32 or bfloat16 [layers, slots, key heads, capacity, head_dim]; written to.
+        keys, values: float32 or bfloat16 [layers, slots, key heads, capacity, head_dim], or uint8 [..., row_bytes];
+            written to.
         wanted: int64 [R], rows of `tokens`.
         wants_logits: whether logits are wanted.
         seconds: float64 [5], what encoding, products, attention, head and the rest took is added.

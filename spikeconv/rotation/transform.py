@@ -52,7 +52,7 @@ class Rotation:
 
     def inverse(self, u: Tensor) -> Tensor:
         """x of u = rotation(x), [..., size] float32: the transposed matrices, then the signs."""
-        x: Tensor = ops.rotate(u, self._transposed_on(u.device))
+        x: Tensor = ops.rotate(u, self.transposed_on(u.device))
         return x * self.on(u.device)[0].flatten()
 
     def on(self, device: torch.device) -> list[Tensor]:
@@ -61,7 +61,8 @@ class Rotation:
             return _tensors(self, device)
         return _constants(self, device)  # type: ignore[no-any-return]
 
-    def _transposed_on(self, device: torch.device) -> list[Tensor]:
+    def transposed_on(self, device: torch.device) -> list[Tensor]:
+        """The same of the transposed matrix, with signs of 1: `inverse` multiplies by those of `on` afterwards."""
         if not torch.compiler.is_compiling():
             return _transposed(self, device)
         return _transposed_constants(self, device)  # type: ignore[no-any-return]

@@ -16,9 +16,8 @@ from spikeconv.config import KvSettings, SpikeConfig
 from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint
-from spikeconv.integrations.attention import NAME
 from spikeconv.integrations.memory import memory_keyword, memory_of
-from spikeconv.nn import attention_codes
+from spikeconv.nn import COUNT_ATTENTION, attention_codes
 from spikeconv.record.text import record_text
 from spikeconv.report.firing_rate import firing_report
 from spikeconv.sources.hf import HfSource
@@ -75,7 +74,7 @@ def test_executions_agree(transformer: str, converted: Fixture, tokens: Tensor) 
 
 def test_with_spiking_linears_it_saves_and_reloads(converted: Fixture, logits_of: Fixture, tmp_path: Path) -> None:
     model = load(converted("qwen3", kv_bits=4))
-    assert model.config._attn_implementation == NAME and len(attention_codes(model)) == 2
+    assert model.config._attn_implementation == COUNT_ATTENTION and len(attention_codes(model)) == 2
     expected = logits_of(model)
     model.save_pretrained(tmp_path)
     assert torch.equal(logits_of(load(tmp_path)), expected)

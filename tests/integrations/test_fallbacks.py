@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from spikeconv.config import KvSettings
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.integrations import memory
-from spikeconv.integrations.attention import NAME, float_caches
+from spikeconv.integrations.attention import float_caches
 from spikeconv.integrations.fallbacks import fallbacks
 from spikeconv.integrations.memory import memory_keyword, memory_of
+from spikeconv.nn import COUNT_ATTENTION, attention_codes
 from spikeconv.ops.native import Backend
 from spikeconv.ops.native import load as load_kernels
 from spikeconv.verification.run import verify
@@ -54,11 +56,19 @@ def test_what_was_chosen_is_told_but_no_warning(converted: Fixture) -> None:
         models = {
             "computes in bfloat16": load(converted("llama"), dtype=torch.bfloat16),
             "attention is 'eager'": load(converted("llama"), attn_implementation="eager"),
+            "salient channels of its keys and values": load(converted("llama", kv_bits=4)),
+            "counts of keys and values are not the same": load(converted("llama", kv_bits=4)),
+            "attention over its counts was set to 'unfold'": load(converted("llama", kv_bits=4)),
             "in 1 of 2 layers not every linear": load(converted("llama", skip=("*.1.mlp.down_proj",))),
             "in 2 of 2 layers the activation is GELU": load(converted("llama")),
         }
     for layer in models["in 2 of 2 layers the activation is GELU"].model.layers:
         layer.mlp.act_fn = nn.GELU()
+    salient, unlike, unfolded = (list(attention_codes(each).values()) for each in list(models.values())[2:5])
+    for code in salient:
+        code.scheme = KvSettings(bits=4, range="asymmetric", low_share=0.5)
+    unlike[0].scheme = KvSettings(bits=5)
+    unfolded[1].execution = "unfold"
     for words, model in models.items():
         (text,) = fallbacks(model)
         assert words in text and text.startswith("The model runs transformers' own layers")
@@ -104,9 +114,9 @@ def test_a_cache_that_cannot_be_given_to_the_model_warns(converted: Fixture, mon
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = load(converted("llama", kv_bits=4))
-    (text,) = ours(caught)
+    (engine, text) = ours(caught)
     assert text.startswith("Keys and values stay float") and "takes no what_it_was_once_called" in text
-    assert text in fallbacks(model)
+    assert text in fallbacks(model) and "not the engine" in engine
 
 
 def test_another_attention_is_told_and_verify_fails(converted: Fixture, tokens: Tensor) -> None:
@@ -125,7 +135,7 @@ def test_another_attention_is_told_and_verify_fails(converted: Fixture, tokens: 
         result = verify(loaded, "Four score", source=False)
     assert not result.clean and len(result.float_caches) == 2 and "DynamicLayer" in result.float_caches[0]
     assert "its attention is 'sdpa'" in fallbacks(model)[0]
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(COUNT_ATTENTION)
     assert verify(loaded, "Four score", source=False).clean
 
 

@@ -234,6 +234,16 @@ def test_long_prompts_go_in_pieces(kernels: Any) -> None:
         assert_near(alone[:, :, 0], whole[:, :, token].double())
 
 
+def test_some_queries_more_than_a_part_takes(kernels: Any) -> None:
+    """34 tokens by four heads: what is left of a part of 128 must not be few queries of very many keys."""
+    code = RowSettings(4, 8, True)
+    counts, scale, _ = encoded(code, 8, 9000)
+    rows = ops.pack_rows(counts[:1, :1], scale[:1, :1], None, 4)
+    query = torch.randn(1, 4, 34, 8)
+    expected = oracle(query, *[decoded(counts[:1, :1], scale[:1, :1], None)] * 2, None, 0.1)
+    assert_near(attend(kernels, query, (rows, rows), None, 0.1, code, "dense"), expected)
+
+
 def test_any_number_of_threads_gives_the_same_bits(threads: Iterator[int]) -> None:
     rotation, x = Rotation(64, 2).on(torch.device("cpu")), torch.randn(BATCH, KEY_HEADS, 1100, 64)
     table = RowSettings(4, 64, True, (1.0, 0.9, 0.7)).table()
