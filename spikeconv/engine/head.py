@@ -45,11 +45,14 @@ def head_of(weight: Tensor, bits: int | None = None) -> Head:
         bits: 8 to round to int8 in blocks of 32 (the largest of a block to ±127) where that is not the same numbers;
             None: no number changes. Where `hidden` is no multiple of 32, it stays as it is.
     """
-    known, state = _heads.get(weight), (weight.data_ptr(), None if weight.is_inference() else weight._version, bits)
+    known, state = _heads.get(weight), (weight.data_ptr(), None if weight.is_inference() else weight._version)
     if known is None or known[0] != state:
-        _heads[weight] = known = state, _packed(weight.detach(), bits)
-    held: Head = known[1]
-    return held
+        _heads[weight] = known = state, {}
+    by_bits: dict[int | None, Head] = known[1]
+    if bits not in by_bits:
+        exact = by_bits.get(None)
+        by_bits[bits] = exact if exact is not None and exact.scale is not None else _packed(weight.detach(), bits)
+    return by_bits[bits]
 
 
 _heads: Any = WeakTensorKeyDictionary()

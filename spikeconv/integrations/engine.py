@@ -26,7 +26,7 @@ from spikeconv.integrations.memory import KEYWORDS, memory_keyword
 from spikeconv.nn import Encoder, spike_linears
 from spikeconv.ops.native import float_head, load
 
-__all__ = ["EngineForward", "HeadForward", "modules_only", "round_head", "use_engine"]
+__all__ = ["EngineForward", "HeadForward", "is_rounded_by_choice", "modules_only", "round_head", "use_engine"]
 
 READ = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
 """Arguments that the engine reads."""
@@ -76,19 +76,19 @@ def _head_of(model: Any) -> Any:
     return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 
-def round_head(model: Any, bits: int) -> None:
+def round_head(model: Any, bits: int | None) -> None:
     """Round the float output head of a loaded converted model to int8, for half the bytes or a quarter: see `head_of`.
 
     Args:
         model: on a CPU, in float32.
-        bits: 8.
+        bits: 8; None: the head's own numbers again.
 
     Raises:
         SpikeconvError: it has no head, or one that cannot be rounded here.
     """
     head = _head_of(model)
     forward = getattr(head, "__dict__", {}).get("forward")
-    if bits != 8:
+    if bits not in (8, None):
         raise SpikeconvError(f"A head is rounded to 8 bits or stays as it is, not to {bits}.")
     if not isinstance(forward, HeadForward) or not forward.is_native() or head.in_features % BLOCK:
         raise SpikeconvError(
@@ -96,6 +96,15 @@ def round_head(model: Any, bits: int) -> None:
             f" hidden size is a multiple of {BLOCK} (`spikeconv doctor`)."
         )
     forward.bits = bits
+
+
+def is_rounded_by_choice(model: Any) -> bool:
+    """Whether `round_head` would change the head of a model: it can be rounded, and is not in int8 as it is."""
+    try:
+        round_head(model, None)
+    except SpikeconvError:
+        return False
+    return head_of(_head_of(model).weight).scale is None
 
 
 class EngineForward:

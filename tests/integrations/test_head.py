@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import spikeconv
 from spikeconv.engine import BLOCK, Engine, Head, Sequence, head_of
 from spikeconv.errors import SpikeconvError
-from spikeconv.integrations.engine import HeadForward, round_head
+from spikeconv.integrations.engine import HeadForward, is_rounded_by_choice, round_head
 from spikeconv.ops.native import cpu_kernels, float_head, use_cpu_kernels
 from spikeconv.ops.native import load as load_kernels
 
@@ -131,3 +131,8 @@ def test_of_an_engine(tmp_path: Path) -> None:
     rounded = spikeconv.load(tmp_path / "out", head_bits=8)
     with torch.inference_mode():
         assert torch.equal(rounded(ids[None]).logits[0], found[1])
+    assert is_rounded_by_choice(rounded) and not is_rounded_by_choice(torch.nn.Module())
+    for bits, logits in ((8, found[1]), (None, found[0])):
+        round_head(rounded, bits)
+        with torch.inference_mode():
+            assert torch.equal(rounded(ids[None]).logits[0], logits)
