@@ -135,6 +135,7 @@ def load(
     device: str = "auto",
     dtype: "str | torch.dtype" = "auto",
     execution: str | None = None,
+    head_bits: int | None = None,
     trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
     """Load a converted checkpoint: an ordinary model of transformers, in evaluation mode.
@@ -144,6 +145,7 @@ def load(
         device: as torch names it, or auto: a GPU if there is one.
         dtype: dtype of what stays float; auto: as in the checkpoint.
         execution: auto, dense, events or unfold.
+        head_bits: 8 to round the float output head to int8, which is read for every token (on a CPU); None: its own.
         trust_remote_code: allow the checkpoint's own Python code.
 
     Raises:
@@ -156,6 +158,7 @@ def load(
         device=device,
         dtype=_dtype_name(dtype),
         execution=execution,
+        head_bits=head_bits,
         trust_remote_code=trust_remote_code,
     )
     return model

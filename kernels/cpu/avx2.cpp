@@ -77,6 +77,7 @@ struct WideProduct {
 #include "rows.inl"
 #include "fields.inl"
 #include "attend.inl"
+#include "head.inl"
 #include "engine.inl"
 
 }  // namespace

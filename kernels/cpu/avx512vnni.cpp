@@ -57,6 +57,7 @@ using WideProduct = Product;
 #include "rows.inl"
 #include "fields.inl"
 #include "attend.inl"
+#include "head.inl"
 #include "engine.inl"
 
 }  // namespace

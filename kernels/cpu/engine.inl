@@ -48,17 +48,6 @@ void narrow(const float* from, int64_t n, Dtype dtype, void* to) {
     __builtin_memcpy(to, from, size_t(n) * sizeof(float));
 }
 
-// Rows [begin, begin + n) of `size` floats: where they lie, or widened into `room`.
-const float* open_floats(const FloatRows& rows, int64_t begin, int64_t n, int64_t size, float* room, int64_t* stride) {
-  if (rows.dtype == Dtype::float32) {
-    *stride = rows.stride;
-    return static_cast<const float*>(rows.data) + begin * rows.stride;
-  }
-  *stride = size;
-  for (int64_t i = 0; i < n; ++i) load_row(rows.data, rows.dtype, (begin + i) * rows.stride, size, room + i * size);
-  return room;
-}
-
 // Σ of the lanes of each of 2 · half vectors, the sum of vector j in lane j: half of the vectors with the other half, their
 // own halves added, until one is left.
 template <int half>
@@ -217,94 +206,6 @@ void many_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* 
 
 void attend_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, float* scratch) {
   (part.rows() <= kFewQueryRows ? few_floats : many_floats)(job, part, records, {scratch});
-}
-
-// Weights as they stream by: of a type, kLanes at a time.
-template <Dtype dtype>
-SPIKECONV_HD Floats stream_weight(const void* weight, int64_t at) {
-  if constexpr (dtype == Dtype::float32) {
-    return load<Floats>(static_cast<const float*>(weight) + at);
-  } else {
-    const uint16_t* from = static_cast<const uint16_t*>(weight) + at;
-#if defined(__AVX512F__)
-    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
-#elif defined(__AVX2__)
-    return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(from)), 16);
-#else
-    Floats wide;
-    for (int lane = 0; lane < kLanes; ++lane) wide[lane] = bfloat_to_float(from[lane]);
-    return wide;
-#endif
-  }
-}
-
-// Two long streams of weights: the rows of either half of [begin, end), each read from its begin to its end.
-template <Dtype dtype, int rows>
-void stream_head(const FloatRows& weight, const float* bias, const float* x, int64_t n, int64_t begin, int64_t end,
-                 float* out, int64_t out_stride) {
-  constexpr int kStreams = 2, kChains = rows <= 2 ? 2 : 1;
-  const int64_t count = end - begin, half = ceil_div(count, kStreams), whole = n / (kChains * kLanes) * kChains * kLanes;
-  for (int64_t o = 0; o < half; ++o) {
-    Floats sum[kStreams][rows][kChains] = {};
-    int64_t row[kStreams];
-    for (int s = 0; s < kStreams; ++s) row[s] = begin + least(o + s * half, count - 1);
-    for (int64_t i = 0; i < whole; i += kChains * kLanes)
-      SPIKECONV_UNROLL for (int c = 0; c < kChains; ++c) {
-        Floats in[rows];
-        SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) in[r] = load<Floats>(x + r * n + i + c * kLanes);
-        SPIKECONV_UNROLL for (int s = 0; s < kStreams; ++s) {
-          const Floats w = stream_weight<dtype>(weight.data, row[s] * weight.stride + i + c * kLanes);
-          SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) sum[s][r][c] = multiply_add(w, in[r], sum[s][r][c]);
-        }
-      }
-    for (int s = 0; s < kStreams; ++s)
-      for (int r = 0; r < rows; ++r) {
-        float y = lane_sum(kChains == 2 ? sum[s][r][0] + sum[s][r][kChains - 1] : sum[s][r][0]);
-        for (int64_t i = whole; i < n; ++i) {
-          float w;
-          load_row(weight.data, dtype, row[s] * weight.stride + i, 1, &w);
-          y += w * x[r * n + i];
-        }
-        out[r * out_stride + row[s]] = bias ? y + bias[row[s]] : y;
-      }
-  }
-}
-
-template <Dtype dtype>
-void few_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t begin,
-              int64_t end, float* out, int64_t out_stride) {
-  const auto kernel = rows == 1 ? stream_head<dtype, 1> : rows == 2 ? stream_head<dtype, 2>
-                      : rows == 3 ? stream_head<dtype, 3> : stream_head<dtype, 4>;
-  kernel(weight, bias, x, n, begin, end, out, out_stride);
-}
-
-void head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t begin,
-          int64_t end, float* out, int64_t out_stride, float* scratch) {
-  if (rows <= kHeadFew) {
-    (weight.dtype == Dtype::float32 ? few_head<Dtype::float32> : few_head<Dtype::bfloat16>)(weight, bias, x, rows, n,
-                                                                                           begin, end, out, out_stride);
-    return;
-  }
-  constexpr int64_t kSteps = 128;  // inputs at a time: their panel stays in the first-level cache
-  Arena arena{scratch};
-  float *room = arena.take(kHeadRows * n), *panel = arena.take(n * kPanel), *sums = arena.take(kHeadRows * kPanel);
-  for (int64_t row = 0; row < rows; row += kPanel) {
-    const int64_t here = least<int64_t>(kPanel, rows - row);
-    __builtin_memset(panel, 0, size_t(n * kPanel) * sizeof(float));
-    for (int64_t r = 0; r < here; ++r)
-      for (int64_t i = 0; i < n; ++i) panel[i * kPanel + r] = x[(row + r) * n + i];
-    for (int64_t o = begin; o < end; o += kHeadRows) {
-      const int64_t count = least(kHeadRows, end - o);
-      int64_t stride;
-      const float* w = open_floats(weight, o, count, n, room, &stride);
-      __builtin_memset(sums, 0, size_t(count * kPanel) * sizeof(float));
-      for (int64_t i = 0; i < n; i += kSteps)
-        add_products(w + i, count, stride, 1, panel + i * kPanel, least(kSteps, n - i), sums);
-      for (int64_t r = 0; r < here; ++r)
-        for (int64_t c = 0; c < count; ++c)
-          out[(row + r) * out_stride + o + c] = sums[c * kPanel + r] + (bias ? bias[o + c] : 0.0f);
-    }
-  }
 }
 
 const EngineKernels engine_kernels = {engine_normalize, rotary, add_rows, gate, widen, narrow, attend_floats, head};

@@ -7,11 +7,14 @@ namespace spikeconv {
 
 enum class Dtype : int;
 
-// Rows of floats: float32, or bfloat16.
+constexpr int64_t kScaled = 32;  // int8 numbers that share a scale
+
+// Rows of floats: float32, bfloat16, or int8 with scales.
 struct FloatRows {
   const void* data;
   Dtype dtype;
-  int64_t stride;  // numbers from one row to the next
+  int64_t stride;                 // numbers from one row to the next
+  const float* scales = nullptr;  // of int8, [rows][stride / kScaled]
 };
 
 // One sequence's tokens and one of its key heads. A row is a query: repeats of token 0, of token 1, …

@@ -13,7 +13,7 @@
 
 namespace spikeconv {
 
-enum class Dtype : int { float32, bfloat16, float16, int32 };
+enum class Dtype : int { float32, bfloat16, float16, int32, int8 };
 
 constexpr int kMaxBases = 4;
 

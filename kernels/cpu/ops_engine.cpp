@@ -25,6 +25,16 @@ FloatRows kept_rows(const Tensor& t, int64_t rows, int64_t width, const char* wh
   return {t.data_ptr(), half ? Dtype::bfloat16 : Dtype::float32, width};
 }
 
+// The weights of a head: rows of floats, or of int8 with a scale for every kScaled of them.
+FloatRows kept_head(const Tensor& t, const OptionalTensor& scale, int64_t rows, int64_t width) {
+  STD_TORCH_CHECK((t.scalar_type() == ScalarType::Char) == scale.has_value(), "spikeconv: a head of int8 has scales");
+  if (!scale) return kept_rows(t, rows, width, "the head");
+  STD_TORCH_CHECK(t.is_contiguous() && t.dim() == 2 && t.size(0) == rows && t.size(1) == width && !t.is_cuda() &&
+                      width % kScaled == 0,
+                  "spikeconv: the head must be contiguous int8 [", rows, ", ", width, "], in whole blocks of ", kScaled);
+  return {t.data_ptr(), Dtype::int8, width, kept_floats(*scale, rows * (width / kScaled), "the head's scales")};
+}
+
 // A group's plan, for inputs and outputs of these sizes.
 GroupPlan group_of(const Tensor& bytes, int64_t inputs, std::initializer_list<int64_t> outputs, const char* what) {
   STD_TORCH_CHECK(bytes.numel() == int64_t(sizeof(GroupPlan)), "spikeconv: not a plan of this library");
@@ -54,13 +64,13 @@ RowPlan row_plan_of(int64_t head_dim, const std::vector<double>& settings, const
 
 // sizes: layers, hidden, heads, key_heads, head_dim, intermediate, vocabulary, positions; then a window for each layer.
 // numbers: scaling of scores, ε of the last norm, ε of the norms of queries and keys.
-// tensors: embedding, cos, sin, norm, head, bias of the head (the last two may be none).
+// tensors: embedding, cos, sin, norm; head, its scales and its bias (these may be none).
 // groups: q|k|v, output, gate|up and down of each layer. head_norms: of q and k of each layer, or nothing.
 // rows, rotation, inverse: see row_plan_of.
 Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& numbers,
                   const std::vector<OptionalTensor>& tensors, const Tensors& groups, const Tensors& head_norms,
                   const std::vector<double>& rows, const Tensors& rotation, const Tensors& inverse) {
-  STD_TORCH_CHECK(sizes.size() >= 8 && numbers.size() == 3 && tensors.size() == 6, "spikeconv: not a model's arguments");
+  STD_TORCH_CHECK(sizes.size() >= 8 && numbers.size() == 3 && tensors.size() == 7, "spikeconv: not a model's arguments");
   for (size_t i = 0; i < 8; ++i) STD_TORCH_CHECK(sizes[i] > 0, "spikeconv: a model's sizes are above 0");
   ModelPlan m{};
   m.layers = sizes[0], m.hidden = sizes[1], m.heads = sizes[2], m.key_heads = sizes[3], m.head_dim = sizes[4];
@@ -76,8 +86,8 @@ Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& 
   m.cos = kept_floats(*tensors[1], m.positions * m.head_dim, "cos");
   m.sin = kept_floats(*tensors[2], m.positions * m.head_dim, "sin");
   m.norm = kept_floats(*tensors[3], m.hidden, "the last norm");
-  if (tensors[4]) m.head = kept_rows(*tensors[4], m.vocabulary, m.hidden, "the head");
-  if (tensors[5]) m.head_bias = kept_floats(*tensors[5], m.vocabulary, "the head's bias");
+  if (tensors[4]) m.head = kept_head(*tensors[4], tensors[5], m.vocabulary, m.hidden);
+  if (tensors[6]) m.head_bias = kept_floats(*tensors[6], m.vocabulary, "the head's bias");
   m.rows = row_plan_of(m.head_dim, rows, rotation, inverse);
   Tensor bytes = make({int64_t(sizeof(ModelPlan) + layers * sizeof(LayerPlan))}, aoti_torch_dtype_uint8());
   char* to = static_cast<char*>(bytes.data_ptr());
@@ -168,11 +178,11 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
   return out;
 }
 
-// x [..., n] · weight [vocabulary, n]ᵀ + bias, weights float32 or bfloat16, all else float32.
-Tensor float_head(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+// x [..., n] · weight [vocabulary, n]ᵀ + bias, weights float32, bfloat16 or int8 with scales, all else float32.
+Tensor float_head(const Tensor& x, const Tensor& weight, const OptionalTensor& scale, const OptionalTensor& bias) {
   STD_TORCH_CHECK(weight.dim() == 2, "spikeconv: a head has two axes");
   const int64_t vocabulary = weight.size(0), n = weight.size(1);
-  const FloatRows rows = kept_rows(weight, vocabulary, n, "the head");
+  const FloatRows rows = kept_head(weight, scale, vocabulary, n);
   const Tensor in = beside(x, x, ScalarType::Float);
   STD_TORCH_CHECK(in.dim() >= 1 && in.size(in.dim() - 1) == n && !in.is_cuda(), "spikeconv: inputs of another size than the head's");
   Tensor logits = make(with_last(in, vocabulary), aoti_torch_dtype_float32());
@@ -192,7 +202,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
   m.def(
       "run_model(Tensor plan, Tensor tokens, Tensor sequences, Tensor(a!) keys, Tensor(b!) values, Tensor wanted,"
       " bool wants_logits, Tensor(c!) seconds, Tensor(d!) trace) -> Tensor");
-  m.def("float_head(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
+  m.def("float_head(Tensor x, Tensor weight, Tensor? scale, Tensor? bias) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CPU, m) {

@@ -13,6 +13,7 @@ from spikeconv.bench.timing import median_seconds
 from spikeconv.checkpoint.folder import source_path
 from spikeconv.engine import PARTS, Engine, Sequence, runs_engine
 from spikeconv.evaluate.models import load_checkpoint, load_source
+from spikeconv.integrations.engine import is_rounded_by_choice, round_head
 from spikeconv.integrations.memory import memory_keyword, memory_of
 
 __all__ = ["ModelParts", "ModelRow", "Speeds", "bench_model", "model_calls", "speeds"]
@@ -74,6 +75,8 @@ def bench_model(
     }
     on_load(models["spiking"])
     calls = model_calls(models, prompt)
+    if device == "cpu" and is_rounded_by_choice(models["spiking"]):
+        calls["spiking, 8-bit head"] = _with_rounded_head(models["spiking"], calls["spiking"])
     source = source_path(checkpoint, source)
     if (
         device == "cpu"
@@ -88,6 +91,23 @@ def bench_model(
         for name, rate in of_run.items()
     ]
     return rows, _parts(models["spiking"], prompt, new_tokens)
+
+
+def _with_rounded_head(model: Any, calls: "Calls") -> "Calls":
+    """The same with the head in 8 bits while they run."""
+
+    def rounded(call: Callable[[], Any]) -> Any:
+        round_head(model, 8)
+        try:
+            return call()
+        finally:
+            round_head(model, None)
+
+    def decode() -> Callable[[], object]:
+        step = rounded(calls.decode)
+        return lambda: rounded(step)
+
+    return Calls(lambda: rounded(calls.prefill), decode)
 
 
 def _parts(model: Any, prompt: int, new_tokens: int) -> list[ModelParts]:

@@ -8,7 +8,17 @@ import typer
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience, show_lost_baseline
 from spikeconv.cli.measured import measured
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, MadeFrom, Quiet, TrustRemoteCode
+from spikeconv.cli.options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Dtype,
+    Execution,
+    HeadBits,
+    MadeFrom,
+    Quiet,
+    TrustRemoteCode,
+)
 from spikeconv.cli.settings import split
 from spikeconv.cli.tables import Rows
 from spikeconv.data.labelled import is_labelled
@@ -55,6 +65,7 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     execution: Execution = None,
+    head_bits: HeadBits = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure accuracy on lm-eval tasks, or of a classifier on the test splits of sst2, mrpc, rte or .jsonl files.
@@ -93,6 +104,7 @@ def evaluate(
         device=device,
         dtype=dtype,
         execution=execution,
+        head_bits=head_bits,
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
@@ -118,7 +130,7 @@ def evaluate(
             "num_fewshot": num_fewshot,
             "source": made_from,
         }
-        how = measured(path, device=device, dtype=dtype, execution=execution, **what)
+        how = measured(path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, **what)
         print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return
     out.show(_scores(path.name, result))

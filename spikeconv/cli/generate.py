@@ -8,7 +8,7 @@ import typer
 from spikeconv.cli.console import err, print_json
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
 from spikeconv.cli.measured import measured
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, Quiet, TrustRemoteCode
+from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, HeadBits, Quiet, TrustRemoteCode
 from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.errors import SpikeconvError
 
@@ -25,6 +25,7 @@ def generate(
     device: Device = "auto",
     dtype: Dtype = "auto",
     execution: Execution = None,
+    head_bits: HeadBits = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -44,7 +45,9 @@ def generate(
 
     if not quiet:
         silence_fallbacks()
-    loaded = load_checkpoint(path, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code)
+    loaded = load_checkpoint(
+        path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, trust_remote_code=trust_remote_code
+    )
     lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)
     start = time.perf_counter()
     text, tokens = generate_text(
@@ -67,7 +70,7 @@ def generate(
                 "seconds": seconds,
                 "tokens_per_second": tokens / seconds,
                 "fallbacks": lost,
-                **measured(path, device=device, dtype=dtype, execution=execution, **what),
+                **measured(path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, **what),
             }
         )
     elif not quiet:

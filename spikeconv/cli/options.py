@@ -17,6 +17,7 @@ __all__ = [
     "Device",
     "Dtype",
     "Execution",
+    "HeadBits",
     "MadeFrom",
     "Profiles",
     "Quiet",
@@ -67,6 +68,10 @@ Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16
 Execution = Annotated[
     str | None,
     typer.Option("--exec", help="auto, dense, events or unfold; same bits. (Or SPIKECONV_EXEC.)", show_default=False),
+]
+HeadBits = Annotated[
+    int | None,
+    typer.Option(min=8, max=8, help="8: round the float head to int8 (on a CPU); else its own.", show_default=False),
 ]
 MadeFrom = Annotated[
     str | None,

@@ -9,7 +9,17 @@ import typer
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience, show_lost_baseline
 from spikeconv.cli.measured import measured, text_of
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, MadeFrom, Quiet, TrustRemoteCode
+from spikeconv.cli.options import (
+    AsJson,
+    Checkpoint,
+    Device,
+    Dtype,
+    Execution,
+    HeadBits,
+    MadeFrom,
+    Quiet,
+    TrustRemoteCode,
+)
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.evaluate import perplexity as measurement
@@ -41,6 +51,7 @@ def perplexity(
     device: Device = "auto",
     dtype: Dtype = "auto",
     execution: Execution = None,
+    head_bits: HeadBits = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure perplexity and bits per byte on a text.
@@ -70,6 +81,7 @@ def perplexity(
         device=device,
         dtype=dtype,
         execution=execution,
+        head_bits=head_bits,
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
@@ -82,7 +94,7 @@ def perplexity(
         where = {"checkpoint": str(path), "text": label, "output": None if saved is None else str(saved)}
         read = {"tokens": result.spiking.tokens, "window": window}
         what: dict[str, Any] = {"text": text_of(content, label), **read, "source": made_from}
-        how = measured(path, device=device, dtype=dtype, execution=execution, **what)
+        how = measured(path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, **what)
         print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return
     rows = table(path.name, "", "perplexity", "bits/byte", "tokens/s")

@@ -1,21 +1,24 @@
 """A converted decoder as one native object: tokens → logits, with a preallocated cache of keys and values."""
 
 from spikeconv.engine.cache import StateCache
-from spikeconv.engine.model import CHUNK, PARTS, Engine, Sequence, exact_half, windows_of
+from spikeconv.engine.head import BLOCK, Head, head_of
+from spikeconv.engine.model import CHUNK, PARTS, Engine, Sequence, windows_of
 from spikeconv.engine.parts import Obstacle, attention_of, decoder_of, obstacle, runs_engine
 from spikeconv.engine.texts import Texts, texts_of
 
 __all__ = [
+    "BLOCK",
     "CHUNK",
     "PARTS",
     "Engine",
+    "Head",
     "Obstacle",
     "Sequence",
     "StateCache",
     "Texts",
     "attention_of",
     "decoder_of",
-    "exact_half",
+    "head_of",
     "obstacle",
     "runs_engine",
     "texts_of",

@@ -5,15 +5,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from spikeconv.engine.cache import StateCache
+from spikeconv.engine.head import head_of
 from spikeconv.engine.parts import decoder_of
 from spikeconv.nn import Cells
-from spikeconv.nn.memory import large_empty
 from spikeconv.ops.native import plan_model, run_model
 
-__all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "exact_half", "windows_of"]
+__all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "windows_of"]
 
 PARTS = ("encode", "products", "attention", "head", "rest")
 """What a forward's time goes into."""
@@ -22,9 +21,6 @@ CHUNK = 512
 """Tokens of one native call: a longer text goes in pieces, between which Ctrl-C is heard."""
 
 FEWEST_POSITIONS = 1024
-
-MOST_COPIED = 256 << 20
-"""Bytes of a float head of which a second copy is made, in large pages."""
 
 
 class Sequence(NamedTuple):
@@ -58,13 +54,14 @@ class Engine:
     Args:
         model: loaded, without an obstacle (`parts.obstacle`).
         positions: of a text at most; rotary tables are made for so many.
+        head_bits: 8 for logits of a head that is rounded to int8, None for the checkpoint's (see `head_of`).
 
     Attributes:
         codes: of the keys and values of each layer; empty where they are floats.
         seconds: float64 [5] by `PARTS`, spent so far.
     """
 
-    def __init__(self, model: Any, positions: int = FEWEST_POSITIONS) -> None:
+    def __init__(self, model: Any, positions: int = FEWEST_POSITIONS, head_bits: int | None = None) -> None:
         decoder = decoder_of(model)
         base, config = decoder.base, model.config.get_text_config()
         attention = decoder.layers[0].attention
@@ -87,15 +84,14 @@ class Engine:
         self._config, self._windows = config, windows_of(config, self.layers)
         with torch.no_grad():
             cos, sin = base.rotary_emb(torch.empty(0), torch.arange(positions)[None])
-            embedding = exact_half(base.embed_tokens.weight)
-            head_weight = None if head is None else exact_half(head.weight)
+            weights: Any = (None, None) if head is None else head_of(head.weight, head_bits)[:2]
             bias = None if head is None or head.bias is None else head.bias.detach()
             self.tables = [
-                embedding,
+                base.embed_tokens.weight.detach().contiguous(),
                 cos[0].contiguous(),
                 sin[0].contiguous(),
                 base.norm.weight.detach(),
-                head_weight,
+                *weights,
                 bias,
             ]
         sizes = [self.layers, self.hidden, config.num_attention_heads, self.key_heads, self.head_dim]
@@ -201,35 +197,9 @@ class Engine:
 _NOTHING = torch.empty(0)
 
 
-def exact_half(weight: Tensor) -> Tensor:
-    """A float32 weight in bfloat16 where that is the same numbers, as most checkpoints hold; else itself.
-
-    A copy, or of what is not too much a copy all the same, lies in large pages: it is read once for every token. It is
-    made once, for whoever asks, and lives as long as the weight.
-    """
-    known, state = _halves.get(weight), (weight.data_ptr(), _version(weight))
-    if known is None or known[0] != state:
-        _halves[weight] = known = state, _placed(weight.detach())
-    held: Tensor = known[1]
-    return held
-
-
 def _version(weight: Tensor) -> int | None:
     """Changes with every change in place; None where that is not counted, in inference mode."""
     return None if weight.is_inference() else weight._version
-
-
-def _placed(weight: Tensor) -> Tensor:
-    half = weight.to(torch.bfloat16)
-    exact = torch.equal(half.float(), weight)
-    if not exact and weight.nbytes > MOST_COPIED:
-        return weight.contiguous()
-    held = half if exact else weight
-    placed: Tensor = large_empty(tuple(held.shape), held.dtype).copy_(held)
-    return placed
-
-
-_halves = WeakTensorKeyDictionary()
 
 
 def windows_of(config: Any, layers: int) -> list[int]:

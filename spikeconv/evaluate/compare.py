@@ -32,6 +32,7 @@ def compare(
     device: str = "auto",
     dtype: str = "auto",
     execution: str | None = None,
+    head_bits: int | None = None,
     trust_remote_code: bool = False,
     on_loss: Callable[[T], None] = lambda baseline: None,
 ) -> Comparison[T]:
@@ -52,7 +53,12 @@ def compare(
         gc.collect()  # modules and their hooks refer to each other, so the float weights would linger
     try:
         spiking = load_checkpoint(
-            checkpoint, device=device, dtype=dtype, execution=execution, trust_remote_code=trust_remote_code
+            checkpoint,
+            device=device,
+            dtype=dtype,
+            execution=execution,
+            head_bits=head_bits,
+            trust_remote_code=trust_remote_code,
         )
         return Comparison(measure(spiking), reference, found)
     except BaseException:  # Ctrl-C too

@@ -7,6 +7,7 @@ from typing import Any
 from spikeconv.checkpoint.folder import source_arch, source_path
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import auto_class_of
+from spikeconv.integrations.engine import round_head
 from spikeconv.loading import LoadedModel, load_model, load_tokenizer
 from spikeconv.nn import attention_codes, set_execution, spike_linears
 from spikeconv.sources.float_model import load_float
@@ -29,6 +30,7 @@ def load_checkpoint(
     device: str = "auto",
     dtype: str = "auto",
     execution: str | None = None,
+    head_bits: int | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a converted checkpoint.
@@ -38,6 +40,7 @@ def load_checkpoint(
         device: as torch names it, or "auto".
         dtype: compute dtype by name; "auto" takes the checkpoint's.
         execution: auto, dense, events or unfold; None leaves the default.
+        head_bits: 8 to round the output head to int8 (see `round_head`).
         trust_remote_code: allow the checkpoint's own Python code.
 
     Raises:
@@ -47,8 +50,7 @@ def load_checkpoint(
     model = partial(_auto_class(path).from_pretrained, path, trust_remote_code=trust_remote_code)
     tokenizer = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, tokenizer)
-    if execution is not None:
-        set_execution(loaded.model, execution)
+    _set_up(loaded.model, execution, head_bits)
     return loaded
 
 
@@ -58,6 +60,7 @@ def load_converted(
     device: str = "auto",
     dtype: str = "auto",
     execution: str | None = None,
+    head_bits: int | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
     """The model alone of a converted checkpoint, which may lack tokenizer and record; arguments as `load_checkpoint`'s.
@@ -70,9 +73,15 @@ def load_converted(
     loaded = load_model(path, path.name, device, dtype, model, lambda: None).model
     if not spike_linears(loaded) and not attention_codes(loaded):
         raise SpikeconvError(f"{path} is not converted: it is a float {type(loaded).__name__}; convert it first.")
-    if execution is not None:
-        set_execution(loaded, execution)
+    _set_up(loaded, execution, head_bits)
     return loaded
+
+
+def _set_up(model: Any, execution: str | None, head_bits: int | None) -> None:
+    if execution is not None:
+        set_execution(model, execution)
+    if head_bits is not None:
+        round_head(model, head_bits)
 
 
 def _auto_class(path: Path) -> Any:

@@ -19,7 +19,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from spikeconv.engine import Engine, Sequence, StateCache, Texts, attention_of, exact_half, runs_engine, texts_of
+from spikeconv.engine import BLOCK, Engine, Sequence, StateCache, Texts, attention_of, head_of, runs_engine, texts_of
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations.attention import CacheOf, was_made
 from spikeconv.integrations.engine_cache import states_of
@@ -27,7 +27,7 @@ from spikeconv.integrations.memory import KEYWORDS, memory_keyword
 from spikeconv.nn import Encoder, KvCode, attention_codes, spike_linears
 from spikeconv.ops.native import float_head, load
 
-__all__ = ["EngineForward", "HeadForward", "modules_only", "use_engine"]
+__all__ = ["EngineForward", "HeadForward", "is_rounded_by_choice", "modules_only", "round_head", "use_engine"]
 
 READ = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
 """Arguments that the engine reads."""
@@ -75,6 +75,37 @@ def modules_only(model: Any) -> Iterator[None]:
 
 def _head_of(model: Any) -> Any:
     return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+
+
+def round_head(model: Any, bits: int | None) -> None:
+    """Round the float output head of a loaded converted model to int8, for half the bytes or a quarter: see `head_of`.
+
+    Args:
+        model: on a CPU, in float32.
+        bits: 8; None: the head's own numbers again.
+
+    Raises:
+        SpikeconvError: it has no head, or one that cannot be rounded here.
+    """
+    head = _head_of(model)
+    forward = getattr(head, "__dict__", {}).get("forward")
+    if bits not in (8, None):
+        raise SpikeconvError(f"A head is rounded to 8 bits or stays as it is, not to {bits}.")
+    if not isinstance(forward, HeadForward) or not forward.is_native() or head.in_features % BLOCK:
+        raise SpikeconvError(
+            "The head stays as it is: it is rounded to 8 bits for native kernels on a CPU, in float32, and where the"
+            f" hidden size is a multiple of {BLOCK} (`spikeconv doctor`)."
+        )
+    forward.bits = bits
+
+
+def is_rounded_by_choice(model: Any) -> bool:
+    """Whether `round_head` would change the head of a model: it can be rounded, and is not in int8 as it is."""
+    try:
+        round_head(model, None)
+    except SpikeconvError:
+        return False
+    return head_of(_head_of(model).weight).scale is None
 
 
 class EngineForward:
@@ -217,18 +248,29 @@ def _watches(hook: Any) -> bool:
 
 
 class HeadForward:
-    """The forward of a float output head, by weights in bfloat16 where those are the same numbers: half the bytes."""
+    """The forward of a float output head, by weights in as few bytes as hold the same numbers.
+
+    Attributes:
+        bits: 8 for weights that are rounded to int8; None: not rounded.
+    """
 
     def __init__(self, head: nn.Linear) -> None:
         self.head = head
+        self.bits: int | None = None
+
+    def is_native(self) -> bool:
+        """Whether native kernels are for the head."""
+        weight = self.head.weight
+        return weight.is_cpu and weight.dtype == torch.float32 and load("cpu").is_native
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits float32 [..., vocabulary] of x [..., hidden]."""
         weight, bias = self.head.weight, self.head.bias
-        is_plain = x.is_cpu and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled()
-        if not is_plain or torch.compiler.is_compiling() or not load("cpu").is_native:
+        is_plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_grad_enabled()
+        if not is_plain or torch.compiler.is_compiling() or not self.is_native():
             return nn.functional.linear(x, weight, bias)
-        return float_head(x, exact_half(weight), None if bias is None else bias.detach())
+        head = head_of(weight, self.bits)
+        return float_head(x, head.weight, head.scale, None if bias is None else bias.detach())
 
 
 def run_texts(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:

@@ -148,8 +148,9 @@ def plan_model(
         sizes: layers, hidden, heads, key heads, head_dim, intermediate, vocabulary, positions; then each layer's window
             (keys that a token sees; 0: all).
         numbers: scaling of scores, ε of the last norm, ε of the norms of queries and keys.
-        tensors: embedding, cos, sin, the last norm, the head or None, the head's bias or None.
-        groups: plans of q|k|v, output, gate|up, down of each layer; then the head's, if it is one of counts.
+        tensors: embedding (float32 or bfloat16), cos, sin, the last norm; the head's weight, scale and bias or None, as
+            in `float_head`.
+        groups: plans of q|k|v, output, gate|up, down of each layer.
         head_norms: of queries and keys of each layer, or none.
         rows: `RowSettings.table()` of keys and values; empty where they are floats.
         rotation, inverse: of a head of them, as `rotate` takes them; the inverse's signs come behind it.
@@ -188,18 +189,19 @@ def run_model(
     return logits
 
 
-def float_head(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x · weightᵀ + bias in float32, by a weight of float32 or bfloat16.
+def float_head(x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    """x · weightᵀ + bias in float32.
 
     Args:
         x: float32 [..., n] on the CPU.
-        weight: contiguous [outputs, n].
+        weight: contiguous float32, bfloat16 or int8 [outputs, n].
+        scale: beside int8 float32 [outputs, n / 32], what 32 weights are multiplied with; else None.
         bias: float32 [outputs] or None.
 
     Returns:
         float32 [..., outputs].
     """
-    y: Tensor = torch.ops.spikeconv.float_head.default(x, weight, bias)
+    y: Tensor = torch.ops.spikeconv.float_head.default(x, weight, scale, bias)
     return y
 
 
