@@ -262,7 +262,7 @@ def test_who_watches_takes_the_modules_way(converted: Converted, runs: list[int]
     assert all(totals.tokens == 2 * (3 + 4) for totals in recorder.statistics.values())
 
 
-def test_several_models_and_threads_at_once(converted: Converted) -> None:
+def test_several_models_and_callers_at_once(converted: Converted) -> None:
     models = [load(converted(family)) for family in ("llama", "qwen2")]
     ids = torch.randint(0, 50, (2, 30))
     expected = [step_by_step(model, ids, 3) for model in models]
