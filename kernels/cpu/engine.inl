@@ -135,6 +135,18 @@ void few_values(const float* p, const float* values, int64_t stride, int64_t n, 
   }
 }
 
+// Keys or values [begin, begin + n): where they lie, or widened into `room`, as are those on both sides of the fork.
+const float* open_states(const FloatAttendJob& job, const FloatRows& rows, int64_t begin, int64_t n, float* room,
+                         int64_t* stride) {
+  const int64_t shared = job.fork - begin;
+  if (!job.gap || shared >= n) return open_floats(rows, begin, n, job.dim, room, stride);
+  if (shared <= 0) return open_floats(rows, begin + job.gap, n, job.dim, room, stride);
+  *stride = job.dim;
+  for (int64_t i = 0; i < n; ++i)
+    load_row(rows.data, rows.dtype, (begin + i + (i < shared ? 0 : job.gap)) * rows.stride, job.dim, room + i * job.dim);
+  return room;
+}
+
 void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, Arena arena) {
   const int64_t dim = job.dim, rows = part.rows(), record = dim + kRecordExtra;
   float *query = arena.take(kFewQueryRows * dim), *scores = arena.take(kFewQueryRows * kFewKeys);
@@ -148,7 +160,7 @@ void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* r
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
     int64_t stride;
-    const float* keys = open_floats(job.keys, k, n, dim, room, &stride);
+    const float* keys = open_states(job, job.keys, k, n, room, &stride);
     for (int64_t r = 0; r < rows; ++r)
       few_scores(query + r * dim, keys, stride, n, dim, scores + r * kFewKeys + (k - part.key_begin));
   }
@@ -165,7 +177,7 @@ void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* r
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
     int64_t stride;
-    const float* values = open_floats(job.values, k, n, dim, room, &stride);
+    const float* values = open_states(job, job.values, k, n, room, &stride);
     for (int64_t r = 0; r < rows; ++r)
       few_values(scores + r * kFewKeys + (k - part.key_begin), values, stride, n, dim, records + r * record);
   }
@@ -190,8 +202,8 @@ void many_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* 
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
     int64_t key_stride, value_stride;
-    const float* keys = open_floats(job.keys, k, n, dim, key_room, &key_stride);
-    const float* values = open_floats(job.values, k, n, dim, value_room, &value_stride);
+    const float* keys = open_states(job, job.keys, k, n, key_room, &key_stride);
+    const float* values = open_states(job, job.values, k, n, value_room, &value_stride);
     for (int64_t p = 0; p < count; ++p) {
       PanelState& panel = panels[p];
       const int64_t first = part.row_begin + p * kPanel, last = first + rows_of(p) - 1;

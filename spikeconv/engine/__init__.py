@@ -3,6 +3,7 @@
 from spikeconv.engine.cache import StateCache
 from spikeconv.engine.model import CHUNK, PARTS, Engine, Sequence, exact_half, windows_of
 from spikeconv.engine.parts import Obstacle, decoder_of, obstacle, runs_engine
+from spikeconv.engine.scores import score
 from spikeconv.engine.texts import Texts, texts_of
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "exact_half",
     "obstacle",
     "runs_engine",
+    "score",
     "texts_of",
     "windows_of",
 ]
