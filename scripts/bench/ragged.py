@@ -1,14 +1,16 @@
 """Texts of different length in one batch, against one after another and against padding: see docs/benchmarks/engine.md.
 
-Usage: python scripts/bench/ragged.py CHECKPOINT [--requests 32] [--seconds 3]
+Usage: python scripts/bench/ragged.py CHECKPOINT [--requests 32] [--seconds 3] [--turns 5]
 
 Each text's last token is scored: by the engine in one batch as long as each text is, by the engine one text after
 another, and padded to the longest by the same model and by the float model that it came from. `decode` adds a token to
-each of as many texts of 64 tokens. All take turns in one process; medians.
+each of as many texts of 64 tokens. All take turns in one process; medians, with one thread
+(OMP_NUM_THREADS=1) of the time that it ran.
 """
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from spikeconv.engine import Engine, Sequence, score
 from spikeconv.evaluate.models import load_checkpoint, load_source
 from spikeconv.integrations.memory import memory_keyword, memory_of
 
-LENGTHS = {"16 to 512 tokens": (16, 512), "4 to 16 tokens": (4, 16), "1 to 4 tokens": (1, 4)}
+LENGTHS = {"1 to 4 tokens": (1, 4), "4 to 16 tokens": (4, 16), "16 to 512 tokens": (16, 512)}
 PAST = 64
 
 Way = Callable[[], object]
@@ -64,7 +66,7 @@ def decoded(engine: Engine, source: Any, requests: int) -> dict[str, Way]:
 
     def by_transformers() -> torch.Tensor:
         logits: torch.Tensor = source(tokens[:, None], **{memory_keyword(source): memory}, use_cache=True).logits
-        memory.crop(PAST)
+        memory.crop(-1)
         return logits
 
     return {
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)
     model = load_checkpoint(options.checkpoint, device="cpu", dtype="float32").model
@@ -89,14 +92,16 @@ def main() -> None:
     print(f"{processor()}, {measure_limits()}\n")
     print(f"| {options.requests} requests | one batch, ms | × one after another | × padded | × float, padded |")
     print("|---|---|---|---|---|")
+    measure = partial(median_seconds, seconds=options.seconds, turns=options.turns)
     with torch.inference_mode():
         model(torch.zeros(1, 1, dtype=torch.int64))  # the first forward runs the modules
+        show(f"a token behind {PAST}", measure(decoded(engine, source, options.requests)))
         for name, lengths in LENGTHS.items():
-            show(name, median_seconds(scored(model, engine, source, lengths, options.requests), options.seconds))
-        show(f"a token behind {PAST}", median_seconds(decoded(engine, source, options.requests), options.seconds))
+            show(name, measure(scored(model, engine, source, lengths, options.requests)))
 
 
 def show(name: str, seconds: dict[str, float]) -> None:
+    """One row of the table."""
     batch = seconds["one batch"]
     ways = ("one after another", "padded", "float, padded")
     ratios = (f"{seconds[way] / batch:.2f}" if way in seconds else "" for way in ways)

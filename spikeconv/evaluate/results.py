@@ -41,8 +41,8 @@ class TaskResult:
 class EvaluationResult:
     """One model's scores; `raw` is lm-eval's own dict.
 
-    `tokens` counts what went through the model: padding too, where there is any, and what several answers have in common
-    once, where it is computed once (in the engine).
+    `tokens` counts what went through the model: padding too, where there is any, and once what is computed once for
+    several answers (by the engine).
     """
 
     tasks: tuple[TaskResult, ...]
