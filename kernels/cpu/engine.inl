@@ -134,6 +134,18 @@ void few_values(const float* p, const float* values, int64_t stride, int64_t n, 
   }
 }
 
+// Keys or values [begin, begin + n): where they lie, or widened into `room`, as are those on both sides of the fork.
+const float* open_states(const FloatAttendJob& job, const FloatRows& rows, int64_t begin, int64_t n, float* room,
+                         int64_t* stride) {
+  const int64_t shared = job.fork - begin;
+  if (!job.gap || shared >= n) return open_floats(rows, begin, n, job.dim, room, stride);
+  if (shared <= 0) return open_floats(rows, begin + job.gap, n, job.dim, room, stride);
+  *stride = job.dim;
+  for (int64_t i = 0; i < n; ++i)
+    load_row(rows.data, rows.dtype, (begin + i + (i < shared ? 0 : job.gap)) * rows.stride, job.dim, room + i * job.dim);
+  return room;
+}
+
 void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, Arena arena) {
   const int64_t dim = job.dim, rows = part.rows(), record = dim + kRecordExtra;
   float *query = arena.take(kFewQueryRows * dim), *scores = arena.take(kFewQueryRows * kFewKeys);
@@ -147,7 +159,7 @@ void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* r
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
     int64_t stride;
-    const float* keys = open_floats(job.keys, k, n, dim, room, &stride);
+    const float* keys = open_states(job, job.keys, k, n, room, &stride);
     for (int64_t r = 0; r < rows; ++r)
       (r ? few_scores<false> : few_scores<true>)(query + r * dim, keys, stride, n, dim,
                                                  scores + r * kFewKeys + (k - part.key_begin));
@@ -165,7 +177,7 @@ void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* r
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
     int64_t stride;
-    const float* values = open_floats(job.values, k, n, dim, room, &stride);
+    const float* values = open_states(job, job.values, k, n, room, &stride);
     for (int64_t r = 0; r < rows; r += 4) {
       const int64_t here = least<int64_t>(4, rows - r);
       (here == 1 ? few_values<1> : here == 2 ? few_values<2> : here == 3 ? few_values<3> : few_values<4>)(
@@ -179,12 +191,11 @@ struct FloatTiles : Singles {
   static void put_query(const float* from, int64_t dim, float scaling, int64_t r, float* panel) {
     for (int64_t i = 0; i < dim; ++i) panel[i * kPanel + r] = from[i] * scaling;
   }
-  static const float* keys(const FloatRows& rows, int64_t begin, int64_t n, int64_t dim, float* room, int64_t* stride) {
-    return open_floats(rows, begin, n, dim, room, stride);
+  static const float* keys(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
+    return open_states(job, job.keys, begin, n, room, stride);
   }
-  static const float* values(const FloatRows& rows, int64_t begin, int64_t n, int64_t dim, float* room,
-                             int64_t* stride) {
-    return open_floats(rows, begin, n, dim, room, stride);
+  static const float* values(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
+    return open_states(job, job.values, begin, n, room, stride);
   }
   static const float* weights(float* p, int64_t) { return p; }
   static int64_t steps(int64_t n) { return n; }
@@ -206,19 +217,28 @@ struct HalfTiles {
     uint32_t* pairs = reinterpret_cast<uint32_t*>(panel);
     for (int64_t i = 0; i < dim / 2; ++i) pairs[i * kPanel + r] = pair_of(from[2 * i] * scaling, from[2 * i + 1] * scaling);
   }
-  static const uint32_t* keys(const FloatRows& rows, int64_t begin, int64_t, int64_t, float*, int64_t* stride) {
-    *stride = rows.stride / 2;
-    return static_cast<const uint32_t*>(rows.data) + begin * *stride;
+  static const uint32_t* keys(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
+    const uint32_t* from = static_cast<const uint32_t*>(job.keys.data);
+    *stride = job.keys.stride / 2;
+    if (job.row_of(begin + n - 1) - job.row_of(begin) == n - 1) return from + job.row_of(begin) * *stride;
+    uint32_t* pairs = reinterpret_cast<uint32_t*>(room);
+    for (int64_t i = 0; i < n; ++i)
+      __builtin_memcpy(pairs + i * (job.dim / 2), from + job.row_of(begin + i) * *stride, size_t(job.dim) * 2);
+    *stride = job.dim / 2;
+    return pairs;
   }
   // Two keys' numbers become pairs; a last key without another meets zeros.
-  static const uint32_t* values(const FloatRows& rows, int64_t begin, int64_t n, int64_t dim, float* room,
-                                int64_t* stride) {
+  static const uint32_t* values(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
     uint32_t* pairs = reinterpret_cast<uint32_t*>(room);
-    const uint16_t* from = static_cast<const uint16_t*>(rows.data) + begin * rows.stride;
-    for (int64_t k = 0; k < n; k += 2)
-      for (int64_t i = 0; i < dim; ++i)
-        pairs[k / 2 * dim + i] = from[k * rows.stride + i] | uint32_t(k + 1 < n ? from[(k + 1) * rows.stride + i] : 0) << 16;
-    *stride = dim;
+    const auto row = [&](int64_t k) {
+      return static_cast<const uint16_t*>(job.values.data) + job.row_of(begin + k) * job.values.stride;
+    };
+    for (int64_t k = 0; k < n; k += 2) {
+      const uint16_t *low = row(k), *high = row(k + 1 < n ? k + 1 : k);
+      for (int64_t i = 0; i < job.dim; ++i)
+        pairs[k / 2 * job.dim + i] = low[i] | uint32_t(k + 1 < n ? high[i] : 0) << 16;
+    }
+    *stride = job.dim;
     return pairs;
   }
   // Two keys' weights become pairs, where they lie.
@@ -255,8 +275,8 @@ void many_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* 
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
     int64_t key_stride, value_stride;
-    const Number* keys = Tiles::keys(job.keys, k, n, dim, key_room, &key_stride);
-    const Number* values = Tiles::values(job.values, k, n, dim, value_room, &value_stride);
+    const Number* keys = Tiles::keys(job, k, n, key_room, &key_stride);
+    const Number* values = Tiles::values(job, k, n, value_room, &value_stride);
     for (int64_t p = 0; p < count; ++p) {
       PanelState& panel = panels[p];
       const int64_t first = part.row_begin + p * kPanel, last = first + rows_of(p) - 1;

@@ -20,6 +20,9 @@ PARTS = ("encode", "products", "attention", "head", "rest")
 CHUNK = 512
 """Tokens of one native call: a longer text goes in pieces, between which Ctrl-C is heard."""
 
+FEW_QUERIES = 8
+"""Queries of a key head up to which attention adds up in another order (kFewQueryRows in kernels/cpu)."""
+
 FEWEST_POSITIONS = 1024
 
 
@@ -32,6 +35,8 @@ class Sequence(NamedTuple):
         at: which key the first one's is.
         first: the first key that there is (behind padding on the left).
         position: of the first token, for the rotary embedding.
+        fork, gap: keys from `fork` on are its own and lie `gap` places further on in the slot; those before it are
+            others' too, of this call or of one before.
     """
 
     tokens: int
@@ -39,6 +44,8 @@ class Sequence(NamedTuple):
     at: int = 0
     first: int = 0
     position: int = 0
+    fork: int = 0
+    gap: int = 0
 
     def piece(self, done: int, count: int) -> "Sequence":
         """`count` of its tokens behind the first `done`."""
@@ -57,6 +64,7 @@ class Engine:
         head_bits: 8 for logits of a head that is rounded to int8, None for the checkpoint's (see `head_of`).
 
     Attributes:
+        fewest: tokens from which on a piece of a text has the bits that it has in the whole text.
         seconds: float64 [5] by `PARTS`, spent so far.
     """
 
@@ -66,6 +74,7 @@ class Engine:
         attention = decoder.layers[0].attention
         self.layers, self.head_dim, self.positions = len(decoder.layers), attention.head_dim, positions
         self.key_heads, self.hidden, self.vocabulary = config.num_key_value_heads, config.hidden_size, config.vocab_size
+        self.fewest = FEW_QUERIES // (config.num_attention_heads // self.key_heads) + 1
         self._plans = [group.plan() for layer in decoder.layers for group in layer.groups]
         norms = [norm for layer in decoder.layers for norm in layer.norms]
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -120,7 +129,7 @@ class Engine:
 
         Args:
             tokens: int64 [T], of all sequences, one after the other.
-            sequences: of at least one token each, in slots of their own.
+            sequences: of at least one token each, that do not write to the same places.
             cache: what was said before; it is written to.
             wanted: int64 [R], rows of `tokens`, ascending.
             logits: whether logits are wanted, or what the head reads (behind the last norm).
@@ -161,7 +170,7 @@ class Engine:
             "middle": self.hidden, "gate": inner, "up": inner, "product": inner, "down": self.hidden,
         }  # fmt: skip
         found = torch.empty(self.layers, len(tokens), sum(widths.values()))
-        rows = torch.tensor([(0, len(tokens), 0, 0, 0, 0)])
+        rows = torch.tensor([(0, *Sequence(len(tokens)))])
         wanted, has_head = torch.arange(len(tokens)), self.tables[4] is not None
         out = run_model(self._plan, tokens, rows, cache.keys, cache.values, wanted, has_head, self.seconds, found)
         return out, dict(zip(widths, found.split(list(widths.values()), -1), strict=True))
