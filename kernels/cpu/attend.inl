@@ -68,24 +68,35 @@ int64_t positions_stride(const RowShape& shape) {
   return words * kWordInputs + kLanes;
 }
 
-// One group of some rows: scales, offsets, and room for the counts less their offsets.
+// One group of some rows: scales, offsets, room for the counts less their offsets, and for the rows where they do not lie
+// one behind the other.
 struct Tile {
   float *scale, *offset, *data;
   int64_t stride;
+  float* rows;
 };
 
 Tile take_tile(const RowShape& shape, Arena& arena) {
   const int64_t stride = positions_stride(shape);
-  return {arena.take(kTileKeys), arena.take(kTileKeys), arena.take(kTileKeys * stride), stride};
+  return {arena.take(kTileKeys), arena.take(kTileKeys), arena.take(kTileKeys * stride), stride,
+          arena.take(ceil_div(kTileKeys * row_bytes(shape), int64_t(sizeof(float))))};
 }
 
 // Rows [begin, begin + n) of a group; their scales, times a factor, and offsets go into the tile.
 RowSpan open_rows(const AttendJob& job, const AttendPart& part, const RowCache& cache, int64_t begin, int64_t n,
                   int64_t group, float factor, const Tile& tile) {
   const GroupWords words = group_words(job.shape, group);
-  const uint8_t* rows = cache.head(part.batch, part.key_head) + begin * cache.stride;
-  load_scales(rows, cache.stride, n, job.shape, group, factor, tile.scale, tile.offset);
-  return {rows + words.first * job.shape.bits, cache.stride, n, words.count};
+  const uint8_t *head = cache.head(part.batch, part.key_head), *rows = head + cache.row_of(begin) * cache.stride;
+  int64_t stride = cache.stride;
+  if (cache.gap && begin < cache.fork && cache.fork < begin + n) {
+    stride = row_bytes(job.shape);
+    uint8_t* copy = reinterpret_cast<uint8_t*>(tile.rows);
+    for (int64_t i = 0; i < n; ++i)
+      __builtin_memcpy(copy + i * stride, head + cache.row_of(begin + i) * cache.stride, size_t(stride));
+    rows = copy;
+  }
+  load_scales(rows, stride, n, job.shape, group, factor, tile.scale, tile.offset);
+  return {rows + words.first * job.shape.bits, stride, n, words.count};
 }
 
 #include "attend_few.inl"

@@ -6,39 +6,52 @@ constexpr int kPanel = kPanelVectors * kLanes;               // queries of a pan
 constexpr int kProductRows = kSumRegisters / kPanelVectors;  // rows of a product whose sums stay in registers
 constexpr float kNever = -1e30f;                             // a mask that leaves nothing of a score
 
+// What is multiplied: numbers one at a time.
+struct Singles {
+  using Number = float;
+  using Lanes = Floats;
+  SPIKECONV_HD Lanes spread(Number x) { return splat(x); }
+  SPIKECONV_HD Lanes lanes(const Number* from) { return load<Floats>(from); }
+  SPIKECONV_HD void add(Floats& sum, Lanes a, Lanes b) { sum = multiply_add(a, b, sum); }
+};
+
 // c[row][query] += Σ_i a[row · a_row + i · a_step] · b[i][query]
-template <int rows>
-void add_product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t steps, float* c) {
+template <class Terms, int rows>
+void add_product(const typename Terms::Number* a, int64_t a_row, int64_t a_step, const typename Terms::Number* b,
+                 int64_t steps, float* c) {
   Floats sum[rows][kPanelVectors];
   SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
     SPIKECONV_UNROLL for (int v = 0; v < kPanelVectors; ++v) sum[r][v] = load<Floats>(c + r * kPanel + v * kLanes);
   for (int64_t i = 0; i < steps; ++i, a += a_step, b += kPanel) {
-    Floats in[kPanelVectors];
-    SPIKECONV_UNROLL for (int v = 0; v < kPanelVectors; ++v) in[v] = load<Floats>(b + v * kLanes);
+    typename Terms::Lanes in[kPanelVectors];
+    SPIKECONV_UNROLL for (int v = 0; v < kPanelVectors; ++v) in[v] = Terms::lanes(b + v * kLanes);
     SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) {
-      const Floats x = splat(a[r * a_row]);
-      SPIKECONV_UNROLL for (int v = 0; v < kPanelVectors; ++v) sum[r][v] = multiply_add(x, in[v], sum[r][v]);
+      const typename Terms::Lanes x = Terms::spread(a[r * a_row]);
+      SPIKECONV_UNROLL for (int v = 0; v < kPanelVectors; ++v) Terms::add(sum[r][v], x, in[v]);
     }
   }
   SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
     SPIKECONV_UNROLL for (int v = 0; v < kPanelVectors; ++v) store(c + r * kPanel + v * kLanes, sum[r][v]);
 }
 
-typedef void (*AddProduct)(const float*, int64_t, int64_t, const float*, int64_t, float*);
+template <class Terms>
+using AddProduct = void (*)(const typename Terms::Number*, int64_t, int64_t, const typename Terms::Number*, int64_t,
+                            float*);
 
-template <int rows>
-AddProduct add_product_of(int64_t wanted) {
+template <class Terms, int rows>
+AddProduct<Terms> add_product_of(int64_t wanted) {
   if constexpr (rows == 0)
     return nullptr;
   else
-    return wanted == rows ? add_product<rows> : add_product_of<rows - 1>(wanted);
+    return wanted == rows ? add_product<Terms, rows> : add_product_of<Terms, rows - 1>(wanted);
 }
 
-void add_products(const float* a, int64_t rows, int64_t a_row, int64_t a_step, const float* b, int64_t steps,
-                  float* c) {
+template <class Terms = Singles>
+void add_products(const typename Terms::Number* a, int64_t rows, int64_t a_row, int64_t a_step,
+                  const typename Terms::Number* b, int64_t steps, float* c) {
   for (int64_t r = 0; r < rows; r += kProductRows)
-    add_product_of<kProductRows>(least<int64_t>(kProductRows, rows - r))(a + r * a_row, a_row, a_step, b, steps,
-                                                                        c + r * kPanel);
+    add_product_of<Terms, kProductRows>(least<int64_t>(kProductRows, rows - r))(a + r * a_row, a_row, a_step, b, steps,
+                                                                               c + r * kPanel);
 }
 
 // One panel's queries, state and working memory.

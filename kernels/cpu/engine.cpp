@@ -189,9 +189,9 @@ class Forward {
                 float* k = w.key + t * m_.key_width() + h * dim;
                 if (plan.key_norm) float_.normalize(k, dim, plan.key_norm, plan.norm_epsilon, k, memory);
                 float_.rotary(k, cos, sin, dim);
-                store(k, state(cache_.keys, layer, s.slot, h, s.at + place), memory);
+                store(k, state(cache_.keys, layer, s.slot, h, s.row() + place), memory);
                 const float* v = w.value + t * m_.key_width() + h * dim;
-                store(v, state(cache_.values, layer, s.slot, h, s.at + place), memory);
+                store(v, state(cache_.values, layer, s.slot, h, s.row() + place), memory);
               }
             }
           });
@@ -210,7 +210,7 @@ class Forward {
             m_.query_width(),
             {state(cache_.keys, layer, s.slot, task.key_head, 0), cache_.dtype, dim},
             {state(cache_.values, layer, s.slot, task.key_head, 0), cache_.dtype, dim},
-            s.at, s.first, plan.window, repeats, dim, m_.scaling};
+            s.at, s.first, s.fork, s.gap, plan.window, repeats, dim, m_.scaling};
   }
 
   // Every key head of every sequence, in pieces of queries, and of keys where there are few queries.
@@ -219,11 +219,12 @@ class Forward {
     for (size_t i = 0; i < sequences_.size(); ++i) {
       const Sequence& s = sequences_[i];
       const int64_t rows = s.count * repeats;
-      const bool few = rows <= kFewQueryRows;
       for (int64_t h = 0; h < m_.key_heads; ++h)
-        for (int64_t row = 0; row < rows; row += kMostRows) {
-          const int64_t end = std::min(rows, row + kMostRows), keys = s.at + (end - 1) / repeats + 1;
-          const int64_t step = few ? kFewKeys : std::max<int64_t>(keys - s.first, 1);
+        for (int64_t row = 0, end; row < rows; row = end) {
+          end = std::min(rows, row + kMostRows);
+          if (end < rows && rows - end <= kFewQueryRows) end -= kFewQueryRows;  // a rest of few: of other bits
+          const int64_t keys = s.at + (end - 1) / repeats + 1;
+          const int64_t step = rows <= kFewQueryRows ? kFewKeys : std::max<int64_t>(keys - s.first, 1);
           const int64_t parts = ceil_div(std::max<int64_t>(keys - s.first, 1), step);
           for (int64_t p = 0; p < parts; ++p) {
             const int64_t from = s.first + p * step;

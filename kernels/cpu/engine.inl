@@ -78,18 +78,19 @@ SPIKECONV_HD void fetch_floats(const float* from, int64_t n) {
   for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(from + i);
 }
 
-// Scores of one query and n keys; behind them, up to a whole vector, anything.
+// Scores of one query and n keys; behind them, up to a whole vector, anything. `fetches`: asks for keys further on.
+template <bool fetches>
 void few_scores(const float* query, const float* keys, int64_t stride, int64_t n, int64_t dim, float* scores) {
   const int64_t whole = dim / kLanes * kLanes;
   for (int64_t k = 0; k < n; k += kLanes) {
     const float* at[kLanes];
     for (int j = 0; j < kLanes; ++j) at[j] = keys + least<int64_t>(k + j, n - 1) * stride;
-    for (int j = 0; j < kLanes; ++j) fetch_floats(at[j] + kFloatsAhead, dim);
     Floats sum[kLanes] = {};
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      const Floats q = load<Floats>(query + i);
-      SPIKECONV_UNROLL for (int j = 0; j < kLanes; ++j) sum[j] = multiply_add(q, load<Floats>(at[j] + i), sum[j]);
-    }
+    SPIKECONV_UNROLL for (int j = 0; j < kLanes; ++j)  // key by key, as they lie in memory
+      for (int64_t i = 0; i < whole; i += kLanes) {
+        if (fetches) __builtin_prefetch(at[j] + i + kFloatsAhead);
+        sum[j] = multiply_add(load<Floats>(query + i), load<Floats>(at[j] + i), sum[j]);
+      }
     if (whole < dim) {
       const Floats q = (Floats)load_first(query + whole, dim - whole);
       for (int j = 0; j < kLanes; ++j)
@@ -99,29 +100,50 @@ void few_scores(const float* query, const float* keys, int64_t stride, int64_t n
   }
 }
 
-// Σ p v of one query over some values, added to `out`.
-void few_values(const float* p, const float* values, int64_t stride, int64_t n, int64_t dim, float* out) {
-  constexpr int kTogether = 4;
+// Σ p v of some queries over some values, added to `out`; weights and sums of a query behind those of another.
+template <int rows>
+void few_values(const float* p, const float* values, int64_t stride, int64_t n, int64_t dim, float* out,
+                int64_t out_stride) {
+  constexpr int kTogether = rows <= 2 || kSumRegisters >= 16 ? 4 : 2;
   int64_t i = 0;
   for (; i + kTogether * kLanes <= dim; i += kTogether * kLanes) {
-    Floats sum[kTogether];
-    SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v) sum[v] = load<Floats>(out + i + v * kLanes);
+    Floats sum[rows][kTogether];
+    SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
+      SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v) sum[r][v] = load<Floats>(out + r * out_stride + i + v * kLanes);
     for (int64_t k = 0; k < n; ++k) {
-      const Floats weight = splat(p[k]);
       const float* at = values + k * stride + i;
       fetch_floats(at + kFloatsAhead, kTogether * kLanes);
-      SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v)
-        sum[v] = multiply_add(weight, load<Floats>(at + v * kLanes), sum[v]);
+      Floats value[kTogether];
+      SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v) value[v] = load<Floats>(at + v * kLanes);
+      SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) {
+        const Floats weight = splat(p[r * kFewKeys + k]);
+        SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v) sum[r][v] = multiply_add(weight, value[v], sum[r][v]);
+      }
     }
-    SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v) store(out + i + v * kLanes, sum[v]);
+    SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
+      SPIKECONV_UNROLL for (int v = 0; v < kTogether; ++v) store(out + r * out_stride + i + v * kLanes, sum[r][v]);
   }
   for (; i < dim; i += kLanes) {
     const int64_t here = least<int64_t>(kLanes, dim - i);
-    Floats sum{};
-    for (int64_t k = 0; k < n; ++k)
-      sum = multiply_add(splat(p[k]), (Floats)load_first(values + k * stride + i, here), sum);
-    for (int64_t j = 0; j < here; ++j) out[i + j] += sum[j];
+    for (int r = 0; r < rows; ++r) {
+      Floats sum{};
+      for (int64_t k = 0; k < n; ++k)
+        sum = multiply_add(splat(p[r * kFewKeys + k]), (Floats)load_first(values + k * stride + i, here), sum);
+      for (int64_t j = 0; j < here; ++j) out[r * out_stride + i + j] += sum[j];
+    }
   }
+}
+
+// Keys or values [begin, begin + n): where they lie, or widened into `room`, as are those on both sides of the fork.
+const float* open_states(const FloatAttendJob& job, const FloatRows& rows, int64_t begin, int64_t n, float* room,
+                         int64_t* stride) {
+  const int64_t shared = job.fork - begin;
+  if (!job.gap || shared >= n) return open_floats(rows, begin, n, job.dim, room, stride);
+  if (shared <= 0) return open_floats(rows, begin + job.gap, n, job.dim, room, stride);
+  *stride = job.dim;
+  for (int64_t i = 0; i < n; ++i)
+    load_row(rows.data, rows.dtype, (begin + i + (i < shared ? 0 : job.gap)) * rows.stride, job.dim, room + i * job.dim);
+  return room;
 }
 
 void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, Arena arena) {
@@ -137,9 +159,10 @@ void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* r
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
     int64_t stride;
-    const float* keys = open_floats(job.keys, k, n, dim, room, &stride);
+    const float* keys = open_states(job, job.keys, k, n, room, &stride);
     for (int64_t r = 0; r < rows; ++r)
-      few_scores(query + r * dim, keys, stride, n, dim, scores + r * kFewKeys + (k - part.key_begin));
+      (r ? few_scores<false> : few_scores<true>)(query + r * dim, keys, stride, n, dim,
+                                                 scores + r * kFewKeys + (k - part.key_begin));
   }
   const int64_t count = part.key_end - part.key_begin;
   for (int64_t r = 0; r < rows; ++r) {
@@ -154,45 +177,120 @@ void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* r
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
     int64_t stride;
-    const float* values = open_floats(job.values, k, n, dim, room, &stride);
-    for (int64_t r = 0; r < rows; ++r)
-      few_values(scores + r * kFewKeys + (k - part.key_begin), values, stride, n, dim, records + r * record);
+    const float* values = open_states(job, job.values, k, n, room, &stride);
+    for (int64_t r = 0; r < rows; r += 4) {
+      const int64_t here = least<int64_t>(4, rows - r);
+      (here == 1 ? few_values<1> : here == 2 ? few_values<2> : here == 3 ? few_values<3> : few_values<4>)(
+          scores + r * kFewKeys + (k - part.key_begin), values, stride, n, dim, records + r * record, record);
+    }
   }
 }
 
-PanelState begin_float_panel(const FloatAttendJob& job, int64_t row, int64_t n, Arena& arena) {
-  const PanelState panel = take_panel(job.dim, arena);
-  for (int64_t r = 0; r < n; ++r) {
-    const float* from = job.query + (row + r) / job.repeats * job.query_stride + (row + r) % job.repeats * job.dim;
-    for (int64_t i = 0; i < job.dim; ++i) panel.query[i * kPanel + r] = from[i] * job.scaling;
+// How many queries meet floats: as float32, whatever keys and values are held in.
+struct FloatTiles : Singles {
+  static void put_query(const float* from, int64_t dim, float scaling, int64_t r, float* panel) {
+    for (int64_t i = 0; i < dim; ++i) panel[i * kPanel + r] = from[i] * scaling;
   }
-  return panel;
-}
+  static const float* keys(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
+    return open_states(job, job.keys, begin, n, room, stride);
+  }
+  static const float* values(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
+    return open_states(job, job.values, begin, n, room, stride);
+  }
+  static const float* weights(float* p, int64_t) { return p; }
+  static int64_t steps(int64_t n) { return n; }
+};
 
+#if defined(__AVX512F__)
+uint32_t pair_of(float low, float high) { return bfloat_of(low) | uint32_t(bfloat_of(high)) << 16; }
+
+// Two neighbours at a time, rounded to bfloat16: twice the products of an instruction, on processors that have it.
+struct HalfTiles {
+  using Number = uint32_t;
+  using Lanes = __m512i;
+  SPIKECONV_HD Lanes spread(Number x) { return _mm512_set1_epi32(int(x)); }
+  SPIKECONV_HD Lanes lanes(const Number* from) { return _mm512_loadu_si512(from); }
+  SPIKECONV_HD void add(Floats& sum, Lanes a, Lanes b) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));  // compiled for processors without it too
+  }
+  static void put_query(const float* from, int64_t dim, float scaling, int64_t r, float* panel) {
+    uint32_t* pairs = reinterpret_cast<uint32_t*>(panel);
+    for (int64_t i = 0; i < dim / 2; ++i) pairs[i * kPanel + r] = pair_of(from[2 * i] * scaling, from[2 * i + 1] * scaling);
+  }
+  static const uint32_t* keys(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
+    const uint32_t* from = static_cast<const uint32_t*>(job.keys.data);
+    *stride = job.keys.stride / 2;
+    if (job.row_of(begin + n - 1) - job.row_of(begin) == n - 1) return from + job.row_of(begin) * *stride;
+    uint32_t* pairs = reinterpret_cast<uint32_t*>(room);
+    for (int64_t i = 0; i < n; ++i)
+      __builtin_memcpy(pairs + i * (job.dim / 2), from + job.row_of(begin + i) * *stride, size_t(job.dim) * 2);
+    *stride = job.dim / 2;
+    return pairs;
+  }
+  // Two keys' numbers become pairs; a last key without another meets zeros.
+  static const uint32_t* values(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
+    uint32_t* pairs = reinterpret_cast<uint32_t*>(room);
+    const auto row = [&](int64_t k) {
+      return static_cast<const uint16_t*>(job.values.data) + job.row_of(begin + k) * job.values.stride;
+    };
+    for (int64_t k = 0; k < n; k += 2) {
+      const uint16_t *low = row(k), *high = row(k + 1 < n ? k + 1 : k);
+      for (int64_t i = 0; i < job.dim; ++i)
+        pairs[k / 2 * job.dim + i] = low[i] | uint32_t(k + 1 < n ? high[i] : 0) << 16;
+    }
+    *stride = job.dim;
+    return pairs;
+  }
+  // Two keys' weights become pairs, where they lie.
+  static const uint32_t* weights(float* p, int64_t n) {
+    uint32_t* pairs = reinterpret_cast<uint32_t*>(p);
+    const auto rounded = [](Ints x) { return x + 0x7fff + (x >> 16 & 1); };  // a NaN of arithmetic stays one
+    for (int64_t k = 0; k < n; k += 2)
+      for (int64_t v = 0; v < kPanel; v += kLanes) {
+        const Ints low = rounded(load<Ints>(p + k * kPanel + v));
+        const Ints high = k + 1 < n ? rounded(load<Ints>(p + (k + 1) * kPanel + v)) : Ints{};
+        store(pairs + k / 2 * kPanel + v, (low >> 16 & 0xffff) | (high & int(0xffff0000)));
+      }
+    return pairs;
+  }
+  static int64_t steps(int64_t n) { return ceil_div(n, 2); }
+};
+#endif
+
+template <class Tiles>
 void many_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, Arena arena) {
+  using Number = typename Tiles::Number;
   const int64_t dim = job.dim, rows = part.rows(), record = dim + kRecordExtra, count = ceil_div(rows, kPanel);
   PanelState panels[ceil_div(kMostRows, kPanel)];
   const auto rows_of = [&](int64_t p) { return least<int64_t>(kPanel, rows - p * kPanel); };
-  for (int64_t p = 0; p < count; ++p)
-    panels[p] = begin_float_panel(job, part.row_begin + p * kPanel, rows_of(p), arena);
+  for (int64_t p = 0; p < count; ++p) {
+    panels[p] = take_panel(dim, arena);
+    for (int64_t r = 0; r < rows_of(p); ++r) {
+      const int64_t row = part.row_begin + p * kPanel + r;
+      const float* from = job.query + row / job.repeats * job.query_stride + row % job.repeats * dim;
+      Tiles::put_query(from, dim, job.scaling, r, panels[p].query);
+    }
+  }
   float *key_room = arena.take(kTileKeys * dim), *value_room = arena.take(kTileKeys * dim);
   for (int64_t k = part.key_begin; k < part.key_end; k += kTileKeys) {
     const int64_t n = least<int64_t>(kTileKeys, part.key_end - k);
     int64_t key_stride, value_stride;
-    const float* keys = open_floats(job.keys, k, n, dim, key_room, &key_stride);
-    const float* values = open_floats(job.values, k, n, dim, value_room, &value_stride);
+    const Number* keys = Tiles::keys(job, k, n, key_room, &key_stride);
+    const Number* values = Tiles::values(job, k, n, value_room, &value_stride);
     for (int64_t p = 0; p < count; ++p) {
       PanelState& panel = panels[p];
       const int64_t first = part.row_begin + p * kPanel, last = first + rows_of(p) - 1;
       if (k > job.high(last) || k + n <= job.low(first)) continue;
       __builtin_memset(panel.scores, 0, size_t(n) * kPanel * sizeof(float));
-      add_products(keys, n, key_stride, 1, panel.query, dim, panel.scores);
+      const Number* query = reinterpret_cast<const Number*>(panel.query);
+      add_products<Tiles>(keys, n, key_stride, 1, query, Tiles::steps(dim), panel.scores);
       if (k + n - 1 > job.high(first) || k < job.low(last))
         for (int64_t r = first; r <= last; ++r)
           for (int64_t i = 0; i < n; ++i)
             if (k + i < job.low(r) || k + i > job.high(r)) panel.scores[i * kPanel + (r - first)] = -kInfinity;
       panel_softmax(panel, n, dim);
-      add_products(values, dim, 1, value_stride, panel.scores, n, panel.sum);
+      const Number* weights = Tiles::weights(panel.scores, n);
+      add_products<Tiles>(values, dim, 1, value_stride, weights, Tiles::steps(n), panel.sum);
     }
   }
   for (int64_t p = 0; p < count; ++p)
@@ -205,7 +303,12 @@ void many_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* 
 }
 
 void attend_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, float* scratch) {
-  (part.rows() <= kFewQueryRows ? few_floats : many_floats)(job, part, records, {scratch});
+  if (part.rows() <= kFewQueryRows) return few_floats(job, part, records, {scratch});
+#if defined(__AVX512F__)
+  static const bool has_halves = __builtin_cpu_supports("avx512bf16");
+  if (has_halves && job.keys.dtype == Dtype::bfloat16) return many_floats<HalfTiles>(job, part, records, {scratch});
+#endif
+  many_floats<FloatTiles>(job, part, records, {scratch});
 }
 
 const EngineKernels engine_kernels = {engine_normalize, rotary, add_rows, gate, widen, narrow, attend_floats, head};

@@ -24,9 +24,11 @@ struct FloatAttendJob {
   FloatRows keys, values;  // [length] of dim
   int64_t at;              // which key is token 0's own
   int64_t first;           // first key there is
+  int64_t fork, gap;       // keys from `fork` on lie `gap` rows further on: those before it are several sequences'
   int64_t window;          // keys that a token sees, itself included; 0: all
   int64_t repeats, dim;
   float scaling;
+  int64_t row_of(int64_t key) const { return key < fork ? key : key + gap; }
   // First and last key that a row sees.
   int64_t low(int64_t row) const {
     const int64_t own = at + row / repeats;

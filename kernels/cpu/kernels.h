@@ -120,9 +120,11 @@ struct RowsJob {
 struct RowCache {
   const uint8_t* data;
   int64_t batch_stride, head_stride, stride;
+  int64_t fork, gap;  // keys from `fork` on lie `gap` rows further on, see Sequence
   const uint8_t* head(int64_t batch, int64_t key_head) const {
     return data + batch * batch_stride + key_head * head_stride;
   }
+  int64_t row_of(int64_t key) const { return key < fork ? key : key + gap; }
 };
 
 // What is added to the scores [batch, heads, tokens, length]: strides in numbers, 0 where it is the same for all. Null
@@ -247,7 +249,8 @@ inline int64_t attend_scratch(const RowShape& shape, int64_t queries) {
   const int64_t held = ceil_div(queries, kVector) * kVector;
   const int64_t group = (ceil_div(shape.group, kWordInputs) + 1) * kWordInputs + kVector;
   const int64_t scores = queries <= kFewQueries ? kMostFewKeys : 2 * kTileKeys;
-  return held * (2 * row_groups(shape) * (group + 1) + scores + 4) + kTileKeys * (group + 4 * kVector) +
+  return held * (2 * row_groups(shape) * (group + 1) + scores + 4) +
+         kTileKeys * (group + 4 * kVector + row_bytes(shape) / 4 + 1) +
          shape.head_dim + 4096;
 }
 }  // namespace spikeconv

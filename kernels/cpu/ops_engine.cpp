@@ -123,8 +123,9 @@ Cache cache_of(const ModelPlan& m, const Tensor& keys, const Tensor& values) {
           width * (m.rows.used() ? 1 : half ? 2 : 4)};
 }
 
-// tokens int64 [T]; sequences int64 [S, 6], see Sequence; keys, values [layers, slots, key heads, capacity] of head_dim
-// float32 or bfloat16 numbers, or of rows; wanted int64 [R], rows of tokens; seconds float64 [parts], added to; trace float32 or empty.
+// tokens int64 [T]; sequences int64 [S, 8], see Sequence; keys, values [layers, slots, key heads, capacity] of head_dim
+// float32 or bfloat16 numbers, or of rows; wanted int64 [R], rows of tokens; seconds float64 [parts], added to; trace
+// float32 or empty.
 // Returns logits [R, vocabulary], or what the head reads, [R, hidden].
 Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequences, const Tensor& keys,
                  const Tensor& values, const Tensor& wanted, bool wants_logits, const Tensor& seconds,
@@ -144,20 +145,23 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
   for (int64_t r = 0; r < wanted.numel(); ++r)
     STD_TORCH_CHECK(rows[r] >= 0 && rows[r] < count, "spikeconv: logits of token ", rows[r], " of ", count);
   const Cache cache = cache_of(m, keys, values);
-  STD_TORCH_CHECK(sequences.dim() == 2 && sequences.size(1) == 6, "spikeconv: six numbers for each sequence");
+  STD_TORCH_CHECK(sequences.dim() == 2 && sequences.size(1) == 8, "spikeconv: eight numbers for each sequence");
   const int64_t* given = data<const int64_t>(sequences);
   std::vector<Sequence> all;
   int64_t next = 0;
-  for (int64_t i = 0; i < sequences.size(0); ++i, given += 6) {
-    const Sequence s{given[0], given[1], given[2], given[3], given[4], given[5]};
+  for (int64_t i = 0; i < sequences.size(0); ++i, given += 8) {
+    const Sequence s{given[0], given[1], given[2], given[3], given[4], given[5], given[6], given[7]};
     STD_TORCH_CHECK(s.begin == next && s.count > 0 && s.count <= count - next, "spikeconv: sequences must follow each other");
     STD_TORCH_CHECK(s.slot >= 0 && s.slot < cache.slots, "spikeconv: slot ", s.slot, " of ", cache.slots);
-    STD_TORCH_CHECK(s.first >= 0 && s.first <= s.at && s.at <= cache.capacity - s.count, "spikeconv: ", s.at + s.count,
-                    " tokens are more than the cache holds, ", cache.capacity);
+    STD_TORCH_CHECK(s.gap == 0 || (s.gap > 0 && s.gap <= cache.capacity && s.first <= s.fork && s.fork <= s.at),
+                    "spikeconv: a sequence forks behind key ", s.fork, ", with a gap of ", s.gap);
+    STD_TORCH_CHECK(s.first >= 0 && s.first <= s.at && s.at <= cache.capacity - s.count - s.gap, "spikeconv: ",
+                    s.row() + s.count, " tokens are more than the cache holds, ", cache.capacity);
     STD_TORCH_CHECK(s.position >= 0 && s.position <= m.positions - s.count, "spikeconv: position ",
                     s.position + s.count - 1, " is beyond the ", m.positions, " that were prepared");
     for (const Sequence& other : all)
-      STD_TORCH_CHECK(other.slot != s.slot, "spikeconv: two sequences in slot ", s.slot);
+      STD_TORCH_CHECK(other.slot != s.slot || other.row() + other.count <= s.row() || s.row() + s.count <= other.row(),
+                      "spikeconv: two sequences write to the same places of slot ", s.slot);
     all.push_back(s);
     next += s.count;
   }

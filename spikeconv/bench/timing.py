@@ -15,7 +15,10 @@ RECORDED = 20
 
 
 def median_seconds(
-    candidates: Mapping[str, Callable[[], object]], seconds: float = 0.3, device: str = "cpu"
+    candidates: Mapping[str, Callable[[], object]],
+    seconds: float = 0.3,
+    device: str = "cpu",
+    turns: int = LEAST_TURNS,
 ) -> dict[str, float]:
     """Median time of each candidate: on a processor with one thread the time that it ran, so that what else a busy
     machine does is left out; else wall time.
@@ -24,8 +27,9 @@ def median_seconds(
 
     Args:
         candidates: what to run, by name.
-        seconds: about how long to measure each (at least five turns).
+        seconds: about how long to measure each.
         device: where they run.
+        turns: that each has at least.
     """
     if torch.device(device).type == "cuda":
         recorded = {name: _recorded(run) for name, run in candidates.items()}
@@ -35,13 +39,13 @@ def median_seconds(
     for run in candidates.values():  # buffers, caches, code
         run()
     start = time.perf_counter()
-    turns = 0
-    while turns < LEAST_TURNS or time.perf_counter() - start < seconds * len(candidates):
+    done = 0
+    while done < turns or time.perf_counter() - start < seconds * len(candidates):
         for name, run in candidates.items():
             begin = clock()
             run()
             times[name].append(clock() - begin)
-        turns += 1
+        done += 1
     return {name: statistics.median(values) for name, values in times.items()}
 
 

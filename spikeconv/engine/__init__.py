@@ -4,6 +4,7 @@ from spikeconv.engine.cache import StateCache
 from spikeconv.engine.head import BLOCK, Head, head_of
 from spikeconv.engine.model import CHUNK, PARTS, Engine, Sequence, windows_of
 from spikeconv.engine.parts import Obstacle, attention_of, decoder_of, obstacle, runs_engine
+from spikeconv.engine.scores import score
 from spikeconv.engine.texts import Texts, texts_of
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "head_of",
     "obstacle",
     "runs_engine",
+    "score",
     "texts_of",
     "windows_of",
 ]

@@ -20,6 +20,12 @@ PARTS = ("encode", "products", "attention", "head", "rest")
 CHUNK = 512
 """Tokens of one native call: a longer text goes in pieces, between which Ctrl-C is heard."""
 
+FEW_QUERIES = 8
+"""Queries of a key head up to which attention adds up in another order (kFewQueryRows in kernels/cpu)."""
+
+FEW_QUERIES_OF_COUNTS = 64
+"""The same of attention over counts: up to here keys are cut into parts (kSplitQueries)."""
+
 FEWEST_POSITIONS = 1024
 
 
@@ -32,6 +38,8 @@ class Sequence(NamedTuple):
         at: which key the first one's is.
         first: the first key that there is (behind padding on the left).
         position: of the first token, for the rotary embedding.
+        fork, gap: keys from `fork` on are its own and lie `gap` places further on in the slot; those before it are
+            others' too, of this call or of one before.
     """
 
     tokens: int
@@ -39,6 +47,8 @@ class Sequence(NamedTuple):
     at: int = 0
     first: int = 0
     position: int = 0
+    fork: int = 0
+    gap: int = 0
 
     def piece(self, done: int, count: int) -> "Sequence":
         """`count` of its tokens behind the first `done`."""
@@ -58,6 +68,7 @@ class Engine:
 
     Attributes:
         codes: of the keys and values of each layer; empty where they are floats.
+        fewest: tokens from which on a piece of a text has the bits that it has in the whole text.
         seconds: float64 [5] by `PARTS`, spent so far.
     """
 
@@ -69,6 +80,8 @@ class Engine:
         self.key_heads, self.hidden, self.vocabulary = config.num_key_value_heads, config.hidden_size, config.vocab_size
         self._plans = [group.plan() for layer in decoder.layers for group in layer.groups]
         self.codes = [layer.code for layer in decoder.layers if layer.code is not None]
+        few = FEW_QUERIES_OF_COUNTS if self.codes else FEW_QUERIES
+        self.fewest = few // (config.num_attention_heads // self.key_heads) + 1
         norms = [norm for layer in decoder.layers for norm in layer.norms]
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         owners = [base.embed_tokens, base.norm, *norms, *([] if head is None else [head])]
@@ -140,7 +153,7 @@ class Engine:
 
         Args:
             tokens: int64 [T], of all sequences, one after the other.
-            sequences: of at least one token each, in slots of their own.
+            sequences: of at least one token each, that do not write to the same places.
             cache: what was said before; it is written to.
             wanted: int64 [R], rows of `tokens`, ascending.
             logits: whether logits are wanted, or what the head reads (behind the last norm).

@@ -39,7 +39,11 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One model's scores. `tokens` counts what went through it, with padding; `raw` is lm-eval's own dict."""
+    """One model's scores; `raw` is lm-eval's own dict.
+
+    `tokens` counts what went through the model: padding too, where there is any, and once what is computed once for
+    several answers (by the engine).
+    """
 
     tasks: tuple[TaskResult, ...]
     data: str

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from spikeconv.checkpoint.exchange import exchange
 from spikeconv.errors import SpikeconvError
 from spikeconv.finetune.settings import FinetuneSettings
 from spikeconv.untrusted import read_bounded
@@ -68,11 +69,15 @@ class RunFolder:
 
     def keep_state(self) -> None:
         """What is in `scratch` becomes the state; a crash leaves this one or the one before."""
-        if self.state.exists():
+        if not self.state.exists():
+            self.scratch.rename(self.state)
+        elif exchange(self.scratch, self.state):
+            self.clear_scratch()
+        else:
             shutil.rmtree(self._old_state, ignore_errors=True)
             self.state.rename(self._old_state)
-        self.scratch.rename(self.state)
-        shutil.rmtree(self._old_state, ignore_errors=True)
+            self.scratch.rename(self.state)
+            shutil.rmtree(self._old_state, ignore_errors=True)
 
     def log(self, entry: dict[str, Any]) -> None:
         """Append a line to the log."""

@@ -24,10 +24,18 @@ from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations.attention import CacheOf, was_made
 from spikeconv.integrations.engine_cache import states_of
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
-from spikeconv.nn import Encoder, KvCode, attention_codes, spike_linears
+from spikeconv.nn import Encoder, KvCode, attention_codes, awaits_first_forward, spike_linears
 from spikeconv.ops.native import float_head, load
 
-__all__ = ["EngineForward", "HeadForward", "is_rounded_by_choice", "modules_only", "round_head", "use_engine"]
+__all__ = [
+    "EngineForward",
+    "HeadForward",
+    "engine_of",
+    "is_rounded_by_choice",
+    "modules_only",
+    "round_head",
+    "use_engine",
+]
 
 READ = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
 """Arguments that the engine reads."""
@@ -36,6 +44,8 @@ IGNORED = {"return_dict", "cache_position", "logits_to_keep"}
 """Arguments that do not change what a decoder computes: positions and lengths are known without them."""
 
 MOST_POSITIONS = 1 << 20
+
+HARNESS = "spikeconv.integrations.lm_eval"
 
 
 def use_engine(model: Any) -> bool:
@@ -71,6 +81,21 @@ def modules_only(model: Any) -> Iterator[None]:
     finally:
         for module, forward in held:
             module.forward = forward
+
+
+def engine_of(model: Any, positions: int) -> Engine | None:
+    """The engine for texts of so many tokens, for who calls it and the head in place of the model.
+
+    None where the model would not run it in inference mode, or where somebody watches or replaced what is around it.
+    """
+    forward, head = model.base_model.forward, _head_of(model)
+    if not isinstance(forward, EngineForward) or not isinstance(getattr(head, "forward", None), HeadForward):
+        return None
+    if awaits_first_forward(model):  # the modules must run for it; one token is enough
+        with torch.inference_mode():
+            model(torch.zeros(1, 1, dtype=torch.int64))
+    hooks = [hook for m in (model, head) for held in (m._forward_hooks, m._forward_pre_hooks) for hook in held.values()]
+    return None if "forward" in vars(model) or any(map(_watches, hooks)) else forward.engine(positions)
 
 
 def _head_of(model: Any) -> Any:
@@ -148,27 +173,20 @@ class EngineForward:
         return type(base).forward(base, *arguments, **options) if found is None else found
 
     def _by_engine(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> BaseModelOutputWithPast | None:
-        base, config = self.model.base_model, self.model.config.get_text_config()
+        config = self.model.config.get_text_config()
         given = dict(zip(self._names, arguments, strict=False)) | options
         ids, use_cache = given.get("input_ids"), given.get("use_cache")
         if (
             torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or base.training
             or not isinstance(ids, Tensor)
             or ids.dim() != 2
             or not ids.numel()
             or ids.dtype != torch.int64
             or not ids.is_cpu
             or any(value not in (None, False) for name, value in given.items() if name not in READ | IGNORED)
-            or config.output_hidden_states
-            or config.output_attentions
             or given.get("return_dict") is False
-            or not config.return_dict
-            or _has_any_global_hook()
+            or not self._is_plain()
         ):
-            return None
-        if not self._is_plain() or config._attn_implementation != self._attention:
             return None
         cache = next((given[name] for name in KEYWORDS if given.get(name) is not None), None)
         if (cache is None or was_made(cache)) and not torch.is_inference_mode_enabled():
@@ -200,6 +218,10 @@ class EngineForward:
         result: Any = {"last_hidden_state": hidden, self._keyword: cache}
         return BaseModelOutputWithPast(**result)
 
+    def engine(self, positions: int) -> Engine | None:
+        """The engine for texts of so many tokens; None where the modules run."""
+        return self._ready(positions) if self._is_plain() else None
+
     def _tell(self, why: str) -> None:
         """Say once why a forward takes the modules' own way."""
         if why not in self._told:
@@ -208,7 +230,17 @@ class EngineForward:
             warnings.warn(message, SpikeconvWarning, stacklevel=4)
 
     def _is_plain(self) -> bool:
-        """Whether the modules are those that the engine was made of, and nobody watches or replaces one of them."""
+        """Whether the modules are those that the engine was made of, and nobody watches or replaces one."""
+        config = self.model.config.get_text_config()
+        if (
+            torch.compiler.is_compiling()
+            or self.model.base_model.training
+            or config.output_hidden_states
+            or config.output_attentions
+            or not config.return_dict
+            or _has_any_global_hook()
+        ):
+            return False
         if not self._modules or not all(owner.get(name) is module for owner, name, module in self._modules):
             self._forget()
             modules = list(self.model.base_model.modules())
@@ -218,7 +250,7 @@ class EngineForward:
             self._encoders = list({id(e): e for e in (m.encoder for m in spike_linears(self.model).values())}.values())
             self._codes = list(attention_codes(self.model).values())
             self._attention = attention_of(self.model)
-        return not (
+        return config._attn_implementation == self._attention and not (
             any(any(map(_watches, hooks.values())) for hooks in self._hooks if hooks)
             or any("forward" in own for own in self._dicts)
             or any(encoder.observers for encoder in self._encoders)
@@ -240,11 +272,12 @@ class EngineForward:
 
 
 def _watches(hook: Any) -> bool:
-    """Whether a hook does anything now: transformers leaves its own where it was once asked for hidden states.
+    """Whether a hook does anything to the purpose: transformers leaves its own behind, the harness's only counts.
 
     That which makes the cache one of rows has done so before this forward.
     """
-    return getattr(hook, "__module__", None) != "transformers.utils.output_capturing" and type(hook) is not CacheOf
+    owner = getattr(hook, "__module__", None)
+    return owner not in ("transformers.utils.output_capturing", HARNESS) and type(hook) is not CacheOf
 
 
 class HeadForward:

@@ -23,8 +23,10 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from spikeconv.data.tokens import check_tokens
+from spikeconv.engine import Engine, score
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
+from spikeconv.integrations.engine import engine_of
 from spikeconv.progress import Track
 
 __all__ = ["HarnessModel", "hub_tasks", "run_harness", "yaml_task"]
@@ -45,7 +47,11 @@ REPLACED = ("_loglikelihood_tokens", "_model_call", "_select_cont_toks", "_batch
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
-    """A model as lm-eval sees it. `batch_size`: sequences or "auto". `tokens` counts what went through."""
+    """A model as lm-eval sees it. `batch_size`: sequences or "auto".
+
+    `tokens` counts what went through: padding too, where there is any, and what the engine computes for several
+    requests at once only once.
+    """
 
     batch_size_per_gpu: Any
 
@@ -77,10 +83,32 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         self._progress = iter(self._track(range(len(requests)), "scoring answers", len(requests)))
         self._tail = 0  # a batch of a set size does not ask the scheduler
         try:
+            if (engine := self._engine(requests)) is not None:
+                return self._by_engine(engine, requests)
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
         finally:
             # The rest are answers that shared a forward pass; the end closes the bar.
             collections.deque(self._progress, maxlen=0)
+
+    def _engine(self, requests: Any) -> Engine | None:
+        """The engine for these requests; None where the model runs otherwise."""
+        positions = max((len(context) + len(continuation) for _, context, continuation in requests), default=1)
+        return engine_of(self.model, min(positions, self.max_length))
+
+    def _by_engine(self, engine: Engine, requests: Any) -> list[tuple[float, bool]]:
+        """As HFLM's, but every text as long as it is, and what several have in common once."""
+        most = self.batch_size if isinstance(self.batch_size, int) else None
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        answers = [(0.0, False)] * len(pairs)
+        with torch.inference_mode():
+            for call in score(engine, self.model.get_output_embeddings(), pairs, self.max_length, most):
+                self.tokens += call.tokens
+                for request, log_likelihood, is_greedy in call.answers:
+                    answers[request] = answer = (log_likelihood, is_greedy)
+                    if (key := requests[request][0]) is not None:  # the parts of a rolling one have no key
+                        self.cache_hook.add_partial("loglikelihood", key, answer)
+                    next(self._progress, None)
+        return answers
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """As HFLM's, but a recurrent model reads one text at a time, for batches of texts are padded on the left."""

@@ -8,7 +8,7 @@ from torch import nn
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn.linear import spike_linears
 
-__all__ = ["guard_first_forward"]
+__all__ = ["awaits_first_forward", "guard_first_forward"]
 
 
 def guard_first_forward(model: nn.Module) -> None:
@@ -17,6 +17,11 @@ def guard_first_forward(model: nn.Module) -> None:
     for linear in spike_linears(model).values():
         linear.register_forward_hook(guard.called)
     model.register_forward_hook(guard.finished)
+
+
+def awaits_first_forward(model: nn.Module) -> bool:
+    """Whether the first forward of a model, which is watched, is still to come."""
+    return any(isinstance(getattr(hook, "__self__", None), _Guard) for hook in model._forward_hooks.values())
 
 
 class _Guard:

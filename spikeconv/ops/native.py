@@ -175,7 +175,8 @@ def run_model(
     Args:
         plan: of `plan_model`.
         tokens: int64 [T], of all sequences, one after the other.
-        sequences: int64 [S, 6]: first token, tokens, slot, place of the first key, first key that there is, position.
+        sequences: int64 [S, 8]: first token, tokens, slot, place of the first key, first key that there is, position,
+            first key that is not shared with others, rows of the slot that lie before it and are not this one's.
         keys, values: float32 or bfloat16 [layers, slots, key heads, capacity, head_dim], or uint8 [..., row_bytes];
             written to.
         wanted: int64 [R], rows of `tokens`.

@@ -267,9 +267,37 @@ def test_long_texts_and_many_at_once(counted: dict[str, Any], converted: Convert
         (one, Sequence(1, slot=4), "slot 4 of 4"),
         (one, Sequence(1, position=2048), "position 2048"),
         (one, Sequence(2), "sequences"),
+        (one, Sequence(1, at=3, first=2, fork=1, gap=1), "forks behind key 1"),
+        (one, Sequence(1, at=3, fork=4, gap=1), "forks behind key 4"),
+        (one, Sequence(1, gap=-1), "gap of -1"),
+        (one, Sequence(1, gap=max(lengths)), "more than the cache holds"),
     ):
         with pytest.raises(RuntimeError, match=words):
             engine.forward(tokens, [sequence], cache, torch.tensor([0]), logits=True)
+
+
+def test_texts_that_share_a_beginning(transformer: str, converted: Converted) -> None:
+    """Behind one another in one slot, cut anywhere, reading what another wrote in the same call: the bits of a text."""
+    shared, endings = torch.randint(0, 50, (160,)), torch.randint(0, 50, (3, 60))
+    ways = (({}, torch.float32), ({}, torch.bfloat16), *((counted, torch.uint8) for counted in COUNTED))
+    for settings, dtype in ways:
+        engine = Engine(load(converted(transformer, **settings)))
+        for length in (engine.fewest, 10, 43, 47, 48, 49, 96, 160):
+            texts = [torch.cat((shared[:length], ending)) for ending in endings]
+            tokens, sequences, row = shared[:length], [Sequence(length, at=5, first=5)], 5 + length
+            for ending in endings:
+                at = 5 + length
+                sequences.append(Sequence(60, 0, at, first=5, position=length, fork=at, gap=row - at))
+                tokens, row = torch.cat((tokens, ending)), row + 60
+            cache = engine.cache(1, row, dtype)
+            together = engine.forward(tokens, sequences, cache, torch.arange(len(tokens)), logits=False)
+            for i, text in enumerate(texts):
+                alone = engine.cache(1, len(text), dtype)
+                whole = engine.forward(text, [Sequence(len(text))], alone, torch.arange(len(text)), logits=False)
+                begin = length + 60 * i
+                assert torch.equal(torch.cat((together[:length], together[begin : begin + 60])), whole)
+    with pytest.raises(RuntimeError, match="the same places of slot 0"):
+        engine.forward(tokens[:4], [Sequence(2), Sequence(2, at=1)], cache, torch.tensor([0]), logits=False)
 
 
 def test_changes_are_seen(converted: Converted, runs: list[int]) -> None:
@@ -357,7 +385,7 @@ def test_who_watches_takes_the_modules_way(converted: Converted, runs: list[int]
     assert all(totals.tokens == 2 * (3 + 4) for totals in recorder.statistics.values())
 
 
-def test_several_models_and_threads_at_once(converted: Converted) -> None:
+def test_several_models_and_callers_at_once(converted: Converted) -> None:
     models = [load(converted(family)) for family in ("llama", "qwen2")]
     ids = torch.randint(0, 50, (2, 30))
     expected = [step_by_step(model, ids, 3) for model in models]

@@ -191,7 +191,7 @@ SANITIZED = ("test_accumulate", "test_attend", "test_encode", "test_group_plan",
 
 @pytest.mark.slow
 def test_kernels_are_clean_under_the_sanitizers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """AddressSanitizer and UndefinedBehaviorSanitizer over the tests of the ops."""
+    """AddressSanitizer and UndefinedBehaviorSanitizer over the tests of the ops and of the engine."""
     monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path))
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g1", "-O1"]  # half the time of -O3
     build.build_cpu(native._cached("cpu"), flags)
@@ -203,8 +203,9 @@ def test_kernels_are_clean_under_the_sanitizers(monkeypatch: pytest.MonkeyPatch,
         for name in ("libasan", "libubsan")
     ]
     here = Path(__file__).parent
-    tests = [*(str(here / f"{name}.py") for name in SANITIZED), str(here.parent / "weights")]
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not reference and not threads"]
+    engine = (str(here.parent / f"integrations/{name}.py") for name in ("test_engine", "test_head"))
+    tests = [*(str(here / f"{name}.py") for name in SANITIZED), str(here.parent / "weights"), *engine]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not reference and not threads and not forked"]
     command = [sys.executable, "-m", "pytest", *options, *tests]
     environment = {**os.environ, "LD_PRELOAD": " ".join(preloaded), "ASAN_OPTIONS": "detect_leaks=0"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=False)
