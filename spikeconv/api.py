@@ -136,6 +136,7 @@ def load(
     dtype: "str | torch.dtype" = "auto",
     execution: str | None = None,
     head_bits: int | None = None,
+    cache_dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
     """Load a converted checkpoint: an ordinary model of transformers, in evaluation mode.
@@ -146,6 +147,7 @@ def load(
         dtype: dtype of what stays float; auto: as in the checkpoint.
         execution: auto, dense, events or unfold.
         head_bits: 8 to round the float output head to int8, which is read for every token (on a CPU); None: its own.
+        cache_dtype: float32 or bfloat16, of float keys and values in the engine (on a CPU).
         trust_remote_code: allow the checkpoint's own Python code.
 
     Raises:
@@ -159,6 +161,7 @@ def load(
         dtype=_dtype_name(dtype),
         execution=execution,
         head_bits=head_bits,
+        cache_dtype=cache_dtype,
         trust_remote_code=trust_remote_code,
     )
     return model

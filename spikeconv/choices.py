@@ -5,10 +5,11 @@ import re
 from spikeconv.errors import SpikeconvError
 from spikeconv.suggest import did_you_mean
 
-__all__ = ["DTYPES", "EXECUTIONS", "check_device", "check_dtype", "check_execution"]
+__all__ = ["DTYPES", "EXECUTIONS", "check_cache_dtype", "check_device", "check_dtype", "check_execution"]
 
 EXECUTIONS = ("dense", "events", "unfold")
 DTYPES = ("float32", "bfloat16", "float16")
+CACHE_DTYPES = ("float32", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
@@ -35,6 +36,17 @@ def check_dtype(name: str) -> None:
     if name not in ("auto", *DTYPES):
         hint = did_you_mean(name, DTYPES)
         raise SpikeconvError(f"Unknown dtype {name!r}.{hint} Choose auto, {', '.join(DTYPES)}.")
+
+
+def check_cache_dtype(name: str) -> None:
+    """Check that a dtype is one in which the engine keeps float keys and values.
+
+    Raises:
+        SpikeconvError: it is not.
+    """
+    if name not in CACHE_DTYPES:
+        hint = did_you_mean(name, CACHE_DTYPES)
+        raise SpikeconvError(f"Unknown cache dtype {name!r}.{hint} Choose {' or '.join(CACHE_DTYPES)}.")
 
 
 def check_execution(name: str) -> None:

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,10 @@ from spikeconv.bench.timing import median_seconds
 from spikeconv.checkpoint.folder import source_path
 from spikeconv.engine import PARTS, Engine, Sequence, runs_engine
 from spikeconv.evaluate.models import load_checkpoint, load_source
-from spikeconv.integrations.engine import is_rounded_by_choice, round_head
+from spikeconv.integrations.engine import EngineForward, set_cache_dtype
+from spikeconv.integrations.head import is_rounded_by_choice, round_head
 from spikeconv.integrations.memory import memory_keyword, memory_of
+from spikeconv.nn import attention_codes
 
 __all__ = ["ModelParts", "ModelRow", "Speeds", "bench_model", "model_calls", "speeds"]
 
@@ -75,8 +78,8 @@ def bench_model(
     }
     on_load(models["spiking"])
     calls = model_calls(models, prompt)
-    if device == "cpu" and is_rounded_by_choice(models["spiking"]):
-        calls["spiking, 8-bit head"] = _with_rounded_head(models["spiking"], calls["spiking"])
+    if device == "cpu":
+        calls |= _by_choice(models["spiking"], calls["spiking"])
     source = source_path(checkpoint, source)
     if (
         device == "cpu"
@@ -93,21 +96,33 @@ def bench_model(
     return rows, _parts(models["spiking"], prompt, new_tokens)
 
 
-def _with_rounded_head(model: Any, calls: "Calls") -> "Calls":
-    """The same with the head in 8 bits while they run."""
+def _by_choice(model: Any, calls: "Calls") -> "dict[str, Calls]":
+    """The same with keys and values in bfloat16, and with the head in 8 bits, where these are a choice."""
+    found = {}
+    if isinstance(model.base_model.forward, EngineForward) and not attention_codes(model):
+        found["spiking, bf16 cache"] = _while(
+            partial(set_cache_dtype, model, torch.bfloat16), partial(set_cache_dtype, model, torch.float32), calls
+        )
+    if is_rounded_by_choice(model):
+        found["spiking, 8-bit head"] = _while(partial(round_head, model, 8), partial(round_head, model, None), calls)
+    return found
 
-    def rounded(call: Callable[[], Any]) -> Any:
-        round_head(model, 8)
+
+def _while(begin: Callable[[], None], end: Callable[[], None], calls: "Calls") -> "Calls":
+    """The same with something set while they run."""
+
+    def within(call: Callable[[], Any]) -> Any:
+        begin()
         try:
             return call()
         finally:
-            round_head(model, None)
+            end()
 
     def decode() -> Callable[[], object]:
-        step = rounded(calls.decode)
-        return lambda: rounded(step)
+        step = within(calls.decode)
+        return lambda: within(step)
 
-    return Calls(lambda: rounded(calls.prefill), decode)
+    return Calls(lambda: within(calls.prefill), decode)
 
 
 def _parts(model: Any, prompt: int, new_tokens: int) -> list[ModelParts]:

@@ -10,6 +10,7 @@ from spikeconv.cli.failure import convenience, show_lost_baseline
 from spikeconv.cli.measured import measured
 from spikeconv.cli.options import (
     AsJson,
+    CacheDtype,
     Checkpoint,
     Device,
     Dtype,
@@ -66,6 +67,7 @@ def evaluate(
     dtype: Dtype = "auto",
     execution: Execution = None,
     head_bits: HeadBits = None,
+    cache_dtype: CacheDtype = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure accuracy on lm-eval tasks, or of a classifier on the test splits of sst2, mrpc, rte or .jsonl files.
@@ -105,6 +107,7 @@ def evaluate(
         dtype=dtype,
         execution=execution,
         head_bits=head_bits,
+        cache_dtype=cache_dtype,
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
@@ -130,7 +133,9 @@ def evaluate(
             "num_fewshot": num_fewshot,
             "source": made_from,
         }
-        how = measured(path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, **what)
+        how = measured(
+            path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, cache_dtype=cache_dtype, **what
+        )
         print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return
     out.show(_scores(path.name, result))

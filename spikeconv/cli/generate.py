@@ -8,7 +8,17 @@ import typer
 from spikeconv.cli.console import err, print_json
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
 from spikeconv.cli.measured import measured
-from spikeconv.cli.options import AsJson, Checkpoint, Device, Dtype, Execution, HeadBits, Quiet, TrustRemoteCode
+from spikeconv.cli.options import (
+    AsJson,
+    CacheDtype,
+    Checkpoint,
+    Device,
+    Dtype,
+    Execution,
+    HeadBits,
+    Quiet,
+    TrustRemoteCode,
+)
 from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.errors import SpikeconvError
 
@@ -26,6 +36,7 @@ def generate(
     dtype: Dtype = "auto",
     execution: Execution = None,
     head_bits: HeadBits = None,
+    cache_dtype: CacheDtype = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -70,7 +81,15 @@ def generate(
                 "seconds": seconds,
                 "tokens_per_second": tokens / seconds,
                 "fallbacks": lost,
-                **measured(path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, **what),
+                **measured(
+                    path,
+                    device=device,
+                    dtype=dtype,
+                    execution=execution,
+                    head_bits=head_bits,
+                    cache_dtype=cache_dtype,
+                    **what,
+                ),
             }
         )
     elif not quiet:

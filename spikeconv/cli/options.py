@@ -11,6 +11,7 @@ __all__ = [
     "CALIBRATION",
     "CLIPPING",
     "AsJson",
+    "CacheDtype",
     "Checkpoint",
     "ClipRoles",
     "Dataset",
@@ -68,6 +69,12 @@ Dtype = Annotated[str, typer.Option(help="Compute dtype: auto, float32, bfloat16
 Execution = Annotated[
     str | None,
     typer.Option("--exec", help="auto, dense, events or unfold; same bits. (Or SPIKECONV_EXEC.)", show_default=False),
+]
+CacheDtype = Annotated[
+    str | None,
+    typer.Option(
+        help="Of float keys and values in the engine: float32, or bfloat16 (rounded, faster).", show_default="float32"
+    ),
 ]
 HeadBits = Annotated[
     int | None,

@@ -11,6 +11,7 @@ from spikeconv.cli.failure import convenience, show_lost_baseline
 from spikeconv.cli.measured import measured, text_of
 from spikeconv.cli.options import (
     AsJson,
+    CacheDtype,
     Checkpoint,
     Device,
     Dtype,
@@ -52,6 +53,7 @@ def perplexity(
     dtype: Dtype = "auto",
     execution: Execution = None,
     head_bits: HeadBits = None,
+    cache_dtype: CacheDtype = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure perplexity and bits per byte on a text.
@@ -82,6 +84,7 @@ def perplexity(
         dtype=dtype,
         execution=execution,
         head_bits=head_bits,
+        cache_dtype=cache_dtype,
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
@@ -94,7 +97,9 @@ def perplexity(
         where = {"checkpoint": str(path), "text": label, "output": None if saved is None else str(saved)}
         read = {"tokens": result.spiking.tokens, "window": window}
         what: dict[str, Any] = {"text": text_of(content, label), **read, "source": made_from}
-        how = measured(path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, **what)
+        how = measured(
+            path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, cache_dtype=cache_dtype, **what
+        )
         print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return
     rows = table(path.name, "", "perplexity", "bits/byte", "tokens/s")

@@ -70,6 +70,7 @@ class Engine:
         codes: of the keys and values of each layer; empty where they are floats.
         fewest: tokens from which on a piece of a text has the bits that it has in the whole text.
         seconds: float64 [5] by `PARTS`, spent so far.
+        cache_dtype: of the caches of float keys and values that it makes: float32 or bfloat16.
     """
 
     def __init__(self, model: Any, positions: int = FEWEST_POSITIONS, head_bits: int | None = None) -> None:
@@ -117,6 +118,7 @@ class Engine:
             *self._rows(),
         )
         self.seconds = torch.zeros(len(PARTS), dtype=torch.float64)
+        self.cache_dtype = torch.float32
 
     def _rows(self) -> tuple[list[float], list[Tensor], list[Tensor]]:
         """How keys and values are encoded, which is the same in all layers: settings, rotation, its inverse."""
@@ -135,11 +137,11 @@ class Engine:
             and windows_of(self._config, self.layers) == self._windows
         )
 
-    def cache(self, slots: int, capacity: int, dtype: torch.dtype = torch.float32) -> StateCache:
-        """An empty cache of this model; the dtype is that of keys and values that are floats."""
+    def cache(self, slots: int, capacity: int, dtype: torch.dtype | None = None) -> StateCache:
+        """An empty cache of this model; the dtype is that of keys and values that are floats (`cache_dtype`)."""
         if self.codes:
             return StateCache(self.layers, self.key_heads, self.codes[0].row_bytes, slots, capacity, torch.uint8)
-        return StateCache(self.layers, self.key_heads, self.head_dim, slots, capacity, dtype)
+        return StateCache(self.layers, self.key_heads, self.head_dim, slots, capacity, dtype or self.cache_dtype)
 
     def reads(self, cache: StateCache) -> bool:
         """Whether a cache is one of such keys and values."""

@@ -33,6 +33,7 @@ def compare(
     dtype: str = "auto",
     execution: str | None = None,
     head_bits: int | None = None,
+    cache_dtype: str | None = None,
     trust_remote_code: bool = False,
     on_loss: Callable[[T], None] = lambda baseline: None,
 ) -> Comparison[T]:
@@ -58,6 +59,7 @@ def compare(
             dtype=dtype,
             execution=execution,
             head_bits=head_bits,
+            cache_dtype=cache_dtype,
             trust_remote_code=trust_remote_code,
         )
         return Comparison(measure(spiking), reference, found)

@@ -4,10 +4,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spikeconv.checkpoint.folder import source_arch, source_path
+from spikeconv.choices import check_cache_dtype
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import auto_class_of
-from spikeconv.integrations.engine import round_head
+from spikeconv.integrations.engine import set_cache_dtype
+from spikeconv.integrations.head import round_head
 from spikeconv.loading import LoadedModel, load_model, load_tokenizer
 from spikeconv.nn import attention_codes, set_execution, spike_linears
 from spikeconv.sources.float_model import load_float
@@ -31,6 +35,7 @@ def load_checkpoint(
     dtype: str = "auto",
     execution: str | None = None,
     head_bits: int | None = None,
+    cache_dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
     """Load a converted checkpoint.
@@ -41,6 +46,7 @@ def load_checkpoint(
         dtype: compute dtype by name; "auto" takes the checkpoint's.
         execution: auto, dense, events or unfold; None leaves the default.
         head_bits: 8 to round the output head to int8 (see `round_head`).
+        cache_dtype: float32 or bfloat16, of float keys and values (see `set_cache_dtype`).
         trust_remote_code: allow the checkpoint's own Python code.
 
     Raises:
@@ -50,7 +56,7 @@ def load_checkpoint(
     model = partial(_auto_class(path).from_pretrained, path, trust_remote_code=trust_remote_code)
     tokenizer = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, tokenizer)
-    _set_up(loaded.model, execution, head_bits)
+    _set_up(loaded.model, execution, head_bits, cache_dtype)
     return loaded
 
 
@@ -61,6 +67,7 @@ def load_converted(
     dtype: str = "auto",
     execution: str | None = None,
     head_bits: int | None = None,
+    cache_dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
     """The model alone of a converted checkpoint, which may lack tokenizer and record; arguments as `load_checkpoint`'s.
@@ -73,15 +80,18 @@ def load_converted(
     loaded = load_model(path, path.name, device, dtype, model, lambda: None).model
     if not spike_linears(loaded) and not attention_codes(loaded):
         raise SpikeconvError(f"{path} is not converted: it is a float {type(loaded).__name__}; convert it first.")
-    _set_up(loaded, execution, head_bits)
+    _set_up(loaded, execution, head_bits, cache_dtype)
     return loaded
 
 
-def _set_up(model: Any, execution: str | None, head_bits: int | None) -> None:
+def _set_up(model: Any, execution: str | None, head_bits: int | None, cache_dtype: str | None) -> None:
     if execution is not None:
         set_execution(model, execution)
     if head_bits is not None:
         round_head(model, head_bits)
+    if cache_dtype is not None:
+        check_cache_dtype(cache_dtype)
+        set_cache_dtype(model, getattr(torch, cache_dtype))
 
 
 def _auto_class(path: Path) -> Any:

@@ -19,23 +19,15 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from spikeconv.engine import BLOCK, Engine, Sequence, StateCache, Texts, attention_of, head_of, runs_engine, texts_of
+from spikeconv.engine import Engine, Sequence, StateCache, Texts, attention_of, obstacle, runs_engine, texts_of
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations.attention import CacheOf, was_made
 from spikeconv.integrations.engine_cache import states_of
+from spikeconv.integrations.head import HeadForward, head_module
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
 from spikeconv.nn import Encoder, KvCode, attention_codes, awaits_first_forward, spike_linears
-from spikeconv.ops.native import float_head, load
 
-__all__ = [
-    "EngineForward",
-    "HeadForward",
-    "engine_of",
-    "is_rounded_by_choice",
-    "modules_only",
-    "round_head",
-    "use_engine",
-]
+__all__ = ["EngineForward", "engine_of", "modules_only", "set_cache_dtype", "use_engine"]
 
 READ = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
 """Arguments that the engine reads."""
@@ -54,7 +46,7 @@ def use_engine(model: Any) -> bool:
     A forward that somebody replaced before (accelerate, to load weights) stays. Returns whether the engine runs it.
     """
     base = model.base_model
-    head = _head_of(model)
+    head = head_module(model)
     if type(head) is nn.Linear and "forward" not in head.__dict__:
         head.forward = HeadForward(head)  # type: ignore[assignment, method-assign]
     if "forward" in base.__dict__ or not runs_engine(model):
@@ -73,7 +65,7 @@ def use_engine(model: Any) -> bool:
 def modules_only(model: Any) -> Iterator[None]:
     """While open, every forward of a model runs its modules, the head by torch."""
     held = []
-    for module in (model.base_model, _head_of(model)):
+    for module in (model.base_model, head_module(model)):
         if module is not None and isinstance(module.__dict__.get("forward"), EngineForward | HeadForward):
             held.append((module, module.__dict__.pop("forward")))
     try:
@@ -88,7 +80,7 @@ def engine_of(model: Any, positions: int) -> Engine | None:
 
     None where the model would not run it in inference mode, or where somebody watches or replaced what is around it.
     """
-    forward, head = model.base_model.forward, _head_of(model)
+    forward, head = model.base_model.forward, head_module(model)
     if not isinstance(forward, EngineForward) or not isinstance(getattr(head, "forward", None), HeadForward):
         return None
     if awaits_first_forward(model):  # the modules must run for it; one token is enough
@@ -98,39 +90,28 @@ def engine_of(model: Any, positions: int) -> Engine | None:
     return None if "forward" in vars(model) or any(map(_watches, hooks)) else forward.engine(positions)
 
 
-def _head_of(model: Any) -> Any:
-    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-
-
-def round_head(model: Any, bits: int | None) -> None:
-    """Round the float output head of a loaded converted model to int8, for half the bytes or a quarter: see `head_of`.
+def set_cache_dtype(model: Any, dtype: torch.dtype) -> None:
+    """Choose in what the engine keeps float keys and values that are computed from now on.
 
     Args:
-        model: on a CPU, in float32.
-        bits: 8; None: the head's own numbers again.
+        model: loaded, and run by the engine.
+        dtype: float32; or bfloat16, half the memory, and on processors with AVX-512 BF16 faster attention: queries and
+            weights are then rounded too.
 
     Raises:
-        SpikeconvError: it has no head, or one that cannot be rounded here.
+        SpikeconvError: there are none in the engine.
     """
-    head = _head_of(model)
-    forward = getattr(head, "__dict__", {}).get("forward")
-    if bits not in (8, None):
-        raise SpikeconvError(f"A head is rounded to 8 bits or stays as it is, not to {bits}.")
-    if not isinstance(forward, HeadForward) or not forward.is_native() or head.in_features % BLOCK:
+    forward = model.base_model.forward
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise SpikeconvError(f"Keys and values are kept in float32 or bfloat16, not in {dtype}.")
+    if not isinstance(forward, EngineForward) or attention_codes(model):
+        why = obstacle(model)
         raise SpikeconvError(
-            "The head stays as it is: it is rounded to 8 bits for native kernels on a CPU, in float32, and where the"
-            f" hidden size is a multiple of {BLOCK} (`spikeconv doctor`)."
+            f"The engine keeps no float keys and values of this model, so they cannot be kept in {dtype}: "
+            + (why.why if why is not None else "they are spike counts, or it does not run here (`spikeconv doctor`)")
+            + "."
         )
-    forward.bits = bits
-
-
-def is_rounded_by_choice(model: Any) -> bool:
-    """Whether `round_head` would change the head of a model: it can be rounded, and is not in int8 as it is."""
-    try:
-        round_head(model, None)
-    except SpikeconvError:
-        return False
-    return head_of(_head_of(model).weight).scale is None
+    forward.cache_dtype = dtype
 
 
 class EngineForward:
@@ -138,6 +119,7 @@ class EngineForward:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        self.cache_dtype = torch.float32
         self._told: set[str] = set()
         self._begin()
 
@@ -160,7 +142,7 @@ class EngineForward:
         self._attention = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "_told": self._told}
+        return {"model": self.model, "cache_dtype": self.cache_dtype, "_told": self._told}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -268,6 +250,7 @@ class EngineForward:
             return None
         if engine is None or engine.positions < positions:
             self._engine = engine = Engine(self.model, max(1024, 1 << (positions - 1).bit_length()))
+        engine.cache_dtype = self.cache_dtype
         return engine
 
 
@@ -278,32 +261,6 @@ def _watches(hook: Any) -> bool:
     """
     owner = getattr(hook, "__module__", None)
     return owner not in ("transformers.utils.output_capturing", HARNESS) and type(hook) is not CacheOf
-
-
-class HeadForward:
-    """The forward of a float output head, by weights in as few bytes as hold the same numbers.
-
-    Attributes:
-        bits: 8 for weights that are rounded to int8; None: not rounded.
-    """
-
-    def __init__(self, head: nn.Linear) -> None:
-        self.head = head
-        self.bits: int | None = None
-
-    def is_native(self) -> bool:
-        """Whether native kernels are for the head."""
-        weight = self.head.weight
-        return weight.is_cpu and weight.dtype == torch.float32 and load("cpu").is_native
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Logits float32 [..., vocabulary] of x [..., hidden]."""
-        weight, bias = self.head.weight, self.head.bias
-        is_plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_grad_enabled()
-        if not is_plain or torch.compiler.is_compiling() or not self.is_native():
-            return nn.functional.linear(x, weight, bias)
-        head = head_of(weight, self.bits)
-        return float_head(x, head.weight, head.scale, None if bias is None else bias.detach())
 
 
 def run_texts(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:

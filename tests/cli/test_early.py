@@ -65,6 +65,7 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "toaster"], "toaster"),
         "dtype": (["CHECKPOINT", "--dtype", "int8"], "int8"),
         "execution": (["CHECKPOINT", "--exec", "unfolded"], "Did you mean unfold?"),
+        "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "perplexity": {
         "checkpoint": (["nowhere"], "nowhere is not"),
@@ -76,6 +77,7 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
         "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
+        "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "similarity": {
         "checkpoint": (["nowhere"], "nowhere is not"),
@@ -161,6 +163,7 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
         "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
+        "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "bench": {
         "checkpoint": (["nowhere", "--model"], "nowhere is not"),

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import StaticCache
 
 from spikeconv.engine import CHUNK, Engine, Sequence, decoder_of, windows_of
-from spikeconv.errors import SpikeconvWarning
+from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations import engine as integration
 from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import attention_codes, set_execution
@@ -298,6 +299,28 @@ def test_texts_that_share_a_beginning(transformer: str, converted: Converted) ->
                 assert torch.equal(torch.cat((together[:length], together[begin : begin + 60])), whole)
     with pytest.raises(RuntimeError, match="the same places of slot 0"):
         engine.forward(tokens[:4], [Sequence(2), Sequence(2, at=1)], cache, torch.tensor([0]), logits=False)
+
+
+def test_keys_and_values_in_bfloat16(converted: Converted) -> None:
+    model = load(converted("qwen2", **FINE))
+    ids = torch.randint(0, 50, (2, 70))
+    expected = step_by_step(model, ids, 3)
+    integration.set_cache_dtype(model, torch.bfloat16)
+    for kept in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        found = step_by_step(kept, ids, 3)
+        for one, other in zip(found, expected, strict=True):
+            assert (one - other).abs().max() <= 3 * CLOSE * other.abs().max()
+        assert not all(map(torch.equal, found, expected))
+        with torch.inference_mode():
+            layer = memory_of(kept, kept(ids, use_cache=True)).layers[0]
+        assert layer.keys.dtype == layer.values.dtype == torch.bfloat16
+    integration.set_cache_dtype(model, torch.float32)
+    assert all(map(torch.equal, step_by_step(model, ids, 3), expected))
+    with pytest.raises(SpikeconvError, match="float16"):
+        integration.set_cache_dtype(model, torch.float16)
+    for other in (load(converted("llama", kv_bits=4)), load(converted("rwkv")), long_way(model)):
+        with pytest.raises(SpikeconvError, match="no float keys and values"):
+            integration.set_cache_dtype(other, torch.bfloat16)
 
 
 def test_changes_are_seen(converted: Converted, runs: list[int]) -> None:

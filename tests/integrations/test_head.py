@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import spikeconv
 from spikeconv.engine import BLOCK, Engine, Head, Sequence, head_of
 from spikeconv.errors import SpikeconvError
-from spikeconv.integrations.engine import HeadForward, is_rounded_by_choice, round_head
+from spikeconv.integrations.head import HeadForward, is_rounded_by_choice, round_head
 from spikeconv.ops.native import cpu_kernels, float_head, use_cpu_kernels
 from spikeconv.ops.native import load as load_kernels
 
