@@ -78,6 +78,7 @@ struct WideProduct {
 #include "fields.inl"
 #include "attend.inl"
 #include "head.inl"
+#include "attend_floats.inl"
 #include "engine.inl"
 
 }  // namespace

@@ -58,6 +58,7 @@ using WideProduct = Product;
 #include "fields.inl"
 #include "attend.inl"
 #include "head.inl"
+#include "attend_floats.inl"
 #include "engine.inl"
 
 }  // namespace

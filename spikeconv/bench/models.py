@@ -14,7 +14,7 @@ from spikeconv.bench.timing import median_seconds
 from spikeconv.checkpoint.folder import source_path
 from spikeconv.engine import PARTS, Engine, Sequence, runs_engine
 from spikeconv.evaluate.models import load_checkpoint, load_source
-from spikeconv.integrations.engine import EngineForward, set_cache_dtype
+from spikeconv.integrations.engine import EngineForward
 from spikeconv.integrations.head import is_rounded_by_choice, round_head
 from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import attention_codes
@@ -99,10 +99,10 @@ def bench_model(
 def _by_choice(model: Any, calls: "Calls") -> "dict[str, Calls]":
     """The same with keys and values in bfloat16, and with the head in 8 bits, where these are a choice."""
     found = {}
-    if isinstance(model.base_model.forward, EngineForward) and not attention_codes(model):
-        found["spiking, bf16 cache"] = _while(
-            partial(set_cache_dtype, model, torch.bfloat16), partial(set_cache_dtype, model, torch.float32), calls
-        )
+    forward = model.base_model.forward
+    if isinstance(forward, EngineForward) and not attention_codes(model):
+        keep = partial(setattr, forward, "cache_dtype")
+        found["spiking, bf16 cache"] = _while(partial(keep, torch.bfloat16), partial(keep, torch.float32), calls)
     if is_rounded_by_choice(model):
         found["spiking, 8-bit head"] = _while(partial(round_head, model, 8), partial(round_head, model, None), calls)
     return found

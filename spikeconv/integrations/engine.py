@@ -11,6 +11,8 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
+from operator import contains, is_
 from typing import Any
 
 import torch
@@ -134,7 +136,9 @@ class EngineForward:
 
     def _forget(self) -> None:
         self._engine: Engine | None = None
-        self._modules: list[tuple[dict[str, Any], str, Any]] = []
+        self._owners: list[dict[str, Any]] = []
+        self._keys: list[str] = []
+        self._modules: list[Any] = []
         self._hooks: list[Any] = []
         self._dicts: list[dict[str, Any]] = []
         self._encoders: list[Encoder] = []
@@ -223,18 +227,20 @@ class EngineForward:
             or _has_any_global_hook()
         ):
             return False
-        if not self._modules or not all(owner.get(name) is module for owner, name, module in self._modules):
+        # Hundreds of modules for every token: loops that the interpreter does not run.
+        if not self._modules or not all(map(is_, map(dict.get, self._owners, self._keys), self._modules)):
             self._forget()
             modules = list(self.model.base_model.modules())
-            self._modules = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+            cells = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+            self._owners, self._keys, self._modules = map(list, zip(*cells, strict=True))
             self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
             self._dicts = [m.__dict__ for m in modules[1:]]
             self._encoders = list({id(e): e for e in (m.encoder for m in spike_linears(self.model).values())}.values())
             self._codes = list(attention_codes(self.model).values())
             self._attention = attention_of(self.model)
         return config._attn_implementation == self._attention and not (
-            any(any(map(_watches, hooks.values())) for hooks in self._hooks if hooks)
-            or any("forward" in own for own in self._dicts)
+            any(any(map(_watches, hooks.values())) for hooks in filter(None, self._hooks))
+            or any(map(contains, self._dicts, repeat("forward")))
             or any(encoder.observers for encoder in self._encoders)
             or any(any(code.observers.values()) for code in self._codes)
         )

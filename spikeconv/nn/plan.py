@@ -53,7 +53,7 @@ class Cells:
         return all(map(is_, found, self._values)) and self._now() == self._addresses
 
     def _now(self) -> list[int]:
-        return [tensor.data_ptr() for tensor in self._tensors]
+        return list(map(Tensor.data_ptr, self._tensors))
 
 
 class GroupPlan:
