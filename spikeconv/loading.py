@@ -18,17 +18,23 @@ __all__ = ["LoadedModel", "find_device", "has_tokenizer", "load_model", "load_to
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with its tokenizer, and where it came from."""
+    """A model in evaluation mode with its tokenizer, and where it came from.
+
+    Attributes:
+        rounded: what of it is less exact than its dtype, by choice.
+    """
 
     model: Any
     tokenizer: Any
     path: Path
     name: str
+    rounded: tuple[str, ...] = ()
 
     @property
     def compute(self) -> dict[str, str]:
-        """`dtype` and `device` that it computes with."""
-        return {"dtype": str(self.model.dtype).removeprefix("torch."), "device": self.model.device.type}
+        """`dtype`, with what is rounded besides, and `device` that it computes with."""
+        dtype = ", ".join((str(self.model.dtype).removeprefix("torch."), *self.rounded))
+        return {"dtype": dtype, "device": self.model.device.type}
 
 
 def load_model(

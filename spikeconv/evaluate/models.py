@@ -1,5 +1,6 @@
 """Loads converted checkpoints, and the float models that they came from."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from spikeconv.choices import check_cache_dtype
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import auto_class_of
 from spikeconv.integrations.engine import set_cache_dtype
-from spikeconv.integrations.head import round_head
+from spikeconv.integrations.head import is_rounded_by_choice, round_head
 from spikeconv.loading import LoadedModel, load_model, load_tokenizer
 from spikeconv.nn import attention_codes, set_execution, spike_linears
 from spikeconv.sources.float_model import load_float
@@ -57,7 +58,11 @@ def load_checkpoint(
     tokenizer = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, tokenizer)
     _set_up(loaded.model, execution, head_bits, cache_dtype)
-    return loaded
+    rounded = {
+        "8-bit head": head_bits == 8 and is_rounded_by_choice(loaded.model),
+        "bfloat16 cache": cache_dtype == "bfloat16",
+    }
+    return replace(loaded, rounded=tuple(name for name, is_rounded in rounded.items() if is_rounded))
 
 
 def load_converted(

@@ -53,22 +53,22 @@ def round_head(model: Any, bits: int | None) -> None:
     Raises:
         SpikeconvError: it has no head, or one that cannot be rounded here.
     """
-    head = head_module(model)
-    forward = getattr(head, "__dict__", {}).get("forward")
     if bits not in (8, None):
         raise SpikeconvError(f"A head is rounded to 8 bits or stays as it is, not to {bits}.")
-    if not isinstance(forward, HeadForward) or not forward.is_native() or head.in_features % BLOCK:
+    if not _can_be_rounded(model):
         raise SpikeconvError(
             "The head stays as it is: it is rounded to 8 bits for native kernels on a CPU, in float32, and where the"
             f" hidden size is a multiple of {BLOCK} (`spikeconv doctor`)."
         )
-    forward.bits = bits
+    head_module(model).forward.bits = bits
 
 
 def is_rounded_by_choice(model: Any) -> bool:
-    """Whether `round_head` would change the head of a model: it can be rounded, and is not in int8 as it is."""
-    try:
-        round_head(model, None)
-    except SpikeconvError:
-        return False
-    return head_of(head_module(model).weight).scale is None
+    """Whether 8 bits change numbers of a model's head, and it can be had in them."""
+    return _can_be_rounded(model) and not head_of(head_module(model).weight, 8).is_exact
+
+
+def _can_be_rounded(model: Any) -> bool:
+    head = head_module(model)
+    forward = getattr(head, "__dict__", {}).get("forward")
+    return isinstance(forward, HeadForward) and forward.is_native() and head.in_features % BLOCK == 0

@@ -12,11 +12,16 @@ from transformers import AutoModelForCausalLM
 import spikeconv
 from spikeconv.engine import BLOCK, Engine, Head, Sequence, head_of
 from spikeconv.errors import SpikeconvError
+from spikeconv.evaluate.models import load_checkpoint
 from spikeconv.integrations.head import HeadForward, is_rounded_by_choice, round_head
 from spikeconv.ops.native import cpu_kernels, float_head, use_cpu_kernels
 from spikeconv.ops.native import load as load_kernels
 
 pytestmark = pytest.mark.skipif(not load_kernels("cpu").is_native, reason="the head's product is native code")
+
+
+WIDE = "mistral"
+"""The tiny model with a hidden size in whole blocks."""
 
 
 def blocks(rows: int, width: int) -> Tensor:
@@ -108,17 +113,20 @@ def test_of_a_model(converted: Callable[..., Path]) -> None:
     assert torch.equal(head(x), wide(x))  # gradients: torch's own product
 
 
-def test_of_an_engine(tmp_path: Path) -> None:
-    """A hidden size in whole blocks: logits of an engine by hand are those of its rounded numbers."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def test_results_say_that_it_is_rounded(converted: Callable[..., Path]) -> None:
+    path = converted(WIDE)
+    for options, dtype in (
+        ({}, "float32"),
+        ({"head_bits": 8}, "float32, 8-bit head"),
+        ({"head_bits": 8, "cache_dtype": "bfloat16"}, "float32, 8-bit head, bfloat16 cache"),
+    ):
+        loaded: Any = load_checkpoint(path, device="cpu", dtype="float32", **options)  # type: ignore[arg-type]
+        assert loaded.compute == {"dtype": dtype, "device": "cpu"}
 
-    config = LlamaConfig(
-        vocab_size=70, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "float")
-    spikeconv.convert(tmp_path / "float", output=tmp_path / "out")
-    model = spikeconv.load(tmp_path / "out")
+
+def test_of_an_engine(converted: Callable[..., Path]) -> None:
+    """Logits of an engine by hand are those of its rounded numbers."""
+    model = spikeconv.load(path := converted(WIDE))
     ids, wanted = torch.arange(9), torch.arange(9)
     found = []
     for bits in (None, 8):
@@ -128,10 +136,14 @@ def test_of_an_engine(tmp_path: Path) -> None:
         expected = hidden @ numbers_of(head_of(model.lm_head.weight, bits)).T
         assert torch.allclose(found[-1], expected, atol=1e-5)
     assert not torch.equal(*found)
-    rounded = spikeconv.load(tmp_path / "out", head_bits=8)
+    rounded = spikeconv.load(path, head_bits=8)
     with torch.inference_mode():
         assert torch.equal(rounded(ids[None]).logits[0], found[1])
-    assert is_rounded_by_choice(rounded) and not is_rounded_by_choice(torch.nn.Module())
+    assert (
+        is_rounded_by_choice(rounded)
+        and rounded.lm_head.forward.bits == 8
+        and not is_rounded_by_choice(torch.nn.Module())
+    )
     for bits, logits in ((8, found[1]), (None, found[0])):
         round_head(rounded, bits)
         with torch.inference_mode():
