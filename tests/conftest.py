@@ -8,6 +8,7 @@ import os
 
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")  # before anything of Hugging Face is imported
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from spikeconv.nn import SpikeGroup, SpikeLinear
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.hf import HfSource
 from spikeconv.sources.resolve import resolve_source
+
+CONVERTED: list[Path] = []
+"""The checkpoints that tests of this process share."""
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -117,7 +121,7 @@ def converted(
     run_convert: Callable[..., ConvertSummary],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Path]:
-    """`converted(family, **settings)`: a converted checkpoint, to be read only."""
+    """`converted(family, **settings)`: a converted checkpoint, to be read only but for the results beside it."""
     made: dict[str, Path] = {}
 
     def checkpoint(family: str = "llama", **settings: Any) -> Path:
@@ -126,9 +130,18 @@ def converted(
             output = tmp_path_factory.mktemp(f"{family}-spiking") / "model"
             run_convert(tiny_checkpoint(family), output, **settings)
             made[key] = output
+            CONVERTED.append(output)
         return made[key]
 
     return checkpoint
+
+
+@pytest.fixture(autouse=True)
+def no_results_left() -> Iterator[None]:
+    """Of what one test evaluates, no other finds results beside the checkpoint that they share."""
+    yield
+    for path in CONVERTED:
+        shutil.rmtree(path / "eval", ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

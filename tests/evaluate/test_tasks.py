@@ -177,7 +177,7 @@ def test_results_file(tmp_path: Path) -> None:
 
 def test_only_results_of_the_very_checkpoint_are_found(converted: Callable[..., Path], tmp_path: Path) -> None:
     model, source = tmp_path / "model", tmp_path / "float"
-    shutil.copytree(converted("llama"), model, ignore=shutil.ignore_patterns("eval"))  # what other tests left there
+    shutil.copytree(converted("llama"), model)
     source.mkdir()
     (source / "model.safetensors").write_bytes(b"1234")
     score = TaskResult("piqa", "acc_norm", 0.5, 0.1, 4, "validation", {"acc": 0.25, "acc_norm": 0.5})
