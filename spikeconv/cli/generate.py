@@ -57,7 +57,13 @@ def generate(
     if not quiet:
         silence_fallbacks()
     loaded = load_checkpoint(
-        path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, trust_remote_code=trust_remote_code
+        path,
+        device=device,
+        dtype=dtype,
+        execution=execution,
+        head_bits=head_bits,
+        cache_dtype=cache_dtype,
+        trust_remote_code=trust_remote_code,
     )
     lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)
     start = time.perf_counter()

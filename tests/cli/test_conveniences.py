@@ -133,3 +133,20 @@ def test_a_home_in_an_option(
     for command in ("verify", "convert"):
         refused = spikeconv(command, "~nobody-here/out", "-q")
         assert refused.code == 2 and "~nobody-here/out" in refused.err
+
+
+def test_what_is_rounded_by_choice(spikeconv: Run, converted: Callable[..., Path], tmp_path: Path) -> None:
+    """`--head-bits` and `--cache-dtype` reach the model, whose numbers say so, or are refused."""
+    text = tmp_path / "text.txt"
+    text.write_text("It was the best of times. " * 8, encoding="utf-8")
+    for command, own in (("generate", ()), ("perplexity", ("--text", text, "--window", 16))):
+        for options, settings, words in (
+            (("--head-bits", 8), {}, "multiple of 32"),
+            (("--cache-dtype", "bfloat16"), {"kv_bits": 4}, "no float keys and values"),
+        ):
+            refused = spikeconv(command, converted("llama", **settings), *own, *options, "-q")
+            assert refused.code == 2 and words in " ".join(refused.err.split())
+    both = ("--text", text, "--window", 16, "--head-bits", 8, "--cache-dtype", "bfloat16", "--json", "-q")
+    result = spikeconv("perplexity", converted("mistral"), *both).json  # a hidden size of 96
+    assert result["dtype"] == "float32, 8-bit head, bfloat16 cache"
+    assert result["measured"]["head_bits"] == 8 and result["measured"]["cache_dtype"] == "bfloat16"
