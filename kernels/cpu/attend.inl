@@ -86,13 +86,13 @@ Tile take_tile(const RowShape& shape, Arena& arena) {
 RowSpan open_rows(const AttendJob& job, const AttendPart& part, const RowCache& cache, int64_t begin, int64_t n,
                   int64_t group, float factor, const Tile& tile) {
   const GroupWords words = group_words(job.shape, group);
-  const uint8_t *head = cache.head(part.batch, part.key_head), *rows = head + cache.row_of(begin) * cache.stride;
+  const uint8_t *head = cache.head(part.batch, part.key_head), *rows = head + cache.fork.row_of(begin) * cache.stride;
   int64_t stride = cache.stride;
-  if (cache.gap && begin < cache.fork && cache.fork < begin + n) {
+  if (cache.fork.parts(begin, n)) {
     stride = row_bytes(job.shape);
     uint8_t* copy = reinterpret_cast<uint8_t*>(tile.rows);
     for (int64_t i = 0; i < n; ++i)
-      __builtin_memcpy(copy + i * stride, head + cache.row_of(begin + i) * cache.stride, size_t(stride));
+      __builtin_memcpy(copy + i * stride, head + cache.fork.row_of(begin + i) * cache.stride, size_t(stride));
     rows = copy;
   }
   load_scales(rows, stride, n, job.shape, group, factor, tile.scale, tile.offset);

@@ -128,20 +128,17 @@ void few_values_of(const float* p, int64_t rows, const FloatRows& values, int64_
 // Keys or values [begin, begin + n): where they lie, or widened into `room`, as are those on both sides of the fork.
 const float* open_states(const FloatAttendJob& job, const FloatRows& rows, int64_t begin, int64_t n, float* room,
                          int64_t* stride) {
-  const int64_t shared = job.fork - begin;
-  if (!job.gap || shared >= n) return open_floats(rows, begin, n, job.dim, room, stride);
-  if (shared <= 0) return open_floats(rows, begin + job.gap, n, job.dim, room, stride);
+  if (!job.fork.parts(begin, n)) return open_floats(rows, job.fork.row_of(begin), n, job.dim, room, stride);
   *stride = job.dim;
   for (int64_t i = 0; i < n; ++i)
-    load_row(rows.data, rows.dtype, (begin + i + (i < shared ? 0 : job.gap)) * rows.stride, job.dim, room + i * job.dim);
+    load_row(rows.data, rows.dtype, job.fork.row_of(begin + i) * rows.stride, job.dim, room + i * job.dim);
   return room;
 }
 
 // The same in the dtype that they are held in, where they are whole vectors on one side of the fork.
 FloatRows few_states(const FloatAttendJob& job, const FloatRows& rows, int64_t begin, int64_t n, float* room) {
-  const int64_t row = job.row_of(begin);
-  if (rows.dtype == Dtype::bfloat16 && job.dim % kLanes == 0 && job.row_of(begin + n - 1) - row == n - 1)
-    return {static_cast<const uint16_t*>(rows.data) + row * rows.stride, rows.dtype, rows.stride};
+  if (rows.dtype == Dtype::bfloat16 && job.dim % kLanes == 0 && !job.fork.parts(begin, n))
+    return {static_cast<const uint16_t*>(rows.data) + job.fork.row_of(begin) * rows.stride, rows.dtype, rows.stride};
   int64_t stride;
   const float* data = open_states(job, rows, begin, n, room, &stride);
   return {data, Dtype::float32, stride};
@@ -215,10 +212,10 @@ struct HalfTiles {
   static const uint32_t* keys(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
     const uint32_t* from = static_cast<const uint32_t*>(job.keys.data);
     *stride = job.keys.stride / 2;
-    if (job.row_of(begin + n - 1) - job.row_of(begin) == n - 1) return from + job.row_of(begin) * *stride;
+    if (!job.fork.parts(begin, n)) return from + job.fork.row_of(begin) * *stride;
     uint32_t* pairs = reinterpret_cast<uint32_t*>(room);
     for (int64_t i = 0; i < n; ++i)
-      __builtin_memcpy(pairs + i * (job.dim / 2), from + job.row_of(begin + i) * *stride, size_t(job.dim) * 2);
+      __builtin_memcpy(pairs + i * (job.dim / 2), from + job.fork.row_of(begin + i) * *stride, size_t(job.dim) * 2);
     *stride = job.dim / 2;
     return pairs;
   }
@@ -226,7 +223,7 @@ struct HalfTiles {
   static const uint32_t* values(const FloatAttendJob& job, int64_t begin, int64_t n, float* room, int64_t* stride) {
     uint32_t* pairs = reinterpret_cast<uint32_t*>(room);
     const auto row = [&](int64_t k) {
-      return static_cast<const uint16_t*>(job.values.data) + job.row_of(begin + k) * job.values.stride;
+      return static_cast<const uint16_t*>(job.values.data) + job.fork.row_of(begin + k) * job.values.stride;
     };
     for (int64_t k = 0; k < n; k += 2) {
       const uint16_t *low = row(k), *high = row(k + 1 < n ? k + 1 : k);

@@ -210,7 +210,7 @@ class Forward {
             m_.query_width(),
             {state(cache_.keys, layer, s.slot, task.key_head, 0), cache_.dtype, dim},
             {state(cache_.values, layer, s.slot, task.key_head, 0), cache_.dtype, dim},
-            s.at, s.first, s.fork, s.gap, plan.window, repeats, dim, m_.scaling};
+            s.at, s.first, s.fork, plan.window, repeats, dim, m_.scaling};
   }
 
   // Every key head of every sequence, in pieces of queries, and of keys where there are few queries.

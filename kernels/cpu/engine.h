@@ -50,9 +50,9 @@ struct Sequence {
   int64_t slot;          // its place in the cache
   int64_t at, first;     // which key its first token's is, and the first that there is
   int64_t position;      // of its first token
-  int64_t fork, gap;     // keys from `fork` on are its own, and lie `gap` rows further on in its slot
+  Fork fork;
 
-  int64_t row() const { return at + gap; }  // of its first token's key
+  int64_t row() const { return fork.row_of(at); }  // of its first token's key
 };
 
 // Keys and values of all layers: [layers][slots][key heads][capacity] of head_dim floats, or of rows of counts.

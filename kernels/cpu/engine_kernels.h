@@ -17,6 +17,15 @@ struct FloatRows {
   const float* scales = nullptr;  // of int8, [rows][stride / kScaled]
 };
 
+// Where keys lie in a slot of a cache: those from `key` on are one sequence's own, `gap` rows further on; those before it
+// are others' too.
+struct Fork {
+  int64_t key, gap;
+  int64_t row_of(int64_t k) const { return k < key ? k : k + gap; }
+  // Whether keys [begin, begin + n) lie on both sides of the gap.
+  bool parts(int64_t begin, int64_t n) const { return gap && begin < key && key < begin + n; }
+};
+
 // One sequence's tokens and one of its key heads. A row is a query: repeats of token 0, of token 1, …
 struct FloatAttendJob {
   const float* query;  // token t, head r: query + t · query_stride + r · dim
@@ -24,11 +33,10 @@ struct FloatAttendJob {
   FloatRows keys, values;  // [length] of dim
   int64_t at;              // which key is token 0's own
   int64_t first;           // first key there is
-  int64_t fork, gap;       // keys from `fork` on lie `gap` rows further on: those before it are several sequences'
+  Fork fork;
   int64_t window;          // keys that a token sees, itself included; 0: all
   int64_t repeats, dim;
   float scaling;
-  int64_t row_of(int64_t key) const { return key < fork ? key : key + gap; }
   // First and last key that a row sees.
   int64_t low(int64_t row) const {
     const int64_t own = at + row / repeats;

@@ -19,7 +19,7 @@ void rotate(const Transform& rotation, float* x, int64_t begin, int64_t end, flo
 
 RowCache rows_of(void* base, const ModelPlan& m, const Cache& cache, int64_t layer, const Sequence& s) {
   const char* first = cache.at(base, m, layer, s.slot, 0, s.first);
-  return {reinterpret_cast<const uint8_t*>(first), 0, cache.capacity * cache.bytes, cache.bytes, s.fork - s.first, s.gap};
+  return {reinterpret_cast<const uint8_t*>(first), 0, cache.capacity * cache.bytes, cache.bytes, {s.fork.key - s.first, s.fork.gap}};
 }
 
 }  // namespace

@@ -120,11 +120,10 @@ struct RowsJob {
 struct RowCache {
   const uint8_t* data;
   int64_t batch_stride, head_stride, stride;
-  int64_t fork, gap;  // keys from `fork` on lie `gap` rows further on, see Sequence
+  Fork fork;
   const uint8_t* head(int64_t batch, int64_t key_head) const {
     return data + batch * batch_stride + key_head * head_stride;
   }
-  int64_t row_of(int64_t key) const { return key < fork ? key : key + gap; }
 };
 
 // What is added to the scores [batch, heads, tokens, length]: strides in numbers, 0 where it is the same for all. Null

@@ -150,12 +150,13 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
   std::vector<Sequence> all;
   int64_t next = 0;
   for (int64_t i = 0; i < sequences.size(0); ++i, given += 8) {
-    const Sequence s{given[0], given[1], given[2], given[3], given[4], given[5], given[6], given[7]};
+    const Sequence s{given[0], given[1], given[2], given[3], given[4], given[5], {given[6], given[7]}};
     STD_TORCH_CHECK(s.begin == next && s.count > 0 && s.count <= count - next, "spikeconv: sequences must follow each other");
     STD_TORCH_CHECK(s.slot >= 0 && s.slot < cache.slots, "spikeconv: slot ", s.slot, " of ", cache.slots);
-    STD_TORCH_CHECK(s.gap == 0 || (s.gap > 0 && s.gap <= cache.capacity && s.first <= s.fork && s.fork <= s.at),
-                    "spikeconv: a sequence forks behind key ", s.fork, ", with a gap of ", s.gap);
-    STD_TORCH_CHECK(s.first >= 0 && s.first <= s.at && s.at <= cache.capacity - s.count - s.gap, "spikeconv: ",
+    STD_TORCH_CHECK(s.fork.gap == 0 ||
+                        (s.fork.gap > 0 && s.fork.gap <= cache.capacity && s.first <= s.fork.key && s.fork.key <= s.at),
+                    "spikeconv: a sequence forks behind key ", s.fork.key, ", with a gap of ", s.fork.gap);
+    STD_TORCH_CHECK(s.first >= 0 && s.first <= s.at && s.at <= cache.capacity - s.count - s.fork.gap, "spikeconv: ",
                     s.row() + s.count, " tokens are more than the cache holds, ", cache.capacity);
     STD_TORCH_CHECK(s.position >= 0 && s.position <= m.positions - s.count, "spikeconv: position ",
                     s.position + s.count - 1, " is beyond the ", m.positions, " that were prepared");

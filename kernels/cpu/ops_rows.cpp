@@ -46,7 +46,7 @@ RowCache cache_of(const Tensor& rows, const AttendJob& job, Tensors& keep) {
                   "spikeconv: keys and values must be bytes [batch, key heads, length, ", row_bytes(job.shape), "]");
   keep.push_back(rows.stride(3) == 1 ? rows : torch::stable::contiguous(rows));
   const Tensor& held = keep.back();
-  return {data<const uint8_t>(held), held.stride(0), held.stride(1), held.stride(2), 0, 0};
+  return {data<const uint8_t>(held), held.stride(0), held.stride(1), held.stride(2), {}};
 }
 
 // A mask of up to four axes, each of which is that of the scores or is repeated.

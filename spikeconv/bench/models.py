@@ -14,10 +14,9 @@ from spikeconv.bench.timing import median_seconds
 from spikeconv.checkpoint.folder import source_path
 from spikeconv.engine import PARTS, Engine, Sequence, runs_engine
 from spikeconv.evaluate.models import load_checkpoint, load_source
-from spikeconv.integrations.engine import EngineForward
+from spikeconv.integrations.engine import keeps_floats
 from spikeconv.integrations.head import is_rounded_by_choice, round_head
 from spikeconv.integrations.memory import memory_keyword, memory_of
-from spikeconv.nn import attention_codes
 
 __all__ = ["ModelParts", "ModelRow", "Speeds", "bench_model", "model_calls", "speeds"]
 
@@ -99,9 +98,8 @@ def bench_model(
 def _by_choice(model: Any, calls: "Calls") -> "dict[str, Calls]":
     """The same with keys and values in bfloat16, and with the head in 8 bits, where these are a choice."""
     found = {}
-    forward = model.base_model.forward
-    if isinstance(forward, EngineForward) and not attention_codes(model):
-        keep = partial(setattr, forward, "cache_dtype")
+    if keeps_floats(model):
+        keep = partial(setattr, model.base_model.forward, "cache_dtype")
         found["spiking, bf16 cache"] = _while(partial(keep, torch.bfloat16), partial(keep, torch.float32), calls)
     if is_rounded_by_choice(model):
         found["spiking, 8-bit head"] = _while(partial(round_head, model, 8), partial(round_head, model, None), calls)

@@ -7,7 +7,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience, show_lost_baseline
-from spikeconv.cli.measured import measured
+from spikeconv.cli.measured import measured, running
 from spikeconv.cli.options import (
     AsJson,
     CacheDtype,
@@ -98,16 +98,13 @@ def evaluate(
         err.print(
             "[note]checkpoint {path}, tasks {tasks}, data: {data}[/]", path=path, tasks=", ".join(names), data=source
         )
+    runs = running(device, dtype, execution, head_bits, cache_dtype)
     result = compare(
         measure,
         path,
         baseline=baseline,
         source=made_from,
-        device=device,
-        dtype=dtype,
-        execution=execution,
-        head_bits=head_bits,
-        cache_dtype=cache_dtype,
+        **runs,
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
@@ -133,9 +130,7 @@ def evaluate(
             "num_fewshot": num_fewshot,
             "source": made_from,
         }
-        how = measured(
-            path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, cache_dtype=cache_dtype, **what
-        )
+        how = measured(path, **runs, **what)
         print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return
     out.show(_scores(path.name, result))

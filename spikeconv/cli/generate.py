@@ -7,7 +7,7 @@ import typer
 
 from spikeconv.cli.console import err, print_json
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
-from spikeconv.cli.measured import measured
+from spikeconv.cli.measured import measured, running
 from spikeconv.cli.options import (
     AsJson,
     CacheDtype,
@@ -56,15 +56,8 @@ def generate(
 
     if not quiet:
         silence_fallbacks()
-    loaded = load_checkpoint(
-        path,
-        device=device,
-        dtype=dtype,
-        execution=execution,
-        head_bits=head_bits,
-        cache_dtype=cache_dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    runs = running(device, dtype, execution, head_bits, cache_dtype)
+    loaded = load_checkpoint(path, **runs, trust_remote_code=trust_remote_code)
     lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)
     start = time.perf_counter()
     text, tokens = generate_text(
@@ -87,15 +80,7 @@ def generate(
                 "seconds": seconds,
                 "tokens_per_second": tokens / seconds,
                 "fallbacks": lost,
-                **measured(
-                    path,
-                    device=device,
-                    dtype=dtype,
-                    execution=execution,
-                    head_bits=head_bits,
-                    cache_dtype=cache_dtype,
-                    **what,
-                ),
+                **measured(path, **runs, **what),
             }
         )
     elif not quiet:

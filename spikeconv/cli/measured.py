@@ -5,7 +5,15 @@ from typing import Any
 
 from spikeconv.versions import versions
 
-__all__ = ["converted", "installed", "measured", "text_of"]
+__all__ = ["converted", "installed", "measured", "running", "text_of"]
+
+
+def running(
+    device: str, dtype: str, execution: str | None, head_bits: int | None, cache_dtype: str | None
+) -> dict[str, Any]:
+    """What a command line lets a checkpoint run with, as `load_checkpoint` takes it, and `measured`: both the same."""
+    numbers = {"head_bits": head_bits, "cache_dtype": cache_dtype}
+    return {"device": device, "dtype": dtype, "execution": execution, **numbers}
 
 
 def measured(

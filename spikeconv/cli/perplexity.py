@@ -8,7 +8,7 @@ import typer
 
 from spikeconv.cli.console import err, out, print_json, table, tracker
 from spikeconv.cli.failure import convenience, show_lost_baseline
-from spikeconv.cli.measured import measured, text_of
+from spikeconv.cli.measured import measured, running, text_of
 from spikeconv.cli.options import (
     AsJson,
     CacheDtype,
@@ -73,6 +73,7 @@ def perplexity(
         warnings.warn(message, SpikeconvWarning, stacklevel=2)
     if not quiet:
         err.print("[note]checkpoint {path}, text: {label}[/]", path=path, label=label)
+    runs = running(device, dtype, execution, head_bits, cache_dtype)
     result = compare(
         lambda loaded: measurement.perplexity(
             loaded, content, window=window, max_tokens=max_tokens, track=named(tracker(quiet), loaded.name)
@@ -80,11 +81,7 @@ def perplexity(
         path,
         baseline=baseline,
         source=made_from,
-        device=device,
-        dtype=dtype,
-        execution=execution,
-        head_bits=head_bits,
-        cache_dtype=cache_dtype,
+        **runs,
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
@@ -97,9 +94,7 @@ def perplexity(
         where = {"checkpoint": str(path), "text": label, "output": None if saved is None else str(saved)}
         read = {"tokens": result.spiking.tokens, "window": window}
         what: dict[str, Any] = {"text": text_of(content, label), **read, "source": made_from}
-        how = measured(
-            path, device=device, dtype=dtype, execution=execution, head_bits=head_bits, cache_dtype=cache_dtype, **what
-        )
+        how = measured(path, **runs, **what)
         print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return
     rows = table(path.name, "", "perplexity", "bits/byte", "tokens/s")

@@ -1,7 +1,7 @@
 """A converted decoder as one native object: tokens → logits, with a preallocated cache of keys and values."""
 
 from spikeconv.engine.cache import StateCache
-from spikeconv.engine.head import BLOCK, Head, head_of
+from spikeconv.engine.head import BLOCK, Head, head_module, head_of
 from spikeconv.engine.model import CHUNK, PARTS, Engine, Sequence, windows_of
 from spikeconv.engine.parts import Obstacle, attention_of, decoder_of, obstacle, runs_engine
 from spikeconv.engine.scores import score
@@ -19,6 +19,7 @@ __all__ = [
     "Texts",
     "attention_of",
     "decoder_of",
+    "head_module",
     "head_of",
     "obstacle",
     "runs_engine",

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from spikeconv.nn import version_of
 from spikeconv.nn.memory import large_empty
 
-__all__ = ["BLOCK", "Head", "head_of"]
+__all__ = ["BLOCK", "Head", "head_module", "head_of"]
 
 BLOCK = 32
 """Weights that share a scale in eight bits, as in GGUF's Q8_0."""
@@ -34,6 +35,11 @@ class Head(NamedTuple):
     is_exact: bool
 
 
+def head_module(model: Any) -> Any:
+    """The output head of a model; None if it has none."""
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+
+
 def head_of(weight: Tensor, bits: int | None = None) -> Head:
     """A float32 head in int8 or bfloat16 where that is the same numbers, as most checkpoints hold; else itself.
 
@@ -45,7 +51,7 @@ def head_of(weight: Tensor, bits: int | None = None) -> Head:
         bits: 8 to round to int8 in blocks of 32 (the largest of a block to ±127) where that is not the same numbers;
             None: no number changes. Where `hidden` is no multiple of 32, it stays as it is.
     """
-    known, state = _heads.get(weight), (weight.data_ptr(), None if weight.is_inference() else weight._version)
+    known, state = _heads.get(weight), (weight.data_ptr(), version_of(weight))
     if known is None or known[0] != state:
         _heads[weight] = known = state, {}
     by_bits: dict[int | None, Head] = known[1]

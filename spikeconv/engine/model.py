@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from spikeconv.engine.cache import StateCache
-from spikeconv.engine.head import head_of
+from spikeconv.engine.head import head_module, head_of
 from spikeconv.engine.parts import decoder_of
-from spikeconv.nn import Cells
+from spikeconv.nn import Cells, version_of
 from spikeconv.ops.native import plan_model, run_model
 
 __all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "windows_of"]
@@ -84,7 +84,7 @@ class Engine:
         few = FEW_QUERIES_OF_COUNTS if self.codes else FEW_QUERIES
         self.fewest = few // (config.num_attention_heads // self.key_heads) + 1
         norms = [norm for layer in decoder.layers for norm in layer.norms]
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        head = head_module(model)
         owners = [base.embed_tokens, base.norm, *norms, *([] if head is None else [head])]
         own = [(module._parameters, "weight") for module in owners]
         own += [(vars(layer.attention), "scaling") for layer in decoder.layers]
@@ -94,7 +94,7 @@ class Engine:
         own += [(base.rotary_emb._buffers, "inv_freq"), *([] if head is None else [(head._parameters, "bias")])]
         self._cells = Cells([*(cell[:2] for plan in self._plans for cell in plan.cells.cells), *own])
         copied = (base.embed_tokens.weight, *([] if head is None else [head.weight]))
-        self._copied = [(weight, _version(weight)) for weight in copied]
+        self._copied = [(weight, version_of(weight)) for weight in copied]
         self._config, self._windows = config, windows_of(config, self.layers)
         with torch.no_grad():
             cos, sin = base.rotary_emb(torch.empty(0), torch.arange(positions)[None])
@@ -132,7 +132,7 @@ class Engine:
         """Whether the model's tensors and settings still are what they were."""
         return (
             self._cells.hold()
-            and all(_version(weight) == version for weight, version in self._copied)
+            and all(version_of(weight) == version for weight, version in self._copied)
             and self._config.num_hidden_layers == self.layers
             and windows_of(self._config, self.layers) == self._windows
         )
@@ -210,11 +210,6 @@ class Engine:
 
 
 _NOTHING = torch.empty(0)
-
-
-def _version(weight: Tensor) -> int | None:
-    """Changes with every change in place; None where that is not counted, in inference mode."""
-    return None if weight.is_inference() else weight._version
 
 
 def windows_of(config: Any, layers: int) -> list[int]:

@@ -4,7 +4,7 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from spikeconv.evaluate.models import LoadedModel
@@ -31,16 +31,15 @@ def compare(
     source: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
-    execution: str | None = None,
-    head_bits: int | None = None,
-    cache_dtype: str | None = None,
     trust_remote_code: bool = False,
     on_loss: Callable[[T], None] = lambda baseline: None,
+    **spiking: Any,
 ) -> Comparison[T]:
     """Measure the source first, then the checkpoint; only one of the two models is in memory at a time.
 
     `source` names the float model, as for a conversion; else the record does, if that can be believed (`source_path`).
-    `on_loss` is told of the source's measurement if that of the checkpoint fails.
+    `on_loss` is told of the source's measurement if that of the checkpoint fails. `spiking` is what else
+    `load_checkpoint` takes.
     """
     from spikeconv.evaluate.models import load_checkpoint, load_source
     from spikeconv.sources.resolve import resolve_source
@@ -53,16 +52,8 @@ def compare(
         del loaded
         gc.collect()  # modules and their hooks refer to each other, so the float weights would linger
     try:
-        spiking = load_checkpoint(
-            checkpoint,
-            device=device,
-            dtype=dtype,
-            execution=execution,
-            head_bits=head_bits,
-            cache_dtype=cache_dtype,
-            trust_remote_code=trust_remote_code,
-        )
-        return Comparison(measure(spiking), reference, found)
+        loaded = load_checkpoint(checkpoint, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **spiking)
+        return Comparison(measure(loaded), reference, found)
     except BaseException:  # Ctrl-C too
         if reference is not None:
             on_loss(reference)

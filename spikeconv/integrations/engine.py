@@ -21,15 +21,25 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from spikeconv.engine import Engine, Sequence, StateCache, Texts, attention_of, obstacle, runs_engine, texts_of
+from spikeconv.engine import (
+    Engine,
+    Sequence,
+    StateCache,
+    Texts,
+    attention_of,
+    head_module,
+    obstacle,
+    runs_engine,
+    texts_of,
+)
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations.attention import CacheOf, was_made
 from spikeconv.integrations.engine_cache import states_of
-from spikeconv.integrations.head import HeadForward, head_module
+from spikeconv.integrations.head import HeadForward
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
 from spikeconv.nn import Encoder, KvCode, attention_codes, awaits_first_forward, spike_linears
 
-__all__ = ["EngineForward", "engine_of", "modules_only", "set_cache_dtype", "use_engine"]
+__all__ = ["EngineForward", "engine_of", "keeps_floats", "modules_only", "set_cache_dtype", "use_engine"]
 
 READ = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
 """Arguments that the engine reads."""
@@ -92,6 +102,11 @@ def engine_of(model: Any, positions: int) -> Engine | None:
     return None if "forward" in vars(model) or any(map(_watches, hooks)) else forward.engine(positions)
 
 
+def keeps_floats(model: Any) -> bool:
+    """Whether the engine keeps keys and values of a model as floats."""
+    return isinstance(model.base_model.forward, EngineForward) and not attention_codes(model)
+
+
 def set_cache_dtype(model: Any, dtype: torch.dtype) -> None:
     """Choose in what the engine keeps float keys and values that are computed from now on.
 
@@ -103,17 +118,16 @@ def set_cache_dtype(model: Any, dtype: torch.dtype) -> None:
     Raises:
         SpikeconvError: there are none in the engine.
     """
-    forward = model.base_model.forward
     if dtype not in (torch.float32, torch.bfloat16):
         raise SpikeconvError(f"Keys and values are kept in float32 or bfloat16, not in {dtype}.")
-    if not isinstance(forward, EngineForward) or attention_codes(model):
+    if not keeps_floats(model):
         why = obstacle(model)
         raise SpikeconvError(
             f"The engine keeps no float keys and values of this model, so they cannot be kept in {dtype}: "
             + (why.why if why is not None else "they are spike counts, or it does not run here (`spikeconv doctor`)")
             + "."
         )
-    forward.cache_dtype = dtype
+    model.base_model.forward.cache_dtype = dtype
 
 
 class EngineForward:

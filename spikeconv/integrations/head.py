@@ -5,16 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeconv.engine import BLOCK, head_of
+from spikeconv.engine import BLOCK, head_module, head_of
 from spikeconv.errors import SpikeconvError
 from spikeconv.ops.native import float_head, load
 
-__all__ = ["HeadForward", "head_module", "is_rounded_by_choice", "round_head"]
-
-
-def head_module(model: Any) -> Any:
-    """The output head of a model; None if it has none."""
-    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+__all__ = ["HeadForward", "is_rounded_by_choice", "round_head"]
 
 
 class HeadForward:

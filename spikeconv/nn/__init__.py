@@ -1,5 +1,6 @@
 from spikeconv.nn.attention import COUNT_ATTENTION, KvCode, attention_codes
 from spikeconv.nn.encoder import Encoder, FoldedNorm
+from spikeconv.nn.gradients import version_of
 from spikeconv.nn.group import SpikeGroup, check_shared
 from spikeconv.nn.guard import awaits_first_forward, guard_first_forward
 from spikeconv.nn.layout import arrange_weights, set_execution
@@ -30,4 +31,5 @@ __all__ = [
     "run_streams",
     "set_execution",
     "spike_linears",
+    "version_of",
 ]

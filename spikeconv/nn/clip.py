@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spikeconv import ops
 from spikeconv.codecs import CountCodec
 from spikeconv.config import ClipSettings, CountInputs, LinearScheme
-from spikeconv.nn.gradients import flow, rotated, turned_back
+from spikeconv.nn.gradients import flow, rotated, turned_back, version_of
 from spikeconv.rotation import Rotation
 
 __all__ = ["MembraneClip", "quantile_of"]
@@ -94,7 +94,7 @@ class MembraneClip:
         """The clipped input, computed once for all linears that are given the same tensor."""
         (x,) = arguments
         # A threshold is replaced, never changed in place.
-        state: list[object] = [None if x.is_inference() else x._version, flow(x), id(self.threshold), self.observer]
+        state: list[object] = [version_of(x), flow(x), id(self.threshold), self.observer]
         last = self._last
         if last is None or last[0]() is not x or last[1] != state:
             last = self._last = weakref.ref(x), state, self(x)

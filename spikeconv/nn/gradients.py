@@ -18,7 +18,7 @@ from spikeconv.weights import dequantize
 if TYPE_CHECKING:
     from spikeconv.nn.linear import SpikeLinear
 
-__all__ = ["attention", "flow", "product", "rotated", "straight", "turned_back"]
+__all__ = ["attention", "flow", "product", "rotated", "straight", "turned_back", "version_of"]
 
 
 def flow(*tensors: Tensor | None) -> bool:
@@ -26,6 +26,11 @@ def flow(*tensors: Tensor | None) -> bool:
     if not torch.is_grad_enabled() or torch.compiler.is_exporting():
         return False
     return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def version_of(x: Tensor) -> int | None:
+    """Changes with every change of a tensor in place; None where that is not counted, in inference mode."""
+    return None if x.is_inference() else x._version
 
 
 def straight(value: Tensor, source: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from spikeconv.config import LinearScheme
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn.encoder import CALIBRATED, Encoder, FoldedNorm
-from spikeconv.nn.gradients import flow
+from spikeconv.nn.gradients import flow, version_of
 from spikeconv.nn.offload import HOOK, brought_back, is_away
 from spikeconv.nn.plan import GroupPlan, plan_of
 from spikeconv.nn.products import differentiable_outputs, outputs_of
@@ -61,7 +61,7 @@ class SpikeGroup:
         if torch.compiler.is_compiling():
             return self._traced_output(member, x)
         encoder = self.encoder
-        version = None if x.is_inference() else x._version
+        version = version_of(x)
         state = version, x.requires_grad, torch.is_grad_enabled(), encoder.codec, encoder.rotation
         last = self._last
         if last is not None and last[0]() is x and last[1] == state:
@@ -90,7 +90,7 @@ class SpikeGroup:
 
     def _alone(self, member: "SpikeLinear", x: Tensor) -> Tensor:
         """The output of one member whose group is not in memory at once; nothing that was prepared is kept."""
-        encoder, version = self.encoder, None if x.is_inference() else x._version
+        encoder, version = self.encoder, version_of(x)
         if self._away is None or self._away[0]() is not x or self._away[1] != version or member in self._away[2]:
             self._away = weakref.ref(x), version, set()
         observers = encoder.observers

@@ -18,7 +18,7 @@ from spikeconv.codecs import Neuron, streams_of
 from spikeconv.config import ElasticInputs, LifInputs, LinearScheme, Outputs
 from spikeconv.nn.encoder import Encoder
 from spikeconv.nn.firing import fired
-from spikeconv.nn.gradients import flow, rotated, straight
+from spikeconv.nn.gradients import flow, rotated, straight, version_of
 from spikeconv.rotation import Rotation
 from spikeconv.weights import dequantize, rounding_of
 
@@ -46,7 +46,7 @@ class TrainedInput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the linears see of x [..., n], float32, in the basis of their rotation; once for all that ask for it."""
-        state = None if x.is_inference() else x._version, flow(x), tuple(self.encoder.observers)
+        state = version_of(x), flow(x), tuple(self.encoder.observers)
         last = self._last
         if last is None or last[0]() is not x or last[1] != state:
             u = self.encoder.potential(self.encoder.centered(x))
