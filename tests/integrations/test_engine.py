@@ -6,90 +6,26 @@ import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM
+from engine_runs import CLOSE, COUNTED, FINE, Converted, close, load, long_way, step_by_step
 from transformers.cache_utils import StaticCache
 
-from spikeconv.engine import CHUNK, Engine, Sequence, decoder_of, windows_of
+from spikeconv.engine import CHUNK, Engine, Sequence
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations import engine as integration
 from spikeconv.integrations.memory import memory_keyword, memory_of
-from spikeconv.nn import attention_codes, set_execution
+from spikeconv.nn import set_execution
 from spikeconv.ops.native import cpu_kernels, use_cpu_kernels
 from spikeconv.ops.native import load as load_kernels
 from spikeconv.record.recorder import Recorder
-from spikeconv.verification.engine import attention_states, compare_engine
+from spikeconv.verification.engine import compare_engine
 from spikeconv.verification.result import VerifyResult
 
-Converted = Callable[..., Path]
-
 pytestmark = pytest.mark.skipif(not load_kernels("cpu").is_native, reason="the engine is native code")
-
-FINE = {"bits": "8-8"}
-"""Counts so fine that one that moves with the order of a float sum moves a logit by less than CLOSE."""
-
-CLOSE = 0.02
-"""Of the largest logit."""
-
-COUNTED = (
-    {"kv_bits": 4},
-    {"kv_bits": 2, "kv_range": "asymmetric"},
-    {"kv_bits": 8, "kv_group": 4},
-    {"kv_bits": 5, "kv_range": "asymmetric", "kv_group": 2},
-)
-"""Keys and values that are counts."""
-
-
-def load(path: Path, **arguments: Any) -> Any:
-    return AutoModelForCausalLM.from_pretrained(path, **arguments).eval()
-
-
-def long_way(model: Any) -> Any:
-    """A copy that has only the forward of its classes."""
-    plain = copy.deepcopy(model)
-    plain.base_model.__dict__.pop("forward", None)
-    return plain
-
-
-def close(one: Tensor, other: Tensor) -> bool:
-    return bool((one - other).abs().max() <= CLOSE * other.abs().max())
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one with every forward that the engine does."""
-    calls: list[int] = []
-    run = integration.run_texts
-    monkeypatch.setattr(integration, "run_texts", lambda *arguments: calls.append(1) or run(*arguments))
-    return calls
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-    use_cpu_kernels("auto")
-
-
-def step_by_step(model: Any, ids: Tensor, steps: int, mask: Tensor | None = None) -> list[Tensor]:
-    """Logits of a prompt, and of some tokens one by one."""
-    with torch.inference_mode():
-        out = model(ids, use_cache=True, attention_mask=mask)
-        logits = [out.logits]
-        for step in range(steps):
-            mask = mask if mask is None else torch.cat((mask, torch.ones_like(mask[:, :1])), 1)
-            token = torch.full_like(ids[:, :1], step + 3)
-            memory = {memory_keyword(model): memory_of(model, out)}
-            out = model(token, **memory, use_cache=True, attention_mask=mask)
-            logits.append(out.logits)
-    return logits
 
 
 @pytest.mark.parametrize("bits", ["4-1.58", "4-1"])
@@ -152,91 +88,6 @@ def test_generates_and_goes_on_by_itself(counted: dict[str, Any], converted: Con
             tokens.append(generate(ids, max_new_tokens=6, pad_token_id=0, **settings))
         assert torch.equal(*tokens)
     assert len(runs) == 3 * 6
-
-
-def test_counts_as_keys_and_values(transformer: str, converted: Converted, threads: Callable[[int], None]) -> None:
-    """Rows in the cache byte by byte, and attention over them to the bit, as the modules' own kernels have them."""
-    ids = torch.randint(0, 50, (1, 61))
-    for counted in COUNTED:
-        model = load(converted(transformer, bits="4-1.58", **counted))
-        for kernels in cpu_kernels():
-            use_cpu_kernels(kernels)
-            found = []
-            for number in (1, 2):
-                threads(number)
-                result = VerifyResult()
-                compare_engine(model, ids, result)
-                assert not result.different_in_engine and 0 < (result.engine_error or 0) < 5e-6
-                found.append(decode_after_many(model, kept=1100, first=37))
-            assert torch.equal(*found)
-
-
-def decode_after_many(model: Any, kept: int, first: int) -> Tensor:
-    """Logits of one token behind many random keys, whose attention must be that of the modules' kernels."""
-    torch.manual_seed(3)
-    engine, token = Engine(model, 2048), torch.tensor([7])
-    cache, code = engine.cache(2, kept + 1), engine.codes[0]
-    for states, kind in ((cache.keys, "k"), (cache.values, "v")):
-        states.copy_(code.rows(torch.randn(*states.shape[:-1], engine.head_dim), kind))  # type: ignore[arg-type]
-    logits, trace = engine.trace(token, cache, Sequence(1, slot=1, at=kept, first=first, position=kept))
-    layer = decoder_of(model).layers[0]
-    angles = model.model.rotary_emb(torch.empty(0), torch.tensor([[kept]]))
-    states = attention_states(layer, {name: trace[name][0] for name in "qkv"}, angles, engine.head_dim)
-    window = windows_of(model.config, engine.layers)[0] or kept + 1
-    keys, values = (held[0, 1:, :, first:] for held in (cache.keys, cache.values))
-    mask = torch.zeros(kept + 1 - first)
-    mask[: max(0, len(mask) - window)] = torch.finfo(torch.float32).min
-    expected = code.attend(states[0], keys, values, mask, layer.attention.scaling)
-    assert torch.equal(trace["attended"][0, 0], expected.flatten())
-    assert torch.equal(keys[:, :, -1:], code.rows(states[1], "k"))
-    return logits
-
-
-def test_counts_through_any_cache(transformer: str, converted: Converted, runs: list[int]) -> None:
-    """As `test_through_any_cache`, in batches of different length; the first layer's rows are those of the modules."""
-    ids, mask = torch.randint(0, 50, (3, 40)), torch.ones(3, 40, dtype=torch.long)
-    mask[0, :17], mask[2, :1] = 0, 0
-    for counted in ({"kv_bits": 8}, {"kv_bits": 8, "kv_range": "asymmetric", "kv_group": 4}):
-        model = load(converted(transformer, **FINE, **counted))
-        plain, results, rows = long_way(model), [], []
-        both = [step_by_step(each, ids, 4, mask) for each in (model, plain)]
-        for one, other in zip(*both, strict=True):
-            real = mask.bool() if one.shape[1] > 1 else torch.ones(3, 1, dtype=torch.bool)
-            assert close(one[real], other[real])
-        for each in (model, plain):
-            with torch.inference_mode():
-                cache, more = memory_of(each, each(ids, use_cache=True)), ids
-                held = cache.layers[0]
-                assert held.keys.dtype == torch.uint8
-                parts = [held.values] if transformer == "qwen3" else [held.keys, held.values]  # a norm by torch
-                rows.append(torch.cat([part[:, :, -7:] for part in parts], -1).clone())
-                each(ids[:, :3], **{memory_keyword(each): cache}, use_cache=True)
-                if transformer != "mistral":
-                    cache.crop(-2)
-                    cache.reorder_cache(torch.tensor([1, 2, 0]))
-                    cache.batch_select_indices(torch.tensor([0, 1]))
-                    more = ids[:2]
-                results.append(each(more[:, :5], **{memory_keyword(each): cache}, use_cache=True).logits)
-        assert close(*results) and torch.equal(*rows)
-    assert len(runs) == 2 * (5 + 3)
-
-
-def test_counts_go_on_in_the_modules_and_back(converted: Converted, runs: list[int]) -> None:
-    """One cache, by turns: whoever watches, or wants another way of attention, gets the modules on the same rows."""
-    model = load(converted("llama", **FINE, kv_bits=8))
-    ids, codes = torch.randint(0, 50, (2, 6)), list(attention_codes(model).values())
-    with torch.inference_mode():
-        expected = model(ids.repeat(1, 4), use_cache=False).logits
-        cache, logits = memory_of(model, model(ids, use_cache=True)), []
-        for change in ("observed", "unfold", "auto"):
-            codes[0].observers["k"] = [lambda *_: None] if change == "observed" else []
-            set_execution(model, "auto" if change == "observed" else change)
-            logits.append(model(ids, **{memory_keyword(model): cache}, use_cache=True).logits)
-    assert len(runs) == 3 and close(torch.cat(logits, 1), expected[:, 6:])
-    assert all(layer.keys.shape[2] == 24 for layer in cache.layers)
-    with torch.no_grad():
-        assert torch.equal(model(ids).logits, long_way(model)(ids).logits)
-    assert len(runs) == 3
 
 
 @pytest.mark.parametrize("counted", [{}, {"kv_bits": 8}])
