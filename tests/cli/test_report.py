@@ -73,6 +73,7 @@ def test_the_page(spikeconv: Fixture, converted: Fixture, tmp_path: Path, monkey
     for path, value in zip(paths, (31.0, 13.5, 12.0), strict=True):
         result = PerplexityResult(value, 1.0, 99, 100, 1.0, 400, "float32", "cpu")
         save_perplexity(path, text_question("text", "text", 100, None), result)
+    (paths[1] / "eval/by-hand.json").write_text("{}", encoding="utf-8")
     recording = paths[2] / "record"
     assert spikeconv("record", paths[2], "--tokens", 60, "--raster-tokens", len(TOKENS), "-q").code == 0
     arrays = dict(np.load(recording / "record.npz"))
@@ -107,7 +108,10 @@ def test_the_page(spikeconv: Fixture, converted: Fixture, tmp_path: Path, monkey
     (compared,) = content["comparisons"]  # of one base model alone, though the question is the same
     assert [(point["name"], point["value"]) for point in compared["points"]] == [("one", 31.0), ("two", 13.5)]
     assert any("different base models" in text for text in page.texts)
-    assert [note["command"].split()[1:3] for note in content["missing"]] == [["eval", str(path)] for path in paths[:2]]
+    (left_out,) = (note for note in content["missing"] if not note["command"])
+    assert "by-hand.json" in left_out["words"] and "<code></code>" not in (out / "report.html").read_text("utf-8")
+    commands = [note["command"].split()[1:3] for note in content["missing"] if note["command"]]
+    assert commands == [["eval", str(path)] for path in paths[:2]]
 
 
 def test_bad_input(spikeconv: Fixture, converted: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
