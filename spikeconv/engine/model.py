@@ -92,7 +92,7 @@ class Engine:
         own += [(vars(layer.attention), "kv") for layer in decoder.layers if layer.code is not None]
         own += [(vars(code), name) for code in self.codes for name in ("settings", "rotation", "execution")]
         own += [(base.rotary_emb._buffers, "inv_freq"), *([] if head is None else [(head._parameters, "bias")])]
-        self._cells = Cells([*(cell[:2] for plan in self._plans for cell in plan.cells.cells), *own])
+        self._cells = Cells([*(key for plan in self._plans for key in plan.cells.keys), *own])
         copied = (base.embed_tokens.weight, *([] if head is None else [head.weight]))
         self._copied = [(weight, version_of(weight)) for weight in copied]
         self._config, self._windows = config, windows_of(config, self.layers)

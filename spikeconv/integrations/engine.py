@@ -11,8 +11,6 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import repeat
-from operator import contains, is_
 from typing import Any
 
 import torch
@@ -33,11 +31,12 @@ from spikeconv.engine import (
     texts_of,
 )
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
-from spikeconv.integrations.attention import CacheOf, was_made
+from spikeconv.integrations.attention import was_made
 from spikeconv.integrations.engine_cache import states_of
 from spikeconv.integrations.head import HeadForward
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
-from spikeconv.nn import Encoder, KvCode, attention_codes, awaits_first_forward, spike_linears
+from spikeconv.integrations.watched import Watched, watches
+from spikeconv.nn import attention_codes, awaits_first_forward
 
 __all__ = ["EngineForward", "engine_of", "keeps_floats", "modules_only", "set_cache_dtype", "use_engine"]
 
@@ -48,8 +47,6 @@ IGNORED = {"return_dict", "cache_position", "logits_to_keep"}
 """Arguments that do not change what a decoder computes: positions and lengths are known without them."""
 
 MOST_POSITIONS = 1 << 20
-
-HARNESS = "spikeconv.integrations.lm_eval"
 
 
 def use_engine(model: Any) -> bool:
@@ -98,8 +95,8 @@ def engine_of(model: Any, positions: int) -> Engine | None:
     if awaits_first_forward(model):  # the modules must run for it; one token is enough
         with torch.inference_mode():
             model(torch.zeros(1, 1, dtype=torch.int64))
-    hooks = [hook for m in (model, head) for held in (m._forward_hooks, m._forward_pre_hooks) for hook in held.values()]
-    return None if "forward" in vars(model) or any(map(_watches, hooks)) else forward.engine(positions)
+    hooks = [hooks for m in (model, head) for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+    return None if "forward" in vars(model) or watches(hooks) else forward.engine(positions)
 
 
 def keeps_floats(model: Any) -> bool:
@@ -150,13 +147,7 @@ class EngineForward:
 
     def _forget(self) -> None:
         self._engine: Engine | None = None
-        self._owners: list[dict[str, Any]] = []
-        self._keys: list[str] = []
-        self._modules: list[Any] = []
-        self._hooks: list[Any] = []
-        self._dicts: list[dict[str, Any]] = []
-        self._encoders: list[Encoder] = []
-        self._codes: list[KvCode] = []
+        self._watched: Watched | None = None
         self._attention = ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -241,23 +232,10 @@ class EngineForward:
             or _has_any_global_hook()
         ):
             return False
-        # Hundreds of modules for every token: loops that the interpreter does not run.
-        if not self._modules or not all(map(is_, map(dict.get, self._owners, self._keys), self._modules)):
+        if self._watched is None or not self._watched.is_same():
             self._forget()
-            modules = list(self.model.base_model.modules())
-            cells = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
-            self._owners, self._keys, self._modules = map(list, zip(*cells, strict=True))
-            self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-            self._dicts = [m.__dict__ for m in modules[1:]]
-            self._encoders = list({id(e): e for e in (m.encoder for m in spike_linears(self.model).values())}.values())
-            self._codes = list(attention_codes(self.model).values())
-            self._attention = attention_of(self.model)
-        return config._attn_implementation == self._attention and not (
-            any(any(map(_watches, hooks.values())) for hooks in filter(None, self._hooks))
-            or any(map(contains, self._dicts, repeat("forward")))
-            or any(encoder.observers for encoder in self._encoders)
-            or any(any(code.observers.values()) for code in self._codes)
-        )
+            self._watched, self._attention = Watched(self.model), attention_of(self.model)
+        return config._attn_implementation == self._attention and self._watched.is_alone()
 
     def _ready(self, positions: int) -> Engine | None:
         """The engine, with rotary tables for so many positions; None where there is none for the model as it is now."""
@@ -272,15 +250,6 @@ class EngineForward:
             self._engine = engine = Engine(self.model, max(1024, 1 << (positions - 1).bit_length()))
         engine.cache_dtype = self.cache_dtype
         return engine
-
-
-def _watches(hook: Any) -> bool:
-    """Whether a hook does anything to the purpose: transformers leaves its own behind, the harness's only counts.
-
-    That which makes the cache one of rows has done so before this forward.
-    """
-    owner = getattr(hook, "__module__", None)
-    return owner not in ("transformers.utils.output_capturing", HARNESS) and type(hook) is not CacheOf
 
 
 def run_texts(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:

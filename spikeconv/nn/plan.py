@@ -5,8 +5,7 @@ take them as one tensor of bytes that points to weights, scales, sums, biases, a
 """
 
 from collections.abc import Iterable
-from operator import getitem, is_
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from spikeconv import ops
 from spikeconv.codecs import CountCodec
 from spikeconv.nn.products import has_fused, operands_of
 from spikeconv.ops import native
+from spikeconv.ops.places import Place, Places
 
 if TYPE_CHECKING:
     from spikeconv.nn.group import SpikeGroup
@@ -25,32 +25,27 @@ MOST_MEMBERS = 8
 """Linears that a native plan takes."""
 
 
-class Cell(NamedTuple):
-    """Where something is looked up that may be replaced, and what was found there."""
-
-    owner: dict[str, Any]
-    name: str
-    value: Any
-
-
 class Cells:
     """What a native plan was made of; it holds as long as all is the same, each tensor at the address that it had.
 
     Nothing of it is freed meanwhile, so nothing else can come to lie at one of those addresses: `x.data = y` moves a
     tensor object elsewhere, and would free what the plan points to.
+
+    Args:
+        keys: dictionaries, and the names of what is in them.
     """
 
-    def __init__(self, places: Iterable[tuple[dict[str, Any], str]]) -> None:
-        self.cells = [Cell(owner, name, owner[name]) for owner, name in places]
-        self._owners, self._names, self._values = map(list, zip(*self.cells, strict=True))
-        self._tensors = [value for value in self._values if isinstance(value, Tensor)]
+    def __init__(self, keys: Iterable[tuple[dict[str, Any], str]]) -> None:
+        self.keys = list(keys)
+        found = [Place(owner, name, owner[name]) for owner, name in self.keys]
+        self._tensors = [place.value for place in found if isinstance(place.value, Tensor)]
+        self._places = Places(found, read_next=self._tensors)
         self._addresses = self._now()
         self._storages = [tensor.untyped_storage() for tensor in self._tensors]
 
     def hold(self) -> bool:
         """Whether all is the same. (A model has a thousand cells, and a token a few milliseconds.)"""
-        found = map(getitem, self._owners, self._names)
-        return all(map(is_, found, self._values)) and self._now() == self._addresses
+        return self._places.hold() and self._now() == self._addresses
 
     def _now(self) -> list[int]:
         return list(map(Tensor.data_ptr, self._tensors))

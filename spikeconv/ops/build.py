@@ -92,7 +92,7 @@ def build_cpu(library: Path, extra: Sequence[str] = ()) -> None:
     if platform.machine() in {"x86_64", "AMD64"}:
         units |= {name: (*KERNEL, *flags) for name, flags in X86.items()}
     binding = (
-        *("run", "run_dense", "run_events", "run_rows", "plan", "engine", "engine_rows", "pool"),
+        *("run", "run_dense", "run_events", "run_rows", "plan", "engine", "engine_rows", "pool", "places"),
         *("ops", "ops_rows", "ops_limits", "ops_engine"),
     )
     units |= {"dispatch": ("-O2",)} | {name: ("-O2", "-ffp-contract=off", *headers) for name in binding}

@@ -43,10 +43,11 @@ _loading = threading.RLock()
 
 
 class Backend(NamedTuple):
-    """What computes on one kind of device: "native" or "reference", and why."""
+    """What computes on one kind of device: "native" or "reference", why, and the library of the native kernels."""
 
     name: str
     why: str
+    path: Path | None = None
 
     @property
     def is_native(self) -> bool:
@@ -87,7 +88,8 @@ def _load(device: str) -> Backend:
         torch.ops.load_library(library)
     except (build.BuildError, OSError, RuntimeError) as error:
         return Backend("reference", str(error).strip().splitlines()[0])
-    return Backend("native", f"{library.name}, {'installed' if _installed(device) == library else 'built here'}")
+    where = "installed" if _installed(device) == library else "built here"
+    return Backend("native", f"{library.name}, {where}", library)
 
 
 def cpu_kernels() -> list[str]:

@@ -22,7 +22,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., nati
 
 def test_switched_off(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPIKECONV_NATIVE", "0")
-    assert fresh("cpu") == ("reference", "SPIKECONV_NATIVE=0")
+    assert fresh("cpu") == native.Backend("reference", "SPIKECONV_NATIVE=0")
 
 
 def test_no_compiler(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_a_changed_library_is_built_again(fresh: Any, monkeypatch: pytest.Monkey
 def test_other_devices_have_the_reference() -> None:
     assert not native.load("mps").is_native
     if not torch.cuda.is_available():
-        assert native.load("cuda") == ("reference", "torch sees no GPU")
+        assert native.load("cuda") == native.Backend("reference", "torch sees no GPU")
 
 
 def test_a_library_belongs_to_its_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

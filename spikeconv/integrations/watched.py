@@ -1,0 +1,57 @@
+"""Whether a model's modules are those that the engine was made of, and nobody watches or replaced what they do."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from spikeconv.integrations.attention import CacheOf
+from spikeconv.nn import attention_codes, spike_linears
+from spikeconv.ops.places import NOTHING, Place, Places
+
+__all__ = ["HARNESS", "Watched", "watches"]
+
+HARNESS = "spikeconv.integrations.lm_eval"
+
+
+class Watched:
+    """The modules of a decoder as they are now.
+
+    Args:
+        model: loaded, with the decoder as its `base_model`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        modules = list(model.base_model.modules())
+        encoders = {id(linear.encoder): linear.encoder for linear in spike_linears(model).values()}.values()
+        codes = attention_codes(model).values()
+        told = [(vars(encoder), "observers") for encoder in encoders]
+        told += [(code.observers, kind) for code in codes for kind in code.observers]
+        kept = [(m._modules, name) for m in modules for name in m._modules]
+        kept += [(vars(code), "observers") for code in codes]
+        self._same = Places(Place(owner, name, owner[name]) for owner, name in (*kept, *told))
+        forwards = [Place(vars(m), "forward", NOTHING) for m in modules[1:]]
+        self._alone = Places(forwards, empty=[owner[name] for owner, name in told])
+        self._hooks: list[dict[int, Any]] = [
+            hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)
+        ]
+        self._unhooked = Places([], empty=self._hooks)
+
+    def is_same(self) -> bool:
+        """Whether these still are the model's modules. (It has hundreds, and a token a few milliseconds.)"""
+        return self._same.hold()
+
+    def is_alone(self) -> bool:
+        """Whether nobody is told of what they compute, or computes it in their place."""
+        return self._alone.hold() and (self._unhooked.hold() or not watches(self._hooks))
+
+
+def watches(hooks: Iterable[dict[int, Any]]) -> bool:
+    """Whether a hook does anything to the purpose: transformers leaves its own behind, the harness's only counts.
+
+    That which makes the cache one of rows has done so before this forward.
+    """
+    return any(
+        getattr(hook, "__module__", None) not in ("transformers.utils.output_capturing", HARNESS)
+        and type(hook) is not CacheOf
+        for held in filter(None, hooks)
+        for hook in held.values()
+    )
