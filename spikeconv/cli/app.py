@@ -8,6 +8,7 @@ import typer
 from spikeconv import __version__
 from spikeconv.cli.bench import bench
 from spikeconv.cli.card import card
+from spikeconv.cli.chat import chat
 from spikeconv.cli.check import check
 from spikeconv.cli.command import Command
 from spikeconv.cli.compare import compare
@@ -60,6 +61,7 @@ app.command("push", cls=Command)(push)
 app.command("verify", cls=Command)(verify)
 app.command("check", cls=Command)(check)
 app.command("generate", cls=Command)(generate)
+app.command("chat", cls=Command)(chat)
 app.command("bench", cls=Command)(bench)
 app.command("models", cls=Command)(models)
 app.command("doctor", cls=Command)(doctor)

@@ -54,19 +54,24 @@ def rows_of(model: Any, tokenizer: Any, *columns: Sequence[str], longest: int | 
     }
 
 
-def chat_ids(model: Any, tokenizer: Any, prompt: str) -> "torch.Tensor":
-    """Token ids [tokens] of a user's message in the chat template, which brings its own first token.
+def chat_ids(model: Any, tokenizer: Any, messages: Sequence[dict[str, str]], instead: str) -> "torch.Tensor":
+    """Token ids [tokens] of a conversation in the chat template, which brings its own first token.
+
+    Args:
+        model: whose tokens they must be.
+        tokenizer: its, with the template.
+        messages: `role` and `content` of each, as the template takes them; the answer's beginning comes behind them.
+        instead: what to do where there is no template that works, for the message.
 
     Raises:
         SpikeconvError: there is no template, it fails, or it gives tokens that the model has not.
     """
     if not tokenizer.chat_template:
-        raise SpikeconvError("The tokenizer has no chat template; leave --chat out.")
-    message = [{"role": "user", "content": prompt}]
+        raise SpikeconvError(f"The tokenizer has no chat template; {instead}.")
     try:
-        ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=True, return_dict=True)
+        ids = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=True)
     except Exception as error:  # a template is a program
-        raise SpikeconvError(f"The chat template fails: {reason_of(error)}; leave --chat out.") from error
+        raise SpikeconvError(f"The chat template fails: {reason_of(error)}; {instead}.") from error
     return _checked(model, ids["input_ids"])
 
 

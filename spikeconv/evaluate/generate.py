@@ -1,10 +1,12 @@
 """Text generation with a converted model."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig, TextStreamer
 
 from spikeconv.data.texts import longest_window
@@ -12,9 +14,10 @@ from spikeconv.data.tokens import chat_ids, text_ids
 from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.evaluate.models import LoadedModel
 from spikeconv.families import family_of, refuse_encoder
+from spikeconv.integrations.memory import KEYWORDS, memory_keyword
 from spikeconv.quiet import quiet_transformers
 
-__all__ = ["generate_text"]
+__all__ = ["Sampling", "generate_text", "new_tokens", "room_behind"]
 
 KEPT = (
     "top_k",
@@ -28,6 +31,13 @@ KEPT = (
     "begin_suppress_tokens",
 )
 """What counts of a checkpoint's `generation_config.json`: which tokens are likely, not beams, caches or lengths."""
+
+
+class Sampling(NamedTuple):
+    """How the next token is chosen, and how many at most; a temperature of 0 takes the likeliest."""
+
+    temperature: float = 0.0
+    max_new_tokens: int = 50
 
 
 def generate_text(
@@ -60,24 +70,59 @@ def generate_text(
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     refuse_encoder(family_of(model), "text to go on with")
-    ids = (chat_ids if chat else text_ids)(model, tokenizer, prompt)
+    if chat:
+        ids = chat_ids(model, tokenizer, [{"role": "user", "content": prompt}], "leave --chat out")
+    else:
+        ids = text_ids(model, tokenizer, prompt)
     if not len(ids):
         raise SpikeconvError("The prompt is empty; give one with -p.")
-    limit = longest_window(model)
-    if limit is not None and len(ids) >= limit:
-        raise SpikeconvError(f"The prompt has {len(ids)} tokens; {loaded.name} reads {limit}, new ones included.")
-    inputs = ids[None].to(model.device)
+    if room_behind(loaded, ids) <= 0:
+        raise SpikeconvError(
+            f"The prompt has {len(ids)} tokens; {loaded.name} reads {longest_window(model)}, new ones included."
+        )
     torch.manual_seed(seed)
-    sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+    streamer = TextStreamer(tokenizer, skip_special_tokens=True) if stream else None
+    tokens, _ = new_tokens(loaded, ids, Sampling(temperature, max_new_tokens), streamer)
+    return tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)
+
+
+def room_behind(loaded: LoadedModel, ids: Tensor) -> float:
+    """How many tokens the model's context has behind these; not above 0 where they fill it."""
+    return (longest_window(loaded.model) or math.inf) - len(ids)
+
+
+def new_tokens(
+    loaded: LoadedModel, ids: Tensor, sampling: Sampling, streamer: Any = None, memory: Any = None
+) -> tuple[Tensor, Any]:
+    """What a model adds to some tokens.
+
+    Args:
+        loaded: the model.
+        ids: int64 [tokens], at least one, that leave room in the model's context.
+        sampling: how tokens are chosen.
+        streamer: told of every token, as transformers does.
+        memory: what the model remembers of a beginning of them (a cache); None: it reads all.
+
+    Returns:
+        int64 [new tokens], and what the model remembers of all but the last.
+
+    Raises:
+        SpikeconvError: the checkpoint's generation settings are unusable.
+    """
+    model, inputs = loaded.model, ids[None].to(loaded.model.device)
+    how = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature > 0 else {"do_sample": False}
+    remembered = {} if memory is None else {memory_keyword(model): memory}
     with torch.inference_mode(), _plain_settings(loaded):
-        tokens = model.generate(
+        output = model.generate(
             input_ids=inputs,
             attention_mask=torch.ones_like(inputs),
-            **sampling,
-            max_new_tokens=max_new_tokens if limit is None else min(max_new_tokens, limit - len(ids)),
-            streamer=TextStreamer(tokenizer, skip_special_tokens=True) if stream else None,
-        )[0, len(ids) :]
-    return tokenizer.decode(tokens, skip_special_tokens=True), len(tokens)
+            **how,
+            **remembered,
+            max_new_tokens=int(min(sampling.max_new_tokens, room_behind(loaded, ids))),
+            streamer=streamer,
+            return_dict_in_generate=True,
+        )
+    return output.sequences[0, len(ids) :], next((output[name] for name in KEYWORDS if name in output), None)
 
 
 @contextmanager

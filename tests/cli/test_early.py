@@ -165,6 +165,14 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
+    "chat": {
+        "checkpoint": (["nowhere"], "nowhere is not"),
+        "system": (["CHECKPOINT", "--system", ""], "--system is empty"),
+        "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
+        "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
+        "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
+        "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
+    },
     "bench": {
         "checkpoint": (["nowhere", "--model"], "nowhere is not"),
         "shapes": (["--shapes", "lama2-7b"], "Did you mean llama2-7b?"),
