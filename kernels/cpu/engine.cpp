@@ -29,9 +29,9 @@ struct Task {
 class Forward {
  public:
   Forward(const ModelPlan& m, const LayerPlan* layers, std::span<const Sequence> sequences, const int64_t* tokens,
-          int64_t count, const Cache& cache, double* seconds, float* trace)
-      : m_(m), layers_(layers), sequences_(sequences), tokens_(tokens), count_(count), cache_(cache),
-        isa_(kernels()), float_(*isa_.engine), seconds_(seconds), trace_(trace) {}
+          int64_t count, const Cache& cache, const Stretch& stretch, double* seconds)
+      : m_(m), layers_(layers), sequences_(sequences), tokens_(tokens), count_(count), cache_(cache), stretch_(stretch),
+        isa_(kernels()), float_(*isa_.engine), seconds_(seconds) {}
 
   void run(std::span<const int64_t> wanted, bool logits, float* out) {
     if (!m_.rows.used()) cut();
@@ -41,13 +41,18 @@ class Forward {
     Room room(static_cast<char*>(memory.bytes(measure.used() + 64)));
     Workspace w(room, m_, count_, records_ * (m_.head_dim + kRecordExtra));
     begin();
-    each_token(m_.hidden, [&](int64_t t) {
-      float_.widen(m_.embedding.data, m_.embedding.dtype, tokens_[t] * m_.embedding.stride, m_.hidden,
-                   w.x + t * m_.hidden);
-    });
+    const size_t bytes = size_t(count_ * m_.hidden) * sizeof(float);
+    if (stretch_.first > 0)
+      std::memcpy(w.x, stretch_.stream, bytes);
+    else
+      each_token(m_.hidden, [&](int64_t t) {
+        float_.widen(m_.embedding.data, m_.embedding.dtype, tokens_[t] * m_.embedding.stride, m_.hidden,
+                     w.x + t * m_.hidden);
+      });
     lap(Part::rest);
-    for (int64_t l = 0; l < m_.layers; ++l) layer(l, w);
-    finish(w, wanted, logits, out);
+    for (int64_t l = stretch_.first; l < stretch_.last; ++l) layer(l, w);
+    if (stretch_.stream) std::memcpy(stretch_.stream, w.x, bytes);
+    if (stretch_.last == m_.layers) finish(w, wanted, logits, out);
   }
 
  private:
@@ -68,10 +73,10 @@ class Forward {
 
   // Rows of `width` numbers, for those who compare.
   void note(int64_t layer, int64_t& at, const float* rows, int64_t width) {
-    if (!trace_) return;
-    const int64_t stride = trace_width(m_);
+    if (!stretch_.trace) return;
+    const int64_t stride = trace_width(m_), begin = (layer - stretch_.first) * count_;
     for (int64_t t = 0; t < count_; ++t)
-      std::memcpy(trace_ + (layer * count_ + t) * stride + at, rows + t * width, size_t(width) * 4);
+      std::memcpy(stretch_.trace + (begin + t) * stride + at, rows + t * width, size_t(width) * 4);
     at += width;
   }
 
@@ -289,10 +294,10 @@ class Forward {
   const int64_t* tokens_;
   int64_t count_;
   const Cache& cache_;
+  const Stretch& stretch_;
   const Kernels& isa_;
   const EngineKernels& float_;
   double* seconds_;
-  float* trace_;
   std::vector<Task> tasks_;
   int64_t records_ = 0;
   Clock::time_point last_;
@@ -301,10 +306,10 @@ class Forward {
 }  // namespace
 
 void run_forward(const ModelPlan& model, const LayerPlan* layers, std::span<const Sequence> sequences,
-                 const int64_t* tokens, int64_t count, const Cache& cache, std::span<const int64_t> wanted,
-                 bool logits, float* out, double* seconds, float* trace) {
+                 const int64_t* tokens, int64_t count, const Cache& cache, const Stretch& stretch,
+                 std::span<const int64_t> wanted, bool logits, float* out, double* seconds) {
   const Pool::Forward pool(torch::stable::get_num_threads());
-  Forward(model, layers, sequences, tokens, count, cache, seconds, trace).run(wanted, logits, out);
+  Forward(model, layers, sequences, tokens, count, cache, stretch, seconds).run(wanted, logits, out);
 }
 
 void run_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t vocabulary,

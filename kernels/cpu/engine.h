@@ -72,11 +72,19 @@ inline int64_t trace_width(const ModelPlan& m) {
   return 4 * m.hidden + 2 * m.query_width() + 2 * m.key_width() + 3 * m.intermediate;
 }
 
-// Of some rows of the tokens: logits [wanted][vocabulary], or what the head reads, [wanted][hidden]. What each part took is
-// added to `seconds`.
+// Layers of a forward from `first` up to, not including, `last`. `stream` [tokens][hidden] has what goes into the first, unless
+// that is the model's, and is told what comes out of the last; null: nobody asks, and they are all layers. `trace` [layers]
+// [tokens][trace_width] may be null.
+struct Stretch {
+  int64_t first, last;
+  float *stream, *trace;
+};
+
+// Behind the model's last layer, of some rows of the tokens: logits [wanted][vocabulary], or what the head reads,
+// [wanted][hidden]. What each part took is added to `seconds`.
 void run_forward(const ModelPlan& model, const LayerPlan* layers, std::span<const Sequence> sequences,
-                 const int64_t* tokens, int64_t count, const Cache& cache, std::span<const int64_t> wanted,
-                 bool logits, float* out, double* seconds, float* trace);
+                 const int64_t* tokens, int64_t count, const Cache& cache, const Stretch& stretch,
+                 std::span<const int64_t> wanted, bool logits, float* out, double* seconds);
 
 // logits [rows][vocabulary] = x [rows][n] · weight ᵀ + bias
 void run_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t vocabulary,

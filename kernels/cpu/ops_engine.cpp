@@ -17,6 +17,10 @@ const float* kept_floats(const Tensor& t, int64_t count, const char* what) {
   return data<const float>(t);
 }
 
+float* written_floats(const Tensor& t, int64_t count, const char* what) {
+  return const_cast<float*>(kept_floats(t, count, what));
+}
+
 FloatRows kept_rows(const Tensor& t, int64_t rows, int64_t width, const char* what) {
   const bool half = t.scalar_type() == ScalarType::BFloat16;
   STD_TORCH_CHECK((half || t.scalar_type() == ScalarType::Float) && t.is_contiguous() && t.dim() == 2 &&
@@ -124,12 +128,12 @@ Cache cache_of(const ModelPlan& m, const Tensor& keys, const Tensor& values) {
 }
 
 // tokens int64 [T]; sequences int64 [S, 8], see Sequence; keys, values [layers, slots, key heads, capacity] of head_dim
-// float32 or bfloat16 numbers, or of rows; wanted int64 [R], rows of tokens; seconds float64 [parts], added to; trace
-// float32 or empty.
+// float32 or bfloat16 numbers, or of rows; wanted int64 [R], rows of tokens, none before the model's last layer; seconds
+// float64 [parts], added to; first, last, stream, trace: see Stretch; the tensors may be empty.
 // Returns logits [R, vocabulary], or what the head reads, [R, hidden].
 Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequences, const Tensor& keys,
-                 const Tensor& values, const Tensor& wanted, bool wants_logits, const Tensor& seconds,
-                 const Tensor& trace) {
+                 const Tensor& values, const Tensor& wanted, bool wants_logits, const Tensor& seconds, int64_t first,
+                 int64_t last, const Tensor& stream, const Tensor& trace) {
   STD_TORCH_CHECK(plan.numel() >= int64_t(sizeof(ModelPlan)), "spikeconv: not a plan of this library");
   const ModelPlan& m = *static_cast<const ModelPlan*>(plan.data_ptr());
   STD_TORCH_CHECK(plan.numel() == int64_t(sizeof(ModelPlan)) + m.layers * int64_t(sizeof(LayerPlan)),
@@ -170,16 +174,18 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
   STD_TORCH_CHECK(seconds.scalar_type() == ScalarType::Double && seconds.numel() == int64_t(Part::count) &&
                       seconds.is_contiguous(),
                   "spikeconv: one number of seconds for each part");
-  const bool traced = trace.numel() > 0;
-  STD_TORCH_CHECK(!traced || (trace.scalar_type() == ScalarType::Float && trace.is_contiguous() &&
-                              trace.numel() == m.layers * count * trace_width(m)),
-                  "spikeconv: the trace is of another size");
+  STD_TORCH_CHECK(0 <= first && first < last && last <= m.layers, "spikeconv: layers ", first, " to ", last, " of ", m.layers);
+  const bool streams = stream.numel() > 0, traced = trace.numel() > 0;
+  STD_TORCH_CHECK(streams || (first == 0 && last == m.layers), "spikeconv: some of the layers go on from a stream");
+  STD_TORCH_CHECK(wanted.numel() == 0 || last == m.layers, "spikeconv: logits come behind the last layer");
+  const Stretch stretch{first, last, streams ? written_floats(stream, count * m.hidden, "the stream") : nullptr,
+                        traced ? written_floats(trace, (last - first) * count * trace_width(m), "the trace") : nullptr};
   STD_TORCH_CHECK(!wants_logits || m.head.data, "spikeconv: this model has no output head");
   Tensor out = make({wanted.numel(), wants_logits ? m.vocabulary : m.hidden}, aoti_torch_dtype_float32());
   if (count)
     run_forward(m, reinterpret_cast<const LayerPlan*>(static_cast<const char*>(plan.data_ptr()) + sizeof(ModelPlan)), all,
-                ids, count, cache, {rows, size_t(wanted.numel())}, wants_logits, data<float>(out), data<double>(seconds),
-                traced ? data<float>(trace) : nullptr);
+                ids, count, cache, stretch, {rows, size_t(wanted.numel())}, wants_logits, data<float>(out),
+                data<double>(seconds));
   return out;
 }
 
@@ -206,7 +212,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
       " float[] rows, Tensor[] rotation, Tensor[] inverse) -> Tensor");
   m.def(
       "run_model(Tensor plan, Tensor tokens, Tensor sequences, Tensor(a!) keys, Tensor(b!) values, Tensor wanted,"
-      " bool wants_logits, Tensor(c!) seconds, Tensor(d!) trace) -> Tensor");
+      " bool wants_logits, Tensor(c!) seconds, int first, int last, Tensor(d!) stream, Tensor(e!) trace) -> Tensor");
   m.def("float_head(Tensor x, Tensor weight, Tensor? scale, Tensor? bias) -> Tensor");
 }
 

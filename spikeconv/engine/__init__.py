@@ -2,7 +2,7 @@
 
 from spikeconv.engine.cache import StateCache
 from spikeconv.engine.head import BLOCK, Head, head_module, head_of
-from spikeconv.engine.model import CHUNK, PARTS, Engine, Sequence, windows_of
+from spikeconv.engine.model import CHUNK, PARTS, READ, Engine, Sequence, windows_of
 from spikeconv.engine.parts import Obstacle, attention_of, decoder_of, obstacle, runs_engine
 from spikeconv.engine.scores import score
 from spikeconv.engine.texts import Texts, texts_of
@@ -11,6 +11,7 @@ __all__ = [
     "BLOCK",
     "CHUNK",
     "PARTS",
+    "READ",
     "Engine",
     "Head",
     "Obstacle",

@@ -12,13 +12,16 @@ from spikeconv.engine.parts import decoder_of
 from spikeconv.nn import Cells, version_of
 from spikeconv.ops.native import plan_model, run_model
 
-__all__ = ["CHUNK", "PARTS", "Engine", "Sequence", "windows_of"]
+__all__ = ["CHUNK", "PARTS", "READ", "Engine", "Sequence", "windows_of"]
 
 PARTS = ("encode", "products", "attention", "head", "rest")
 """What a forward's time goes into."""
 
 CHUNK = 512
 """Tokens of one native call: a longer text goes in pieces, between which Ctrl-C is heard."""
+
+READ = ("input", "attended", "middle", "product")
+"""What the groups of a layer read (q, k and v; o; gate and up; down), by its name in `Engine.layer_by_layer`."""
 
 FEW_QUERIES = 8
 """Queries of a key head up to which attention adds up in another order (kFewQueryRows in kernels/cpu)."""
@@ -67,6 +70,7 @@ class Engine:
         head_bits: 8 for logits of a head that is rounded to int8, None for the checkpoint's (see `head_of`).
 
     Attributes:
+        groups: of the linears of each layer, in the order of `READ`.
         codes: of the keys and values of each layer; empty where they are floats.
         fewest: tokens from which on a piece of a text has the bits that it has in the whole text.
         seconds: float64 [5] by `PARTS`, spent so far.
@@ -79,7 +83,8 @@ class Engine:
         attention = decoder.layers[0].attention
         self.layers, self.head_dim, self.positions = len(decoder.layers), attention.head_dim, positions
         self.key_heads, self.hidden, self.vocabulary = config.num_key_value_heads, config.hidden_size, config.vocab_size
-        self._plans = [group.plan() for layer in decoder.layers for group in layer.groups]
+        self.groups = [layer.groups for layer in decoder.layers]
+        self._plans = [group.plan() for groups in self.groups for group in groups]
         self.codes = [layer.code for layer in decoder.layers if layer.code is not None]
         few = FEW_QUERIES_OF_COUNTS if self.codes else FEW_QUERIES
         self.fewest = few // (config.num_attention_heads // self.key_heads) + 1
@@ -177,24 +182,23 @@ class Engine:
             results.append(
                 run_model(
                     self._plan, tokens[begin:last], torch.tensor(rows), cache.keys, cache.values,
-                    wanted[low:high] - begin, logits, self.seconds, _NOTHING,
+                    wanted[low:high] - begin, logits, self.seconds, (0, self.layers), _NOTHING, _NOTHING,
                 )
             )  # fmt: skip
         return results[0] if len(results) == 1 else torch.cat(results)
 
-    def trace(
-        self, tokens: Tensor, cache: StateCache, sequence: Sequence | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (or what the head reads) of one text, and what was computed on the way.
+    def layer_by_layer(
+        self, tokens: Tensor, sequences: Iterable[Sequence], cache: StateCache, out: Tensor | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """A forward, layer by layer, with what is computed on the way.
 
         Args:
-            tokens: int64 [T].
-            cache: what was said before; it is written to.
-            sequence: which they are; None: a text from its beginning.
+            tokens, sequences, cache: as of `forward`; not cut into pieces.
+            out: float32 [T, hidden], filled with what the head reads; None: nobody asks.
 
-        Returns:
-            float32 [T, …]; by name float32 [layers, T, width]: `input`, `q`, `k`, `v`, `attended`, `o`, `middle`,
-            `gate`, `up`, `product` (what goes into down), `down`.
+        Yields:
+            by name float32 [T, width]: `input`, `q`, `k`, `v`, `attended`, `o`, `middle`, `gate`, `up`, `product` (what
+            goes into down), `down`. The next layer overwrites them.
         """
         queries = self._plans[1].in_features
         keys, inner = self.key_heads * self.head_dim, self._plans[3].in_features
@@ -202,11 +206,22 @@ class Engine:
             "input": self.hidden, "q": queries, "k": keys, "v": keys, "attended": queries, "o": self.hidden,
             "middle": self.hidden, "gate": inner, "up": inner, "product": inner, "down": self.hidden,
         }  # fmt: skip
-        found = torch.empty(self.layers, len(tokens), sum(widths.values()))
-        rows = torch.tensor([(0, *(sequence or Sequence(len(tokens))))])
-        wanted, has_head = torch.arange(len(tokens)), self.tables[4] is not None
-        out = run_model(self._plan, tokens, rows, cache.keys, cache.values, wanted, has_head, self.seconds, found)
-        return out, dict(zip(widths, found.split(list(widths.values()), -1), strict=True))
+        count, rows, begin = len(tokens), [], 0
+        for sequence in sequences:
+            rows.append((begin, *sequence))
+            begin += sequence.tokens
+        found, stream = torch.empty(count, sum(widths.values())), torch.empty(count, self.hidden)
+        named = dict(zip(widths, found.split(list(widths.values()), -1), strict=True))
+        where, wanted = torch.tensor(rows), torch.arange(0 if out is None else count)
+        for layer in range(self.layers):
+            is_last = layer == self.layers - 1
+            read = run_model(
+                self._plan, tokens, where, cache.keys, cache.values, wanted if is_last else wanted[:0], False,
+                self.seconds, (layer, layer + 1), stream, found,
+            )  # fmt: skip
+            if is_last and out is not None:
+                out.copy_(read)
+            yield named
 
 
 _NOTHING = torch.empty(0)

@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from spikeconv.engine import (
+    READ,
     Engine,
     Sequence,
     StateCache,
@@ -36,11 +37,11 @@ from spikeconv.integrations.engine_cache import states_of
 from spikeconv.integrations.head import HeadForward
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
 from spikeconv.integrations.watched import Watched, watches
-from spikeconv.nn import attention_codes, awaits_first_forward
+from spikeconv.nn import attention_codes, finish_first_forward
 
 __all__ = ["EngineForward", "engine_of", "keeps_floats", "modules_only", "set_cache_dtype", "use_engine"]
 
-READ = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
+ARGUMENTS = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
 """Arguments that the engine reads."""
 
 IGNORED = {"return_dict", "cache_position", "logits_to_keep"}
@@ -92,9 +93,7 @@ def engine_of(model: Any, positions: int) -> Engine | None:
     forward, head = model.base_model.forward, head_module(model)
     if not isinstance(forward, EngineForward) or not isinstance(getattr(head, "forward", None), HeadForward):
         return None
-    if awaits_first_forward(model):  # the modules must run for it; one token is enough
-        with torch.inference_mode():
-            model(torch.zeros(1, 1, dtype=torch.int64))
+    finish_first_forward(model)
     hooks = [hooks for m in (model, head) for hooks in (m._forward_hooks, m._forward_pre_hooks)]
     return None if "forward" in vars(model) or watches(hooks) else forward.engine(positions)
 
@@ -174,9 +173,9 @@ class EngineForward:
             or not ids.numel()
             or ids.dtype != torch.int64
             or not ids.is_cpu
-            or any(value not in (None, False) for name, value in given.items() if name not in READ | IGNORED)
+            or any(value not in (None, False) for name, value in given.items() if name not in ARGUMENTS | IGNORED)
             or given.get("return_dict") is False
-            or not self._is_plain()
+            or not self._is_known()
         ):
             return None
         cache = next((given[name] for name in KEYWORDS if given.get(name) is not None), None)
@@ -193,25 +192,28 @@ class EngineForward:
         if texts is None:
             self._tell("a mask or positions other than those of padding on the left")
             return None
+        run = run_texts if self._is_unwatched() else run_watched
+        if run is run_watched and any(texts.pads):
+            return None  # whoever counts, counts padding as what the modules make of it
         engine = self._ready(texts.last_position + 1)
         if engine is None:
             return None
         if cache is None:
-            hidden = run_texts(engine, texts, engine.cache(len(ids), texts.end))
+            hidden = run(engine, texts, engine.cache(len(ids), texts.end))
         else:
             states = states_of(cache, engine, len(ids))
             if states is None:
                 self._tell("a cache whose layers are not those of DynamicCache, or hold other states")
                 return None
             states.make_room(texts.end)
-            hidden = run_texts(engine, texts, states.held)
+            hidden = run(engine, texts, states.held)
             states.length = texts.end
         result: Any = {"last_hidden_state": hidden, self._keyword: cache}
         return BaseModelOutputWithPast(**result)
 
     def engine(self, positions: int) -> Engine | None:
         """The engine for texts of so many tokens; None where the modules run."""
-        return self._ready(positions) if self._is_plain() else None
+        return self._ready(positions) if self._is_known() and self._is_unwatched() else None
 
     def _tell(self, why: str) -> None:
         """Say once why a forward takes the modules' own way."""
@@ -220,8 +222,13 @@ class EngineForward:
             message = f"This forward runs transformers' own layers, not the engine: {why}."
             warnings.warn(message, SpikeconvWarning, stacklevel=4)
 
-    def _is_plain(self) -> bool:
-        """Whether the modules are those that the engine was made of, and nobody watches or replaces one."""
+    def _is_unwatched(self) -> bool:
+        """Whether nobody is told of encodings."""
+        return self._watched is not None and self._watched.is_unwatched()
+
+    def _is_known(self) -> bool:
+        """Whether the modules are those that the engine was made of, and nobody replaces one, or watches anything but
+        encodings."""
         config = self.model.config.get_text_config()
         if (
             torch.compiler.is_compiling()
@@ -254,17 +261,32 @@ class EngineForward:
 
 def run_texts(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:
     """What the head reads of some texts, float32 [batch, tokens, hidden]; zeros where there is padding."""
-    batch, count = texts.ids.shape
-    skipped = [texts.skipped(row) for row in range(batch)]
-    sequences = [
-        Sequence(count - skip, row, texts.past + skip, texts.pads[row], texts.positions[row])
-        for row, skip in enumerate(skipped)
-    ]
-    if not any(skipped):
+    (batch, count), sequences = texts.ids.shape, _sequences(texts)
+    if not any(map(texts.skipped, range(batch))):
         found = engine.forward(texts.ids.reshape(-1), sequences, cache, torch.arange(batch * count), logits=False)
         return found.view(batch, count, -1)
-    real = torch.arange(count) >= torch.tensor(skipped)[:, None]
+    real = torch.arange(count) >= torch.tensor([count - sequence.tokens for sequence in sequences])[:, None]
     tokens = texts.ids[real]
     hidden = torch.zeros(batch, count, engine.hidden)
     hidden[real] = engine.forward(tokens, sequences, cache, torch.arange(len(tokens)), logits=False)
     return hidden
+
+
+def run_watched(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:
+    """The same of texts without padding, layer by layer; the encoders encode what they would, for those who watch."""
+    batch, count = texts.ids.shape
+    hidden = torch.empty(batch * count, engine.hidden)
+    layers = engine.layer_by_layer(texts.ids.reshape(-1), _sequences(texts), cache, hidden)
+    for groups, was in zip(engine.groups, layers, strict=True):
+        for group, name in zip(groups, READ, strict=True):
+            if group.encoder.is_watched:
+                group.encoder(was[name].clone().view(batch, count, -1))  # the next layer overwrites it
+    return hidden.view(batch, count, -1)
+
+
+def _sequences(texts: Texts) -> list[Sequence]:
+    skipped = [texts.skipped(row) for row in range(len(texts.ids))]
+    return [
+        Sequence(texts.ids.shape[1] - skip, row, texts.past + skip, texts.pads[row], texts.positions[row])
+        for row, skip in enumerate(skipped)
+    ]

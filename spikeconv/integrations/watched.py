@@ -23,13 +23,14 @@ class Watched:
         modules = list(model.base_model.modules())
         encoders = {id(linear.encoder): linear.encoder for linear in spike_linears(model).values()}.values()
         codes = attention_codes(model).values()
-        told = [(vars(encoder), "observers") for encoder in encoders]
-        told += [(code.observers, kind) for code in codes for kind in code.observers]
+        told = [(vars(encoder), name) for encoder in encoders for name in ("observers", "readers")]
+        of_states = [(code.observers, kind) for code in codes for kind in code.observers]
         kept = [(m._modules, name) for m in modules for name in m._modules]
         kept += [(vars(code), "observers") for code in codes]
-        self._same = Places(Place(owner, name, owner[name]) for owner, name in (*kept, *told))
+        self._same = Places(Place(owner, name, owner[name]) for owner, name in (*kept, *told, *of_states))
         forwards = [Place(vars(m), "forward", NOTHING) for m in modules[1:]]
-        self._alone = Places(forwards, empty=[owner[name] for owner, name in told])
+        self._alone = Places(forwards, empty=[owner[name] for owner, name in of_states])
+        self._unwatched = Places([], empty=[owner[name] for owner, name in told])
         self._hooks: list[dict[int, Any]] = [
             hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)
         ]
@@ -40,8 +41,12 @@ class Watched:
         return self._same.hold()
 
     def is_alone(self) -> bool:
-        """Whether nobody is told of what they compute, or computes it in their place."""
+        """Whether nobody computes in their place, or is told of what they compute, but of encodings."""
         return self._alone.hold() and (self._unhooked.hold() or not watches(self._hooks))
+
+    def is_unwatched(self) -> bool:
+        """Whether nobody is told of encodings."""
+        return self._unwatched.hold()
 
 
 def watches(hooks: Iterable[dict[int, Any]]) -> bool:

@@ -57,7 +57,8 @@ class Encoding(NamedTuple):
 
 
 class Encoder:
-    """Encodes the input of the linears of one group; the `observers`, if any, are told of every encoding.
+    """Encodes the input of the linears of one group; the `observers`, if any, are told of every encoding, the `readers`
+    of every input [..., n] without its constant part, before it is encoded.
 
     Another `scheme` brings another codec and rotation.
 
@@ -81,6 +82,12 @@ class Encoder:
         self.center = center
         self.held_by: dict[str, nn.Module] = {}
         self.observers: list[Callable[[SpikeCounts], None]] = []
+        self.readers: list[Callable[[Tensor], None]] = []
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether anybody is told of anything."""
+        return bool(self.observers or self.readers)
 
     @property
     def scheme(self) -> LinearScheme:
@@ -119,6 +126,8 @@ class Encoder:
 
     def encode(self, x: Tensor) -> Encoding:
         """Encode what `centered` gave, x [..., in_features]."""
+        for reader in tuple(self.readers):
+            reader(x)
         if self.codec is None:
             return Encoding(None, self.potential(x))
         spikes = self.codec.encode(x, self.rotation, self.folded(), self.calibrated, bool(self.observers))
@@ -192,4 +201,4 @@ class Encoder:
         return None if self.norm is None else Norm(self.norm.weight, self.norm.epsilon)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "observers": []}
+        return {**self.__dict__, "observers": [], "readers": []}

@@ -93,15 +93,15 @@ class SpikeGroup:
         encoder, version = self.encoder, version_of(x)
         if self._away is None or self._away[0]() is not x or self._away[1] != version or member in self._away[2]:
             self._away = weakref.ref(x), version, set()
-        observers = encoder.observers
-        if self._away[2]:  # the group encodes once for all, so observers are told once
-            encoder.observers = []
+        told = encoder.observers, encoder.readers
+        if self._away[2]:  # the group encodes once for all, so whoever watches is told once
+            encoder.observers, encoder.readers = [], []
         self._away[2].add(member)
         try:
             with brought_back((member, encoder.norm, encoder.center, *encoder.held_by.values())):
                 y = self.products(x, [member])[0]
         finally:
-            encoder.observers = observers
+            encoder.observers, encoder.readers = told
         self.forget()
         return y
 
@@ -125,6 +125,7 @@ class SpikeGroup:
     def _takes_plan(self, x: Tensor, members: "list[SpikeLinear]") -> bool:
         return (
             len(members) == len(self.members)
+            and not self.encoder.is_watched
             and not torch.compiler.is_compiling()
             and type(x) is Tensor  # not a fake tensor or the like
             and x.is_cpu
@@ -136,8 +137,6 @@ class SpikeGroup:
 
         Hold on to it while the call runs: another thread may make a new one meanwhile.
         """
-        if self.encoder.observers:
-            return None
         plan = self._plan
         if plan is None or not plan.holds(self):
             plan = self._plan = plan_of(self)

@@ -8,7 +8,7 @@ from torch import nn
 from spikeconv.errors import SpikeconvError
 from spikeconv.nn.linear import spike_linears
 
-__all__ = ["awaits_first_forward", "guard_first_forward"]
+__all__ = ["finish_first_forward", "guard_first_forward"]
 
 
 def guard_first_forward(model: nn.Module) -> None:
@@ -19,9 +19,11 @@ def guard_first_forward(model: nn.Module) -> None:
     model.register_forward_hook(guard.finished)
 
 
-def awaits_first_forward(model: nn.Module) -> bool:
-    """Whether the first forward of a model, which is watched, is still to come."""
-    return any(isinstance(getattr(hook, "__self__", None), _Guard) for hook in model._forward_hooks.values())
+def finish_first_forward(model: Any) -> None:
+    """Run the first forward of a model, on one token, if it is still to come: its modules must run for it."""
+    if any(isinstance(getattr(hook, "__self__", None), _Guard) for hook in model._forward_hooks.values()):
+        with torch.inference_mode():
+            model(torch.zeros(1, 1, dtype=torch.int64, device=model.device))
 
 
 class _Guard:

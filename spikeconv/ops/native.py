@@ -170,6 +170,8 @@ def run_model(
     wanted: Tensor,
     wants_logits: bool,
     seconds: Tensor,
+    layers: tuple[int, int],
+    stream: Tensor,
     trace: Tensor,
 ) -> Tensor:
     """Logits float32 [R, vocabulary] of a forward, or what the head reads [R, hidden].
@@ -181,13 +183,16 @@ def run_model(
             first key that is not shared with others, rows of the slot that lie before it and are not this one's.
         keys, values: float32 or bfloat16 [layers, slots, key heads, capacity, head_dim], or uint8 [..., row_bytes];
             written to.
-        wanted: int64 [R], rows of `tokens`.
+        wanted: int64 [R], rows of `tokens`; none where the last layer is not run.
         wants_logits: whether logits are wanted.
         seconds: float64 [5], what encoding, products, attention, head and the rest took is added.
+        layers: the first that is run, and the one behind the last.
+        stream: float32 [T, hidden], what goes into the first layer (unless that is the model's), replaced by what
+            comes out of the last; may be empty where all layers are run.
         trace: float32 [layers, T, width] to be filled with what was computed on the way, or empty.
     """
     logits: Tensor = torch.ops.spikeconv.run_model.default(
-        plan, tokens, sequences, keys, values, wanted, wants_logits, seconds, trace
+        plan, tokens, sequences, keys, values, wanted, wants_logits, seconds, *layers, stream, trace
     )
     return logits
 

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from spikeconv.nn import SpikeLinear
+from spikeconv.nn import Encoder
 from spikeconv.record.alternatives import alternative_counts
 from spikeconv.record.watching import Undo, Watching, first_linears
 
@@ -31,24 +31,25 @@ class PotentialRecorder(Watching):
     """
 
     def __init__(self, model: nn.Module, tokens: int) -> None:
-        self._linears = first_linears(model)
-        self.names = list(self._linears)
+        linears = first_linears(model)
+        self.names, self._encoders = list(linears), [linear.encoder for linear in linears.values()]
         self.histograms = torch.zeros(len(self.names), BINS, dtype=torch.int64)
         self.alternatives = torch.zeros(len(self.names), 3, 16, dtype=torch.int64)
         self._left = [tokens] * len(self.names)
 
     def watch(self) -> Iterable[Undo]:
         """See every input."""
-        for index, linear in enumerate(self._linears.values()):
-            yield linear.register_forward_pre_hook(partial(self._see, index)).remove
+        for index, encoder in enumerate(self._encoders):
+            reader = partial(self._see, index, encoder)
+            encoder.readers.append(reader)
+            yield partial(encoder.readers.remove, reader)
 
     @torch.no_grad()
-    def _see(self, index: int, linear: SpikeLinear, arguments: tuple[Tensor, ...]) -> None:
-        x, encoder = arguments[0], linear.encoder
+    def _see(self, index: int, encoder: Encoder, x: Tensor) -> None:
         if self._left[index] <= 0:
             return
         self._left[index] -= x.shape[:-1].numel() // encoder.streams
-        u = encoder.unclipped(encoder.centered(x))
+        u = encoder.unclipped(x)
         scaled = u / u.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         inside = scaled.clamp(-REACH, REACH - 1e-4).flatten().cpu()
         self.histograms[index] += torch.histc(inside, BINS, -REACH, REACH).long()

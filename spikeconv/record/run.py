@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
-from spikeconv.nn import spike_linears
+from spikeconv.nn import finish_first_forward, spike_linears
 from spikeconv.record.connections import ConnectionRecorder, footprint_of
 from spikeconv.record.layers import cache_records, layer_records
 from spikeconv.record.neurons import NeuronRecorder
@@ -40,6 +40,7 @@ def record_run(model: Any, run: Callable[[], object], *, connections: bool = Fal
         if isinstance(ids, Tensor):
             seen[ids.shape[-1]] += len(ids)
 
+    finish_first_forward(model)  # which the modules run, whoever runs the others
     hook = model.register_forward_pre_hook(see, with_kwargs=True)
     try:
         with (

@@ -7,7 +7,7 @@ import numpy as np
 
 from spikeconv.data.tokens import text_ids
 from spikeconv.errors import SpikeconvError
-from spikeconv.nn import spike_linears
+from spikeconv.nn import finish_first_forward, spike_linears
 from spikeconv.progress import Track, silent
 from spikeconv.record.about import about, about_text
 from spikeconv.record.file import Array, Recording
@@ -83,6 +83,7 @@ def record_task(
     Of the batches of a task padding is counted as what it is, tokens that are computed.
     """
     patterns, most = trains
+    finish_first_forward(model)
     kept = KeptCounts(model, matching(spike_linears(model), patterns), most)
     potentials = PotentialRecorder(model, POTENTIAL_TOKENS)
     with PositionRecorder(model, WINDOW) as positions, potentials, kept:

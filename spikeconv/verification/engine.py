@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-from spikeconv.engine import Engine, decoder_of, runs_engine, windows_of
+from spikeconv.engine import READ, Engine, Sequence, decoder_of, runs_engine, windows_of
 from spikeconv.ops.encoding import rms_norm
 from spikeconv.verification.result import VerifyResult
 
@@ -14,9 +14,6 @@ __all__ = ["attention_states", "compare_engine"]
 
 LINEARS = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 """Names of the outputs of each group of a layer."""
-
-READ = ("input", "attended", "middle", "product")
-"""What each of them reads."""
 
 
 def compare_engine(model: Any, ids: Tensor, result: VerifyResult) -> None:
@@ -36,14 +33,15 @@ def compare_engine(model: Any, ids: Tensor, result: VerifyResult) -> None:
     tokens, decoder, base = ids[0], decoder_of(model), model.base_model
     with torch.inference_mode():
         engine = Engine(model, len(tokens))
-        cache = engine.cache(1, len(tokens))
-        logits, trace = engine.trace(tokens, cache)
+        whole, cache = Sequence(len(tokens)), engine.cache(1, len(tokens))
+        has_head = engine.tables[4] is not None
+        logits = engine.forward(tokens, [whole], cache, torch.arange(len(tokens)), logits=has_head)
         x = base.embed_tokens(tokens)
         angles = base.rotary_emb(torch.empty(0), torch.arange(len(tokens))[None])
         windows = windows_of(model.config.get_text_config(), len(decoder.layers))
         errors: list[float] = []
-        for index, (layer, window) in enumerate(zip(decoder.layers, windows, strict=True)):
-            was = {name: values[index] for name, values in trace.items()}
+        found = engine.layer_by_layer(tokens, [whole], cache)
+        for index, (was, layer, window) in enumerate(zip(found, decoder.layers, windows, strict=True)):
             same = {"input": torch.equal(was["input"], x)}
             for group, names, read in zip(layer.groups, LINEARS, READ, strict=True):
                 outputs = group.products(was[read].contiguous(), group.members)

@@ -21,7 +21,6 @@ from spikeconv.frontier.grid import Point
 from spikeconv.frontier.measure import Protocol
 from spikeconv.frontier.run import Prepared, run_frontier
 from spikeconv.frontier.store import Store, source_identity
-from spikeconv.integrations.engine import modules_only
 from spikeconv.loading import LoadedModel
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.hf import HfSource
@@ -48,8 +47,7 @@ def test_numbers_are_those_of_a_conversion_measured_by_hand(source: HfSource, tm
         model = convert_in_memory(source, plan)
         loaded = LoadedModel(model, float_model.tokenizer, source.path, "by hand")
         for name, text in TEXTS.items():
-            with modules_only(model):  # as beside the recorder of a measurement
-                found_by_hand = perplexity(loaded, text, window=64, max_tokens=128).perplexity
+            found_by_hand = perplexity(loaded, text, window=64, max_tokens=128).perplexity
             assert row.measured.perplexity[name] == found_by_hand
         with record_spikes(model) as spikes, torch.inference_mode():
             for text in TEXTS.values():

@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 import torch
 from engine_runs import CLOSE, COUNTED, FINE, Converted, close, load, long_way, step_by_step
+from torch import Tensor
 from transformers.cache_utils import StaticCache
 
 from spikeconv.engine import CHUNK, Engine, Sequence
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations import engine as integration
 from spikeconv.integrations.memory import memory_keyword, memory_of
-from spikeconv.nn import set_execution
+from spikeconv.nn import set_execution, spike_linears
 from spikeconv.ops.native import cpu_kernels, use_cpu_kernels
 from spikeconv.ops.native import load as load_kernels
 from spikeconv.record.recorder import Recorder
+from spikeconv.record.watching import KeptCounts
 from spikeconv.verification.engine import compare_engine
 from spikeconv.verification.result import VerifyResult
 
@@ -244,8 +246,6 @@ def test_who_watches_takes_the_modules_way(converted: Converted, runs: list[int]
     hook = model.model.layers[0].mlp.down_proj.register_forward_hook(lambda *_: seen.append("down"))
     step_by_step(model, ids, 2)
     hook.remove()
-    with Recorder(model) as recorder:
-        step_by_step(model, ids, 4)
     model(ids)  # gradients
     with torch.inference_mode():
         assert len(model(ids, output_hidden_states=True).hidden_states) == 3
@@ -256,7 +256,50 @@ def test_who_watches_takes_the_modules_way(converted: Converted, runs: list[int]
         with pytest.warns(SpikeconvWarning, match="padding on the left"):
             model(ids, attention_mask=mask)
     assert len(seen) == 3 and not runs
-    assert all(totals.tokens == 2 * (3 + 4) for totals in recorder.statistics.values())
+
+
+def test_who_counts_is_told_by_the_engine(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits are those that nobody watched, and the counts those of what the modules read."""
+    watched: list[int] = []
+    run = integration.run_watched
+    monkeypatch.setattr(integration, "run_watched", lambda *arguments: watched.append(1) or run(*arguments))
+    for bits in ("8-8", "4-1.58"):
+        model = load(converted("qwen3", bits=bits))
+        ids = torch.randint(0, 50, (2, 20))
+        inputs: dict[str, list[Tensor]] = {}
+        expected = step_by_step(model, ids, 3)
+        with torch.inference_mode():
+            alone = model(ids, use_cache=False).logits
+        names = [name for name in spike_linears(model) if name.endswith(("q_proj", "down_proj"))]
+        encoders = [spike_linears(model)[name].encoder for name in names]
+        watched.clear()
+        for name, encoder in zip(names, encoders, strict=True):
+            encoder.readers.append(inputs.setdefault(name, []).append)
+        with KeptCounts(model, names) as kept, Recorder(model) as recorder:
+            found = step_by_step(model, ids, 3)
+            with torch.inference_mode():
+                assert torch.equal(model(ids, use_cache=False).logits, alone)
+        for encoder in encoders:
+            encoder.readers.clear()
+        assert all(map(torch.equal, found, expected)) and len(watched) == 5
+        assert all(totals.tokens == 2 * (20 + 3 + 20) for totals in recorder.statistics.values())
+        for name, encoder in zip(names, encoders, strict=True):
+            read = inputs[name]
+            assert [x.shape[:2] for x in read] == [(2, 20), *[(2, 1)] * 3, (2, 20)]
+            assert all(
+                torch.equal(encoder(x).spikes.counts, k.spikes.counts)
+                for x, k in zip(read, kept.kept[name], strict=True)
+            )
+        first = spike_linears(model)[names[0]].encoder
+        with torch.inference_mode():  # what the first linears read is a token's embedding, whoever runs them
+            x = model.model.embed_tokens(ids)
+        assert torch.equal(first(x).spikes.counts, kept.kept[names[0]][0].spikes.counts)
+        mask = torch.ones(2, 20, dtype=torch.long)
+        mask[0, :3] = 0
+        with torch.inference_mode(), Recorder(model) as padded:
+            model(ids, attention_mask=mask)
+        assert all(totals.tokens == 40 for totals in padded.statistics.values())  # padding too, as the modules count
+        assert len(watched) == 5
 
 
 def test_several_models_and_callers_at_once(converted: Converted) -> None:

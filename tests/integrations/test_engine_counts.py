@@ -43,16 +43,18 @@ def decode_after_many(model: Any, kept: int, first: int) -> Tensor:
     cache, code = engine.cache(2, kept + 1), engine.codes[0]
     for states, kind in ((cache.keys, "k"), (cache.values, "v")):
         states.copy_(code.rows(torch.randn(*states.shape[:-1], engine.head_dim), kind))  # type: ignore[arg-type]
-    logits, trace = engine.trace(token, cache, Sequence(1, slot=1, at=kept, first=first, position=kept))
+    sequence = Sequence(1, slot=1, at=kept, first=first, position=kept)
+    logits = engine.forward(token, [sequence], cache, torch.tensor([0]), logits=True)
+    trace = next(engine.layer_by_layer(token, [sequence], cache))
     layer = decoder_of(model).layers[0]
     angles = model.model.rotary_emb(torch.empty(0), torch.tensor([[kept]]))
-    states = attention_states(layer, {name: trace[name][0] for name in "qkv"}, angles, engine.head_dim)
+    states = attention_states(layer, {name: trace[name] for name in "qkv"}, angles, engine.head_dim)
     window = windows_of(model.config, engine.layers)[0] or kept + 1
     keys, values = (held[0, 1:, :, first:] for held in (cache.keys, cache.values))
     mask = torch.zeros(kept + 1 - first)
     mask[: max(0, len(mask) - window)] = torch.finfo(torch.float32).min
     expected = code.attend(states[0], keys, values, mask, layer.attention.scaling)
-    assert torch.equal(trace["attended"][0, 0], expected.flatten())
+    assert torch.equal(trace["attended"][0], expected.flatten())
     assert torch.equal(keys[:, :, -1:], code.rows(states[1], "k"))
     return logits
 
