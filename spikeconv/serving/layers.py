@@ -8,7 +8,7 @@ from spikeconv.config import LinearScheme, NeuronInputs, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, find_family
 
-__all__ = ["FUSED", "MODELS", "FusedLinear", "check_settings", "check_split", "fused_linears"]
+__all__ = ["FUSED", "MODELS", "FusedLinear", "check_engine", "check_settings", "check_split", "fused_linears"]
 
 MODELS = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose decoders vLLM builds of the layers that the plug-in fills."""
@@ -25,12 +25,14 @@ class FusedLinear:
 
     Attributes:
         name: vLLM's.
-        scheme: of all its members.
+        group: its members' in the checkpoint, as `ModuleLinear.group`.
+        scheme: of all of them.
         folds: whether something in front takes in the factors of a balanced input, as `ModuleLinear.folds`.
         zero_share: measured share of zero counts, or 0.
     """
 
     name: str
+    group: str
     scheme: LinearScheme
     folds: bool
     zero_share: float
@@ -71,7 +73,7 @@ def fused_linears(
         if first is not None:
             _check_inputs(first)
             share = max(shares.get(linear.name, 0.0) for linear in members)
-            result[name] = FusedLinear(name, first, all(linear.folds for linear in members), share)
+            result[name] = FusedLinear(name, members[0].group, first, all(linear.folds for linear in members), share)
     return result
 
 
@@ -95,6 +97,24 @@ def _check_inputs(scheme: LinearScheme) -> None:
             f"codec={scheme.inputs.codec}: its neurons run {scheme.inputs.time_steps} streams through every layer, "
             "which vLLM's layers do not; generate with transformers."
         )
+
+
+def check_engine(vllm_config: Any) -> None:
+    """Refuse what vLLM can do with other linears, but not with these.
+
+    Raises:
+        SpikeconvError: naming vLLM's option.
+    """
+    offload = vllm_config.offload_config
+    asked = {
+        "--enable-lora": vllm_config.lora_config is not None,
+        "--quantization-config": getattr(vllm_config.quant_config, "online_quantization_config", None) is not None,
+        "--cpu-offload-gb": offload.uva.cpu_offload_gb > 0,
+        "--offload-group-size": offload.prefetch.offload_group_size > 0,
+    }
+    for option, is_asked in asked.items():
+        if is_asked:
+            raise SpikeconvError(f"vLLM's {option} does not work on converted linears; leave it out.")
 
 
 def check_split(hf_config: Any, ranks: int) -> None:

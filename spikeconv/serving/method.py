@@ -109,6 +109,8 @@ def parts_of(layer: Any, sizes: list[int]) -> dict[Any, Part]:
         sizes: its `output_partition_sizes`.
     """
     rank, ranks = layer.tp_rank, layer.tp_size
+    whole: dict[Any, int]
+    begins: dict[Any, int]
     if gathers(layer):
         rows = layer.output_size // ranks
         return {None: Part(layer.output_size, rows, rank * rows, 0)}
@@ -118,7 +120,7 @@ def parts_of(layer: Any, sizes: list[int]) -> dict[Any, Part]:
         whole = {"q": layer.total_num_heads * layer.head_size, "k": key_rows, "v": key_rows}
         begins = {"q": rank, "k": key_rank, "v": key_rank}
     else:
-        names = list(range(len(sizes))) if len(sizes) > 1 else [None]
+        names: list[Any] = list(range(len(sizes))) if len(sizes) > 1 else [None]
         whole = {name: size * ranks for name, size in zip(names, sizes, strict=True)}
         begins = dict.fromkeys(names, rank)
     parts, here = {}, 0

@@ -1,16 +1,19 @@
 """The checkpoint format as a quantization method of vLLM."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from vllm.config import get_current_vllm_config
 from vllm.distributed import get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization import register_quantization_config
 from vllm.model_executor.layers.quantization.base_config import QuantizationConfig
+from vllm.model_executor.models.utils import WeightsMapper
 
 from spikeconv.checkpoint.format import METHOD, read_settings, zero_shares
-from spikeconv.serving.layers import FUSED, FusedLinear, check_settings, check_split, fused_linears
+from spikeconv.serving.layers import FUSED, FusedLinear, check_engine, check_settings, check_split, fused_linears
 from spikeconv.serving.method import SpikeLinearMethod
 from spikeconv.serving.versions import check_vllm
 from spikeconv.serving.whole import check_checkpoint
@@ -31,7 +34,7 @@ class VllmSpikeConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM need no
         self.spike_config = read_settings(values)
         check_settings(self.spike_config)
         self.zero_share = zero_shares(values)
-        self.linears: dict[str, FusedLinear] | None = None
+        self.linears: dict[str, FusedLinear] = {}
         self.hf_config: Any = None
 
     def __repr__(self) -> str:
@@ -78,11 +81,16 @@ class VllmSpikeConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM need no
         if Path(model_name).is_dir():
             check_checkpoint(Path(model_name), hf_config, self.spike_config)
 
+    def get_checkpoint_weight_mapper(self) -> Any:
+        """Leaves out the factors of a balance, which lie beside the weights in a file of their own."""
+        groups = "|".join(re.escape(linear.group) for linear in self.linears.values())
+        return WeightsMapper(orig_to_new_regex={re.compile(f"^({groups})$"): None})
+
     def get_quant_method(self, layer: Any, prefix: str) -> Any:
         """The method of a linear; None of what is none, and stays float."""
         if not isinstance(layer, LinearBase):
             return None
-        assert self.linears is not None, "vLLM calls maybe_update_config first"
+        check_engine(get_current_vllm_config())
         check_split(self.hf_config, get_tensor_model_parallel_world_size())
         fused = self.linears.get(prefix)
         return UnquantizedLinearMethod() if fused is None else SpikeLinearMethod(fused)
