@@ -19,6 +19,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.integrations.loading import check_tensors
 from spikeconv.nn import SpikeGroup, SpikeLinear, arrange_weights, buffer_shapes
 from spikeconv.nn.encoder import CALIBRATED
+from spikeconv.nn.memory import LargePages
 from spikeconv.serving.layers import FusedLinear
 from spikeconv.serving.loading import Arrivals, Part
 
@@ -26,14 +27,14 @@ __all__ = ["SpikeLinearMethod"]
 
 
 class SpikeLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM need not be installed
-    """The quantization method of one of vLLM's linears.
+    """The quantization method of one of vLLM's linears; all of a model lay their weights into the same `pages`.
 
     While it loads, the tensors are the layer's parameters, as vLLM asks for; afterwards they are those of
     `layer.spikes`, a `SpikeLinear` whose outputs are those of all members.
     """
 
-    def __init__(self, fused: FusedLinear) -> None:
-        self.fused = fused
+    def __init__(self, fused: FusedLinear, pages: LargePages) -> None:
+        self.fused, self.pages = fused, pages
 
     def create_weights(
         self,
@@ -82,7 +83,7 @@ class SpikeLinearMethod(LinearMethodBase):  # type: ignore[misc]  # vLLM need no
             check_tensors(linear)
         except SpikeconvError as error:
             raise SpikeconvError(f"{self.fused.name}: {error}") from None
-        arrange_weights(linear)
+        arrange_weights(linear, self.pages)
         layer.spikes = linear
         del layer.arrivals
 

@@ -13,6 +13,7 @@ from vllm.model_executor.layers.quantization.base_config import QuantizationConf
 from vllm.model_executor.models.utils import WeightsMapper
 
 from spikeconv.checkpoint.format import METHOD, read_settings, zero_shares
+from spikeconv.nn.memory import LargePages
 from spikeconv.serving.layers import FUSED, FusedLinear, check_engine, check_settings, check_split, fused_linears
 from spikeconv.serving.method import SpikeLinearMethod
 from spikeconv.serving.versions import check_vllm
@@ -36,6 +37,7 @@ class VllmSpikeConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM need no
         self.zero_share = zero_shares(values)
         self.linears: dict[str, FusedLinear] = {}
         self.hf_config: Any = None
+        self.pages = LargePages()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.spike_config.bits}, {self.spike_config.sending})"
@@ -93,4 +95,4 @@ class VllmSpikeConfig(QuantizationConfig):  # type: ignore[misc]  # vLLM need no
         check_engine(get_current_vllm_config())
         check_split(self.hf_config, get_tensor_model_parallel_world_size())
         fused = self.linears.get(prefix)
-        return UnquantizedLinearMethod() if fused is None else SpikeLinearMethod(fused)
+        return UnquantizedLinearMethod() if fused is None else SpikeLinearMethod(fused, self.pages)

@@ -33,8 +33,8 @@ PROMPTS = [
     "If it rains tomorrow, we will", "The chemical symbol of gold is", "A good teacher knows", "Mount Everest is",
     "import numpy as np\n", "The first rule of writing is", "Rivers flow from",
 ]  # fmt: skip
-NEW = 16
-CLEAR = 0.05
+NEW = 12
+CLEAR = 0.03
 """Logits by which a token must lead to be compared: many times what the order of sums moves them by here."""
 
 
@@ -42,7 +42,7 @@ CLEAR = 0.05
 def fine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model with 8-bit weights and counts up to 2,080 in steps of RMS / 200."""
     folder = tmp_path_factory.mktemp("fine") / "smollm2-fine"
-    settings = {"weights": {"bits": 8}, "inputs": {"step": 0.005}, "code": {"slots": 64}}
+    settings = {"weights": {"bits": 8}, "inputs": {"step": 0.005}, "code": {"slots": 64}, "balance": "none"}
     spikeconv.convert("smollm2-135m", folder, scheme="ramp-5", **settings)
     return folder
 

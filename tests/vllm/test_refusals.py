@@ -13,6 +13,7 @@ from torch import nn
 
 from spikeconv import SpikeconvError
 from spikeconv.serving import versions
+from spikeconv.serving.refusal import RefusedConfig
 
 Tiny = Callable[..., Path]
 Configure = Callable[..., Any]
@@ -33,6 +34,8 @@ def test_another_vllm_is_told_the_range(tiny: Tiny, configure: Configure, monkey
     monkeypatch.setattr(versions, "version", lambda _: "0.31.0")
     with pytest.raises(SpikeconvError, match=r"vLLM 0\.31\.0 .* (vllm>=0\.32,<0\.33|vllm<0\.33,>=0\.32)"):
         configure(tiny())
+    with pytest.raises(SpikeconvError, match=r"vLLM 0\.31\.0"):  # what it registers in the place of the plug-in
+        RefusedConfig.from_config({})
 
 
 def test_a_damaged_checkpoint_is_told_its_tensor(tiny: Tiny, configure: Configure, tmp_path: Path) -> None:
