@@ -5,11 +5,20 @@ import re
 from spikeconv.errors import SpikeconvError
 from spikeconv.suggest import did_you_mean
 
-__all__ = ["DTYPES", "EXECUTIONS", "check_cache_dtype", "check_device", "check_dtype", "check_execution"]
+__all__ = [
+    "DTYPES",
+    "EXECUTIONS",
+    "check_cache_dtype",
+    "check_device",
+    "check_dtype",
+    "check_engine",
+    "check_execution",
+]
 
 EXECUTIONS = ("dense", "events", "unfold")
 DTYPES = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "bfloat16")
+ENGINES = ("transformers", "vllm")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
@@ -47,6 +56,17 @@ def check_cache_dtype(name: str) -> None:
     if name not in CACHE_DTYPES:
         hint = did_you_mean(name, CACHE_DTYPES)
         raise SpikeconvError(f"Unknown cache dtype {name!r}.{hint} Choose {' or '.join(CACHE_DTYPES)}.")
+
+
+def check_engine(name: str) -> None:
+    """Check that something of that name runs checkpoints.
+
+    Raises:
+        SpikeconvError: nothing does.
+    """
+    if name not in ENGINES:
+        hint = did_you_mean(name, ENGINES)
+        raise SpikeconvError(f"Unknown engine {name!r}.{hint} Choose {' or '.join(ENGINES)}.")
 
 
 def check_execution(name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from spikeconv.config import SpikeConfig
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["FORMAT", "METHOD", "RECORD", "check_format", "quantization_config", "read_settings"]
+__all__ = ["FORMAT", "METHOD", "RECORD", "check_format", "quantization_config", "read_settings", "zero_shares"]
 
 FORMAT = 2
 METHOD = "spikeconv"
@@ -62,6 +62,26 @@ def read_settings(values: Mapping[str, Any]) -> SpikeConfig:
             "convert the checkpoint again."
         )
     return config
+
+
+def zero_shares(values: Mapping[str, Any]) -> dict[str, float]:
+    """The measured shares of zeros by linear in a `quantization_config`; empty where nothing was measured.
+
+    Raises:
+        SpikeconvError: they are no shares.
+    """
+    shares = values.get("zero_share")
+    if shares is None:
+        return {}
+    if not isinstance(shares, dict):
+        raise SpikeconvError(f"quantization_config: zero_share is {shares!r}; expected shares by linear.")
+    for name, share in shares.items():
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise SpikeconvError(
+                f"quantization_config: zero_share of {name} is {share!r}; expected shares from 0 to 1 of converted "
+                "linears."
+            )
+    return shares
 
 
 def _missing(written: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:

@@ -28,6 +28,7 @@ from spikeconv.cli.record import record
 from spikeconv.cli.report import report
 from spikeconv.cli.report_energy import report_energy
 from spikeconv.cli.report_firing_rate import report_firing_rate
+from spikeconv.cli.serve import serve
 from spikeconv.cli.signals import stop_on_signals
 from spikeconv.cli.similarity import similarity
 from spikeconv.cli.streams import drop_stdout, prepare_streams
@@ -62,6 +63,7 @@ app.command("verify", cls=Command)(verify)
 app.command("check", cls=Command)(check)
 app.command("generate", cls=Command)(generate)
 app.command("chat", cls=Command)(chat)
+app.command("serve", cls=Command)(serve)
 app.command("bench", cls=Command)(bench)
 app.command("models", cls=Command)(models)
 app.command("doctor", cls=Command)(doctor)

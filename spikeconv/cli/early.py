@@ -14,7 +14,7 @@ from typing import Any
 from spikeconv.calibrate.record import ClipRecord
 from spikeconv.checkpoint.folder import has_record, read_record, resolve_checkpoint
 from spikeconv.checkpoint.format import RECORD
-from spikeconv.choices import check_cache_dtype, check_device, check_dtype, check_execution
+from spikeconv.choices import check_cache_dtype, check_device, check_dtype, check_engine, check_execution
 from spikeconv.cli.settings import split
 from spikeconv.data.texts import check_dataset, check_text
 from spikeconv.errors import SpikeconvError
@@ -39,6 +39,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "dtype": check_dtype,
     "execution": check_execution,
     "cache_dtype": check_cache_dtype,
+    "engine": check_engine,
     "text": check_text,
     "clip_text": lambda file: check_text(file, "--clip-text"),
     "dataset": check_dataset,

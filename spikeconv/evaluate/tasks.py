@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from spikeconv.data.hub import hub_disabled, hub_reachable
@@ -11,11 +12,20 @@ from spikeconv.evaluate.names import check_data, resolve_tasks
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
 from spikeconv.families import family_of, refuse_encoder
 from spikeconv.progress import Track, silent
+from spikeconv.serving.harness import vllm_harness
 
 if TYPE_CHECKING:
     from spikeconv.evaluate.models import LoadedModel
 
-__all__ = ["Source", "choose_data", "evaluate_tasks", "offline_task", "parse_settings", "resolve_tasks"]
+__all__ = [
+    "Source",
+    "choose_data",
+    "evaluate_by_vllm",
+    "evaluate_tasks",
+    "offline_task",
+    "parse_settings",
+    "resolve_tasks",
+]
 
 Source = Literal["hub", "offline"]
 
@@ -86,8 +96,7 @@ def evaluate_tasks(
     """
     settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
     refuse_encoder(family_of(loaded.model), "likelihood of an answer")
-    source = choose_data(data, tasks)
-    built = [offline_task(task) for task in tasks] if source == "offline" else _from_hub(tasks)
+    source, built = _built(tasks, data)
 
     from spikeconv.integrations.lm_eval import HarnessModel, run_harness
 
@@ -95,10 +104,49 @@ def evaluate_tasks(
     start = time.perf_counter()
     raw = run_harness(harness, built, limit=limit, num_fewshot=num_fewshot)
     seconds = time.perf_counter() - start
-    raw["config"]["model"] = loaded.name
+    return EvaluationResult(
+        _all_scores(loaded.name, built, raw), source, seconds, harness.tokens, raw, **loaded.compute
+    )
+
+
+def evaluate_by_vllm(
+    path: Path,
+    tasks: Sequence[str],
+    *,
+    data: str = "auto",
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    batch_size: int | str = "auto",
+    dtype: str = "auto",
+) -> EvaluationResult:
+    """As `evaluate_tasks`, but vLLM runs the checkpoint in the folder `path`, by lm-eval's own class for it.
+
+    Raises:
+        SpikeconvError: as there; or vLLM is not there or another, or cannot run that checkpoint.
+    """
+    settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
+    harness = vllm_harness(path, dtype, settings["batch_size"])
+    source, built = _built(tasks, data)
+
+    from spikeconv.integrations.lm_eval import results_of
+
+    start = time.perf_counter()
+    raw = results_of(harness, built, limit=limit, num_fewshot=num_fewshot)
+    seconds = time.perf_counter() - start
+    scores = _all_scores(path.name, built, raw)
+    return EvaluationResult(scores, source, seconds, harness.tokens, raw, **harness.compute)
+
+
+def _built(tasks: Sequence[str], data: str) -> tuple[Source, list[Any]]:
+    """Where the rows come from, and the task objects."""
+    source = choose_data(data, tasks)
+    return source, [offline_task(task) for task in tasks] if source == "offline" else _from_hub(tasks)
+
+
+def _all_scores(model: str, built: Sequence[Any], raw: dict[str, Any]) -> tuple[TaskResult, ...]:
+    raw["config"]["model"] = model
     names = [getattr(item, "task_name", None) or item.name for item in built]
-    scores = tuple(score for name in names for score in _scores(name, raw))
-    return EvaluationResult(scores, source, seconds, harness.tokens, raw, **loaded.compute)
+    return tuple(score for name in names for score in _scores(name, raw))
 
 
 def offline_task(name: str) -> Any:

@@ -29,7 +29,7 @@ from spikeconv.families import family_of
 from spikeconv.integrations.engine import engine_of
 from spikeconv.progress import Track
 
-__all__ = ["HarnessModel", "hub_tasks", "run_harness", "yaml_task"]
+__all__ = ["HarnessModel", "hub_tasks", "results_of", "run_harness", "yaml_task"]
 
 CPU_BATCH_TOKENS = 512
 LOGITS_BYTES = 2**30
@@ -202,18 +202,23 @@ def run_harness(model: HarnessModel, tasks: Sequence[Any], **settings: Any) -> d
 
     hook = model.model.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        with _quiet():
-            result: dict[str, Any] = lm_eval.evaluator.simple_evaluate(
-                model=model,
-                tasks=list(tasks),
-                task_manager=TaskManager(include_defaults=False),  # objects need no index, which takes 10 s
-                bootstrap_iters=BOOTSTRAP_ITERATIONS,
-                log_samples=False,
-                **settings,
-            )
-            return result
+        return results_of(model, tasks, **settings)
     finally:
         hook.remove()
+
+
+def results_of(model: Any, tasks: Sequence[Any], **settings: Any) -> dict[str, Any]:
+    """lm-eval's result dict of any model of its own for task objects."""
+    with _quiet():
+        result: dict[str, Any] = lm_eval.evaluator.simple_evaluate(
+            model=model,
+            tasks=list(tasks),
+            task_manager=TaskManager(include_defaults=False),  # objects need no index, which takes 10 s
+            bootstrap_iters=BOOTSTRAP_ITERATIONS,
+            log_samples=False,
+            **settings,
+        )
+        return result
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from spikeconv.checkpoint.format import METHOD, quantization_config, read_settings
+from spikeconv.checkpoint.format import METHOD, quantization_config, read_settings, zero_shares
 from spikeconv.config import LinearScheme, SpikeConfig
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import ModuleLinear, center_of, family_of, own_name
@@ -92,16 +92,10 @@ class SpikeQuantizer(HfQuantizer):
 
     def _set_zero_shares(self, model: Any) -> None:
         linears = spike_linears(model)
-        shares = getattr(self.quantization_config, "zero_share", {})
-        if not isinstance(shares, dict):
-            raise SpikeconvError(f"quantization_config: zero_share is {shares!r}; expected shares by linear.")
-        for name, share in shares.items():
+        for name, share in zero_shares(self.quantization_config.to_dict()).items():
             linear = linears.get(own_name(model, name))
-            if linear is None or not isinstance(share, int | float) or not 0 <= share <= 1:
-                raise SpikeconvError(
-                    f"quantization_config: zero_share of {name} is {share!r}; expected shares from 0 to 1 of converted "
-                    "linears."
-                )
+            if linear is None:
+                raise SpikeconvError(f"quantization_config: zero_share names {name}, which is no converted linear.")
             linear.group.zero_share = share
 
     def is_serializable(self) -> bool:

@@ -18,8 +18,11 @@ from spikeconv.ops.native import ready
 __all__ = ["arrange_weights", "set_execution"]
 
 
-def arrange_weights(model: nn.Module) -> None:
-    """Arrange every converted linear of a model for the native kernels of its device, if they can be loaded."""
+def arrange_weights(model: nn.Module, pages: LargePages | None = None) -> None:
+    """Arrange every converted linear of a model for the native kernels of its device, if they can be loaded.
+
+    A model that is arranged piece by piece shares `pages`.
+    """
     groups = {
         id(linear.group): linear.group
         for linear in spike_linears(model).values()
@@ -27,7 +30,7 @@ def arrange_weights(model: nn.Module) -> None:
         and not any(member.weight.is_meta for member in linear.group.members)  # kept on disk, packed
         and ready(linear.weight.device.type).is_native
     }
-    pages, files = LargePages(), MappedFiles()
+    pages, files = pages or LargePages(), MappedFiles()
     for group in groups.values():
         execution = group.members[0].execution
         if execution == "events" or (execution == "auto" and _prefers_events(group)):

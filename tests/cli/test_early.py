@@ -66,6 +66,7 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "dtype": (["CHECKPOINT", "--dtype", "int8"], "int8"),
         "execution": (["CHECKPOINT", "--exec", "unfolded"], "Did you mean unfold?"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
+        "engine": (["CHECKPOINT", "--engine", "vlm"], "Did you mean vllm?"),
     },
     "perplexity": {
         "checkpoint": (["nowhere"], "nowhere is not"),
@@ -173,6 +174,10 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
+    "serve": {
+        "checkpoint": (["nowhere"], "nowhere is not"),
+        "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
+    },
     "bench": {
         "checkpoint": (["nowhere", "--model"], "nowhere is not"),
         "shapes": (["--shapes", "lama2-7b"], "Did you mean llama2-7b?"),
@@ -261,7 +266,12 @@ def test_mistakes_are_told_before_torch_is_imported(
 
 def test_every_argument_has_a_mistake() -> None:
     """All that take words: numbers and choices are checked by the parser itself."""
-    free = {"eval": {"output"}, "frontier": {"output"}, "push": {"revision", "message"}}  # any place will do
+    free = {
+        "eval": {"output"},
+        "frontier": {"output"},
+        "push": {"revision", "message"},
+        "serve": {"host", "options"},
+    }  # any will do
     for command in app.registered_commands:
         assert command.callback is not None and command.name is not None
         for name, param in inspect.signature(command.callback).parameters.items():
