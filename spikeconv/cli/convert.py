@@ -78,7 +78,7 @@ from spikeconv.cli.failure import convenience
 from spikeconv.cli.measured import installed
 from spikeconv.cli.options import AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, number
-from spikeconv.cli.sharing import check_place, command_line, parse_shard
+from spikeconv.cli.sharing import check_place, command_line, end_if_published, parse_shard
 from spikeconv.cli.show_conversion import show_foreseen, show_plan, show_summary
 from spikeconv.conversion.log import check_log
 from spikeconv.conversion.wanted import Search
@@ -328,6 +328,9 @@ def convert(
                 log=log,
                 note=note,
             )
+    except SpikeconvError:
+        end_if_published(target, part, as_json)
+        raise
     except KeyboardInterrupt as stop:
         raise type(stop)(f"{target} is not complete; the same command goes on with it") from None
     if not has_tokenizer(target):

@@ -16,7 +16,7 @@ from spikeconv.config import SpikeConfig
 from spikeconv.conversion.shareable import refuse_calibrated
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["check_place", "command_line", "parse_shard"]
+__all__ = ["check_place", "command_line", "end_if_published", "parse_shard"]
 
 WHY_NOT = {
     "--force": "a shard that comes late would replace what the others have published; remove the old checkpoint first",
@@ -67,9 +67,18 @@ def check_place(target: Path, force: bool, shard: Shard | None, as_json: bool) -
         SpikeconvError: see there.
         typer.Exit: there is nothing left to do.
     """
+    end_if_published(target, shard, as_json)
+    check_target(target, force, RECORD)
+
+
+def end_if_published(target: Path, shard: Shard | None, as_json: bool) -> None:
+    """End a shard for which nothing is left to do.
+
+    Raises:
+        typer.Exit: as described.
+    """
     if shard is not None and has_record(target) and read_record(target).get("command") == command_line():
         err.print("[note]{target} is complete: other shards have published it.[/]", target=target)
         if as_json:
             print_json({"output": str(target), "published": "by other shards"})
         raise typer.Exit
-    check_target(target, force, RECORD)

@@ -13,6 +13,7 @@ from spikeconv.checkpoint import leases, shared
 from spikeconv.checkpoint.leases import Members
 from spikeconv.checkpoint.scratch import remove_tree
 from spikeconv.checkpoint.shard import Shard
+from spikeconv.conversion import fingerprint
 from spikeconv.conversion.writing import Writing
 from spikeconv.errors import SpikeconvError
 
@@ -45,12 +46,12 @@ def convert(tiny_checkpoint: Fixture, run_convert: Fixture) -> Callable[..., Cal
 
 
 def test_three_processes_and_kills(whole: dict[str, bytes], convert: Fixture, tmp_path: Path) -> None:
-    """One is killed at every ninth of its operations, which come in another order each time; the others finish."""
+    """One is killed at every thirteenth of its operations, which come in another order each time; the others finish."""
     alone = tmp_path / "alone" / "out"
     total = operations(convert(alone, 1, 1))
     assert contents(alone) == whole and [path.name for path in alone.parent.iterdir()] == ["out"]
     killed = 0
-    for fatal in range(1, total, 9):
+    for fatal in range(1, total, 13):
         output = tmp_path / str(fatal) / "out"
         if fatal % 2:
             output.mkdir(parents=True)  # then it is filled inside
@@ -64,16 +65,24 @@ def test_three_processes_and_kills(whole: dict[str, bytes], convert: Fixture, tm
         assert contents(output) == whole, fatal
         assert [path.name for path in output.parent.iterdir()] == ["out"], fatal
         remove_tree(output.parent)
-    assert killed > total // 30
+    assert killed > total // 40
 
 
-def test_all_die(whole: dict[str, bytes], convert: Fixture, run_convert: Fixture, tmp_path: Path) -> None:
-    """Whoever comes next goes on: one shard, of another number and count, or one process alone; with what is there."""
+def test_all_die(whole: dict[str, bytes], convert: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes next goes on: one shard, of another number and count, or one process alone. Others are refused."""
     for fatal in (40, 75, 110):
         for index, count in ((2, 2), (0, 0)):
             output = tmp_path / f"{fatal}-{count}" / "out"
             children = [start_killed(convert(output, each), fatal + each, False) for each in (1, 2, 3)]
             assert [end_of(child) for child in children] == [KILLED] * 3 and not output.exists()
+            with pytest.raises(SpikeconvError, match=r"settings.weights.bits 4, now it is 6"):
+                convert(output, 1, bits="6-1.58")()
+            with (
+                monkeypatch.context() as patch,
+                pytest.raises(SpikeconvError, match=r"versions.torch 2.*, now it is 9"),
+            ):
+                patch.setattr(fingerprint, "versions", lambda packages: dict.fromkeys(packages, "9"))
+                convert(output, 2)()
             convert(output, index, count)()
             assert contents(output) == whole and [path.name for path in output.parent.iterdir()] == ["out"]
 
@@ -108,3 +117,25 @@ def test_a_host_that_died(
         assert done.is_alive() and not output.exists()  # it waits for the one unit
     done.join(60)
     assert contents(output) == whole
+
+
+def test_what_cannot_be_shared_is_refused(tiny_checkpoint: Fixture, run_convert: Fixture, tmp_path: Path) -> None:
+    writing = Writing(shard=Shard(1, 2))
+    for number, settings in enumerate(
+        ({"weights": "gptq"}, {"overrides": [{"pattern": "down", "settings": {"weights": "gptq"}}]})
+    ):
+        with pytest.raises(SpikeconvError, match=r"weights=gptq rounds a layer for what the layers before make"):
+            run_convert(tiny_checkpoint("llama"), tmp_path / str(number), writing=writing, **settings)
+    for text, words in (
+        ("0/3", "I must be from 1 to 3"),
+        ("4/3", "I must be from 1 to 3"),
+        ("1/0", "N must be from 1"),
+        ("1/99999", "N must be from 1"),
+        ("3", "expected I/N"),
+        ("-1/3", "expected I/N"),
+        ("1/3/5", "expected I/N"),
+        ("١/٣", "expected I/N"),
+    ):
+        with pytest.raises(SpikeconvError, match=words):
+            Shard.parse(text)
+    assert not list(tmp_path.iterdir())

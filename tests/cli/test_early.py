@@ -35,6 +35,10 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["--device", "cdua"], "Did you mean cuda?"),
         "max_memory": (["--max-memory", "much"], "such as 5GB"),
         "max_shard_size": (["--max-shard-size", "0"], "500MB"),
+        "shard": (["MODEL", "-o", "new", "--shard", "4/3"], "I must be from 1 to 3"),
+        "shard alone": (["MODEL", "--shard", "1/3"], "needs --output"),
+        "shard and force": (["MODEL", "-o", "new", "--shard", "1/3", "--force"], "--force does not go with --shard"),
+        "shard of gptq": (["MODEL", "-o", "new", "--shard", "1/3", "--weights", "gptq"], "leave --shard out"),
         "delete_source_shards": (["MODEL", "--delete-source-shards"], "not fetched from the hub"),
     },
     "finetune": {
