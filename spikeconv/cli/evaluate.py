@@ -20,6 +20,7 @@ from spikeconv.cli.options import (
     Quiet,
     TrustRemoteCode,
 )
+from spikeconv.cli.ranked import check_same
 from spikeconv.cli.settings import split
 from spikeconv.cli.tables import Rows
 from spikeconv.data.labelled import is_labelled
@@ -28,6 +29,7 @@ from spikeconv.evaluate.names import labels_texts
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
 from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
 from spikeconv.progress import named
+from spikeconv.ranks import current
 
 if TYPE_CHECKING:
     from spikeconv.loading import LoadedModel
@@ -72,6 +74,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy on lm-eval tasks, or of a classifier on the test splits of sst2, mrpc, rte or .jsonl files.
 
+    Several processes share the work, each with a GPU of its own: `accelerate launch -m spikeconv eval …`.
+
     Example: spikeconv eval --tasks piqa,arc --limit 100 --baseline
     """
     from spikeconv.checkpoint.folder import resolve_checkpoint
@@ -83,22 +87,27 @@ def evaluate(
         path = resolve_checkpoint(checkpoint)
     by_label = path is not None and labels_texts(path)
     names = labelled if by_label else resolve_tasks(tasks, suite)
-    source = "offline" if by_label else choose_data(data, names)
+    ranks = current()
+    source = "offline" if by_label else ranks.gather(choose_data(data, names))[0]
     path = path or resolve_checkpoint(checkpoint)
+
+    check_same(path)
 
     def measure(loaded: "LoadedModel") -> EvaluationResult:
         track = named(tracker(quiet), loaded.name)
         if by_label:
             from spikeconv.evaluate.classification import classify_tasks
 
-            return classify_tasks(loaded, names, limit=limit, batch_size=settings["batch_size"], track=track)
-        return evaluate_tasks(loaded, names, data=source, track=track, **settings)
+            return classify_tasks(
+                loaded, names, limit=limit, batch_size=settings["batch_size"], track=track, ranks=ranks
+            )
+        return evaluate_tasks(loaded, names, data=source, track=track, ranks=ranks, **settings)
 
     if not quiet:
         err.print(
             "[note]checkpoint {path}, tasks {tasks}, data: {data}[/]", path=path, tasks=", ".join(names), data=source
         )
-    runs = running(device, dtype, execution, head_bits, cache_dtype)
+    runs = running(ranks.device(device), dtype, execution, head_bits, cache_dtype)
     result = compare(
         measure,
         path,
@@ -108,6 +117,8 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
+    if not ranks.is_first:
+        return
     output, saved = output or result_path(path, names, limit, num_fewshot), False
     with convenience(f"the results are not in {output}"):
         save_results(

@@ -21,11 +21,13 @@ from spikeconv.cli.options import (
     Quiet,
     TrustRemoteCode,
 )
+from spikeconv.cli.ranked import check_same
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.evaluate import perplexity as measurement
 from spikeconv.evaluate.compare import compare
 from spikeconv.progress import named
+from spikeconv.ranks import current
 
 __all__ = ["perplexity"]
 
@@ -58,6 +60,8 @@ def perplexity(
 ) -> None:
     """Measure perplexity and bits per byte on a text.
 
+    Several processes share its windows: `accelerate launch -m spikeconv perplexity …`.
+
     Example: spikeconv perplexity --dataset wikitext2 --window 2048 --baseline
     """
     from spikeconv.checkpoint.folder import resolve_checkpoint, saw_text
@@ -73,10 +77,12 @@ def perplexity(
         warnings.warn(message, SpikeconvWarning, stacklevel=2)
     if not quiet:
         err.print("[note]checkpoint {path}, text: {label}[/]", path=path, label=label)
-    runs = running(device, dtype, execution, head_bits, cache_dtype)
+    ranks = current()
+    check_same(path, **{"The text": text_digest(content)})
+    runs = running(ranks.device(device), dtype, execution, head_bits, cache_dtype)
     result = compare(
         lambda loaded: measurement.perplexity(
-            loaded, content, window=window, max_tokens=max_tokens, track=named(tracker(quiet), loaded.name)
+            loaded, content, window=window, max_tokens=max_tokens, track=named(tracker(quiet), loaded.name), ranks=ranks
         ),
         path,
         baseline=baseline,
@@ -85,6 +91,8 @@ def perplexity(
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
+    if not ranks.is_first:
+        return
     saved = None
     with convenience("the results are not beside the checkpoint"):
         asked = text_question(content, label, window, max_tokens)
