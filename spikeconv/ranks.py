@@ -20,6 +20,8 @@ NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher says to the processes that it starts."""
 LONGEST = timedelta(days=14)
 """A share may take long, and whoever dies is noticed by his closed connection, not by the time."""
+COMING = timedelta(minutes=10)
+"""How long those who are there wait for the others at the start."""
 FAILED = "failed"
 
 
@@ -154,7 +156,9 @@ def joined() -> Iterator[Ranks]:
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        store, rank, count = next(iter(rendezvous("env://")))
+        store, rank, count = next(iter(rendezvous("env://", timeout=COMING)))
+        store.set(f"here/{rank}", "")
+        store.wait([f"here/{other}" for other in range(count)], COMING)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=LONGEST)
     except (RuntimeError, ValueError, OSError) as error:
         raise SpikeconvError(f"The processes of the launcher do not come together: {reason_of(error)}") from error

@@ -17,9 +17,13 @@ from spikeconv.cli.options import (
     Execution,
     HeadBits,
     MadeFrom,
+    MemoryLimits,
+    ModelParallel,
+    OffloadFolder,
     Quiet,
     TrustRemoteCode,
 )
+from spikeconv.cli.placing import place
 from spikeconv.cli.ranked import check_same
 from spikeconv.cli.settings import split
 from spikeconv.cli.tables import Rows
@@ -70,6 +74,9 @@ def evaluate(
     execution: Execution = None,
     head_bits: HeadBits = None,
     cache_dtype: CacheDtype = None,
+    model_parallel: ModelParallel = False,
+    memory_limits: MemoryLimits = None,
+    offload_folder: OffloadFolder = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure accuracy on lm-eval tasks, or of a classifier on the test splits of sst2, mrpc, rte or .jsonl files.
@@ -107,6 +114,7 @@ def evaluate(
         err.print(
             "[note]checkpoint {path}, tasks {tasks}, data: {data}[/]", path=path, tasks=", ".join(names), data=source
         )
+    placing = place(model_parallel, memory_limits, offload_folder, baseline=baseline)
     runs = running(ranks.device(device), dtype, execution, head_bits, cache_dtype)
     result = compare(
         measure,
@@ -114,6 +122,7 @@ def evaluate(
         baseline=baseline,
         source=made_from,
         **runs,
+        placing=placing,
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )

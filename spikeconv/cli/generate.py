@@ -16,9 +16,13 @@ from spikeconv.cli.options import (
     Dtype,
     Execution,
     HeadBits,
+    MemoryLimits,
+    ModelParallel,
+    OffloadFolder,
     Quiet,
     TrustRemoteCode,
 )
+from spikeconv.cli.placing import place
 from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.errors import SpikeconvError
 
@@ -37,6 +41,9 @@ def generate(
     execution: Execution = None,
     head_bits: HeadBits = None,
     cache_dtype: CacheDtype = None,
+    model_parallel: ModelParallel = False,
+    memory_limits: MemoryLimits = None,
+    offload_folder: OffloadFolder = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -56,8 +63,9 @@ def generate(
 
     if not quiet:
         silence_fallbacks()
+    placing = place(model_parallel, memory_limits, offload_folder)
     runs = running(device, dtype, execution, head_bits, cache_dtype)
-    loaded = load_checkpoint(path, **runs, trust_remote_code=trust_remote_code)
+    loaded = load_checkpoint(path, **runs, placing=placing, trust_remote_code=trust_remote_code)
     lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)
     start = time.perf_counter()
     text, tokens = generate_text(

@@ -18,9 +18,13 @@ from spikeconv.cli.options import (
     Execution,
     HeadBits,
     MadeFrom,
+    MemoryLimits,
+    ModelParallel,
+    OffloadFolder,
     Quiet,
     TrustRemoteCode,
 )
+from spikeconv.cli.placing import place
 from spikeconv.cli.ranked import check_same
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
@@ -56,6 +60,9 @@ def perplexity(
     execution: Execution = None,
     head_bits: HeadBits = None,
     cache_dtype: CacheDtype = None,
+    model_parallel: ModelParallel = False,
+    memory_limits: MemoryLimits = None,
+    offload_folder: OffloadFolder = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure perplexity and bits per byte on a text.
@@ -79,6 +86,7 @@ def perplexity(
         err.print("[note]checkpoint {path}, text: {label}[/]", path=path, label=label)
     ranks = current()
     check_same(path, **{"The text": text_digest(content)})
+    placing = place(model_parallel, memory_limits, offload_folder, baseline=baseline)
     runs = running(ranks.device(device), dtype, execution, head_bits, cache_dtype)
     result = compare(
         lambda loaded: measurement.perplexity(
@@ -88,6 +96,7 @@ def perplexity(
         baseline=baseline,
         source=made_from,
         **runs,
+        placing=placing,
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )

@@ -10,7 +10,7 @@ from spikeconv.data.labelled import LABELLED_TASKS, collate, labelled
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
 from spikeconv.families import classifies
-from spikeconv.loading import LoadedModel
+from spikeconv.loading import LoadedModel, device_of
 from spikeconv.progress import Track, silent
 from spikeconv.ranks import ALONE, Ranks
 
@@ -55,9 +55,10 @@ def classify_tasks(
         right = 0
         batches = [examples[first : first + size] for first in range(0, len(examples), size)]
         share = ranks.share(batches)
+        device = device_of(loaded.model)
         with torch.inference_mode():
             for batch in track(share, f"classifying {task}", len(share)):
-                given = {name: each.to(loaded.model.device) for name, each in collate(loaded, batch).items()}
+                given = {name: each.to(device) for name, each in collate(loaded, batch).items()}
                 labels = given.pop("labels")
                 tokens += given["input_ids"].numel()
                 logits = loaded.model(**given).logits

@@ -12,6 +12,7 @@ from spikeconv.data.tokens import chat_ids, text_ids
 from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.evaluate.models import LoadedModel
 from spikeconv.families import family_of, refuse_encoder
+from spikeconv.loading import device_of
 from spikeconv.quiet import quiet_transformers
 
 __all__ = ["generate_text"]
@@ -66,7 +67,7 @@ def generate_text(
     limit = longest_window(model)
     if limit is not None and len(ids) >= limit:
         raise SpikeconvError(f"The prompt has {len(ids)} tokens; {loaded.name} reads {limit}, new ones included.")
-    inputs = ids[None].to(model.device)
+    inputs = ids[None].to(device_of(model))
     torch.manual_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     with torch.inference_mode(), _plain_settings(loaded):

@@ -68,16 +68,19 @@ def perplexity(
     """
     import torch
 
+    from spikeconv.loading import device_of
+
     refuse_encoder(family_of(loaded.model), "perplexity")
     start = time.perf_counter()
     windows = token_windows(loaded, text, window, max_tokens)
     share = ranks.share(list(windows))
     found: list[tuple[float, int]] = []
     with torch.inference_mode():
-        split = _splits(loaded.model, windows[:1, :16].to(loaded.model.device))
+        device = device_of(loaded.model)
+        split = _splits(loaded.model, windows[:1, :16].to(device))
         with watch:
             for ids in track(share, "perplexity", len(share)):
-                nll = _nll(loaded.model, ids[None].to(loaded.model.device), split)
+                nll = _nll(loaded.model, ids[None].to(device), split)
                 found.append((nll, _predicted_bytes(loaded.tokenizer, ids.tolist())))
     parts = [each for part in ranks.gather(found) for each in part]  # in the text's order: sums as of one process
     total, text_bytes = sum(nll for nll, _ in parts), sum(length for _, length in parts)

@@ -30,6 +30,7 @@ from spikeconv.engine import Engine, score
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.integrations.engine import engine_of
+from spikeconv.loading import device_of
 from spikeconv.progress import Track
 from spikeconv.ranks import ALONE, Ranks
 
@@ -78,6 +79,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         longest = RECURRENT_TOKENS if self.recurrent else None
         with _quiet():
             super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
+        self._device = device_of(model)
         self.tokens = 0
         self._track, self._ranks = track, ranks
         self._progress: Iterator[int] = iter(())

@@ -35,7 +35,6 @@ class Said(NamedTuple):
 
 def together(folder: Path, run: Callable[[int], object]) -> list[Said]:
     """What two processes say that a launcher starts, each of which runs something with its rank."""
-    load("cpu")
     torch.set_num_threads(1)  # a child that was forked has no threads
     folder.mkdir()
     with socket.socket() as free:
@@ -66,6 +65,7 @@ def together(folder: Path, run: Callable[[int], object]) -> list[Said]:
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Callable[[int], object]]:
     """`typed("perplexity", …)`: runs that command line."""
+    load("cpu")  # from the real cache folder: in an empty one the kernels would be built again
     monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path / "cache"))
 
     def command(*words: object) -> Callable[[int], object]:
@@ -161,8 +161,8 @@ def test_one_that_fails_ends_the_other(
 
     def other(rank: int) -> None:
         if rank:
-            text.with_name("other").write_text("another text, " * 50)
-            sys.argv[sys.argv.index(str(text))] = str(text.with_name("other"))
+            text.with_name("other.txt").write_text("another text, " * 50)
+            sys.argv[sys.argv.index(str(text))] = str(text.with_name("other.txt"))
         main()
 
     typed(*measure)
