@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ def load_checkpoint(
     """
     _check_described(path)
     spread = {} if placing is None else placing.options()
+    if spread:
+        getLogger("accelerate").setLevel("ERROR")  # it tells of weights elsewhere, which were asked for
     model = partial(_auto_class(path).from_pretrained, path, trust_remote_code=trust_remote_code, **spread)
     tokenizer = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, tokenizer)
