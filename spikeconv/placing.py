@@ -41,6 +41,13 @@ class Placing:
             raise SpikeconvError(f"--offload-folder {offload_folder} is no folder; create it first.")
         return cls(None if limits is None else parse_limits(limits), offload_folder)
 
+    @staticmethod
+    def told(placing: "Placing | None") -> dict[str, int] | str | None:
+        """For `measured`: None on one device, else the limits, or that there are none."""
+        if placing is None:
+            return None
+        return "what is free" if placing.limits is None else {str(name): size for name, size in placing.limits.items()}
+
     def options(self) -> dict[str, Any]:
         """For `from_pretrained`. Packed weights are buffers, so these go too."""
         folder = {} if self.offload_folder is None else {"offload_folder": str(self.offload_folder)}

@@ -32,6 +32,7 @@ from spikeconv.evaluate.compare import Comparison, compare
 from spikeconv.evaluate.names import labels_texts
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
 from spikeconv.evaluate.tasks import choose_data, evaluate_tasks, parse_settings, resolve_tasks
+from spikeconv.placing import Placing
 from spikeconv.progress import named
 from spikeconv.ranks import current
 
@@ -149,6 +150,7 @@ def evaluate(
             "limit": limit,
             "num_fewshot": num_fewshot,
             "source": made_from,
+            "spread": Placing.told(placing),
         }
         how = measured(path, **runs, **what)
         print_json({**where, **result.spiking.as_dict(), **reference, **how})

@@ -25,6 +25,7 @@ from spikeconv.cli.options import (
 from spikeconv.cli.placing import place
 from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.errors import SpikeconvError
+from spikeconv.placing import Placing
 
 __all__ = ["generate"]
 
@@ -80,7 +81,7 @@ def generate(
     seconds = time.perf_counter() - start
     if as_json:
         sampling = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
-        what: dict[str, Any] = {"prompt": prompt, "chat": chat, **sampling}
+        what: dict[str, Any] = {"prompt": prompt, "chat": chat, **sampling, "spread": Placing.told(placing)}
         print_json(
             {
                 "text": text,

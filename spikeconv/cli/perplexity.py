@@ -30,6 +30,7 @@ from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.evaluate import perplexity as measurement
 from spikeconv.evaluate.compare import compare
+from spikeconv.placing import Placing
 from spikeconv.progress import named
 from spikeconv.ranks import current
 
@@ -110,7 +111,12 @@ def perplexity(
         reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}
         where = {"checkpoint": str(path), "text": label, "output": None if saved is None else str(saved)}
         read = {"tokens": result.spiking.tokens, "window": window}
-        what: dict[str, Any] = {"text": text_of(content, label), **read, "source": made_from}
+        what: dict[str, Any] = {
+            "text": text_of(content, label),
+            **read,
+            "source": made_from,
+            "spread": Placing.told(placing),
+        }
         how = measured(path, **runs, **what)
         print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return

@@ -69,6 +69,7 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "toaster"], "toaster"),
         "dtype": (["CHECKPOINT", "--dtype", "int8"], "int8"),
         "execution": (["CHECKPOINT", "--exec", "unfolded"], "Did you mean unfold?"),
+        "memory_limits": (["CHECKPOINT", "--memory-limits", "20GB"], "0=20GB,cpu=60GB"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "perplexity": {
@@ -81,6 +82,7 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
         "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
+        "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "similarity": {
