@@ -11,7 +11,7 @@ from typing import Any
 from spikeconv.errors import SpikeconvError
 from spikeconv.sizes import parse_size
 
-__all__ = ["Placing", "parse_limits"]
+__all__ = ["Placing", "check_folder", "parse_limits"]
 
 OPTION = "--memory-limits"
 
@@ -37,8 +37,8 @@ class Placing:
         """
         if not model_parallel and limits is None and offload_folder is None:
             return None
-        if offload_folder is not None and not offload_folder.is_dir():
-            raise SpikeconvError(f"--offload-folder {offload_folder} is no folder; create it first.")
+        if offload_folder is not None:
+            check_folder(offload_folder)
         return cls(None if limits is None else parse_limits(limits), offload_folder)
 
     @staticmethod
@@ -52,6 +52,16 @@ class Placing:
         """For `from_pretrained`. Packed weights are buffers, so these go too."""
         folder = {} if self.offload_folder is None else {"offload_folder": str(self.offload_folder)}
         return {"device_map": "auto", "max_memory": self.limits, "offload_buffers": True, **folder}
+
+
+def check_folder(folder: Path) -> None:
+    """Check that weights can be written there.
+
+    Raises:
+        SpikeconvError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise SpikeconvError(f"--offload-folder {folder} is no folder; create it first.")
 
 
 def parse_limits(text: str) -> dict[int | str, int]:

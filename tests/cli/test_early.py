@@ -70,6 +70,7 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "dtype": (["CHECKPOINT", "--dtype", "int8"], "int8"),
         "execution": (["CHECKPOINT", "--exec", "unfolded"], "Did you mean unfold?"),
         "memory_limits": (["CHECKPOINT", "--memory-limits", "20GB"], "0=20GB,cpu=60GB"),
+        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "perplexity": {
@@ -83,6 +84,7 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
         "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
+        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "similarity": {
@@ -169,6 +171,8 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
         "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
+        "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
+        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "bench": {
