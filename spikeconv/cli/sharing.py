@@ -12,6 +12,7 @@ from spikeconv.checkpoint.format import RECORD
 from spikeconv.checkpoint.scratch import check_target
 from spikeconv.checkpoint.shard import Shard
 from spikeconv.cli.console import err, print_json
+from spikeconv.cli.measured import installed
 from spikeconv.config import SpikeConfig
 from spikeconv.conversion.shareable import refuse_calibrated
 from spikeconv.errors import SpikeconvError
@@ -80,5 +81,6 @@ def end_if_published(target: Path, shard: Shard | None, as_json: bool) -> None:
     if shard is not None and has_record(target) and read_record(target).get("command") == command_line():
         err.print("[note]{target} is complete: other shards have published it.[/]", target=target)
         if as_json:
-            print_json({"output": str(target), "published": "by other shards"})
+            how = {"measured": {"command": command_line(), "versions": installed()}}
+            print_json({"output": str(target), "published": "by other shards", **how})
         raise typer.Exit
