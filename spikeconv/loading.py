@@ -13,7 +13,7 @@ from spikeconv.choices import check_device, check_dtype
 from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.quiet import quiet_transformers
 
-__all__ = ["LoadedModel", "find_device", "has_tokenizer", "load_model", "load_tokenizer", "parse_dtype"]
+__all__ = ["LoadedModel", "device_of", "find_device", "has_tokenizer", "load_model", "load_tokenizer", "parse_dtype"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LoadedModel:
     def compute(self) -> dict[str, str]:
         """`dtype`, with what is rounded besides, and `device` that it computes with."""
         dtype = ", ".join((str(self.model.dtype).removeprefix("torch."), *self.rounded))
-        return {"dtype": dtype, "device": self.model.device.type}
+        return {"dtype": dtype, "device": device_of(self.model).type}
 
 
 def load_model(
@@ -45,7 +45,7 @@ def load_model(
     Args:
         path: where they come from.
         name: what to call the model.
-        device: as torch names it, or "auto".
+        device: as torch names it, or "auto"; of a model that `make_model` places itself nothing is moved.
         dtype: compute dtype by name; "auto" takes the checkpoint's.
         make_model: called with `dtype`, as `from_pretrained` takes it.
         make_tokenizer: called after it.
@@ -61,7 +61,15 @@ def load_model(
         raise
     except Exception as error:  # whatever transformers, tokenizers and safetensors make of a user's files
         raise SpikeconvError(f"{path} cannot be loaded: {reason_of(error)}") from error
-    return LoadedModel(model.eval().to(target), tokenizer, path, name)
+    is_placed = getattr(model, "hf_device_map", None) is not None
+    return LoadedModel(model.eval() if is_placed else model.eval().to(target), tokenizer, path, name)
+
+
+def device_of(model: Any) -> torch.device:
+    """Where a model takes its inputs and computes, also if its weights lie elsewhere until their modules run."""
+    if not (placed := getattr(model, "hf_device_map", None)):
+        return torch.device(model.device)
+    return torch.device(next((device for device in placed.values() if device not in ("cpu", "disk")), "cpu"))
 
 
 def has_tokenizer(path: Path) -> bool:

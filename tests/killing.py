@@ -1,27 +1,30 @@
 """Conversions that come to an end: children that are killed at a file-system operation, sources that fail."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spikeconv.checkpoint import scratch
+from spikeconv.checkpoint.format import RECORD
 from spikeconv.sources.hf import HfSource
 
-__all__ = ["KILLED", "fail_at_read", "operations", "run_killed"]
+__all__ = ["KILLED", "contents", "end_of", "fail_at_read", "operations", "run_killed", "start", "start_killed"]
 
 KILLED = -signal.SIGKILL
-CALLS = ("pwrite", "ftruncate", "replace", "rename", "unlink", "mkdir", "rmdir", "fsync", "open", "close")
+CALLS = ("pwrite", "ftruncate", "replace", "rename", "unlink", "mkdir", "rmdir", "fsync", "open", "close", "symlink")
 """Of `os`, which `pathlib` and `shutil` call too."""
 
 
 def operations(run: Callable[[], object]) -> int:
     """How many operations something takes; it is run in a child, and its files stay."""
     reader, writer = os.pipe()
-    assert _in_child(lambda: _counted(run, writer)) == 0
+    assert end_of(start(lambda: _counted(run, writer))) == 0
     os.close(writer)
     with os.fdopen(reader) as counted:
         return int(counted.read())
@@ -29,7 +32,12 @@ def operations(run: Callable[[], object]) -> int:
 
 def run_killed(run: Callable[[], object], fatal: int, after: bool) -> int:
     """Run something in a child that is killed before (or after) an operation, counted from 1; its exit status."""
-    return _in_child(lambda: (_wrap(fatal, after), run()))
+    return end_of(start_killed(run, fatal, after))
+
+
+def start_killed(run: Callable[[], object], fatal: int, after: bool) -> int:
+    """The same, not waited for: the child's number."""
+    return start(lambda: (_wrap(fatal, after), run()))
 
 
 def _counted(run: Callable[[], object], writer: int) -> None:
@@ -61,8 +69,8 @@ def _wrap(fatal: int, after: bool) -> list[int]:
     return left
 
 
-def _in_child(run: Callable[[], object]) -> int:
-    """The exit status of a child that runs something; negative, if a signal ended it."""
+def start(run: Callable[[], object]) -> int:
+    """Begin something in a child; its number."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -70,6 +78,11 @@ def _in_child(run: Callable[[], object]) -> int:
             run()
             code = 0
         os._exit(code)
+    return child
+
+
+def end_of(child: int) -> int:
+    """The exit status of a child when it has ended; negative, if a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -89,3 +102,13 @@ def fail_at_read(monkeypatch: pytest.MonkeyPatch, number: int, error: type[BaseE
     for way in ("load", "blocks"):
         monkeypatch.setattr(HfSource, way, failing(getattr(HfSource, way)))
     return calls
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file; of the record, all but its time stamp."""
+    found = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    if RECORD in found:
+        record = json.loads(found[RECORD])
+        del record["created"]
+        found[RECORD] = json.dumps(record).encode()
+    return found

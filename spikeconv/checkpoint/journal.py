@@ -3,7 +3,7 @@
 Lines of JSON in the scratch folder, each behind its checksum: first what the conversion was begun with, then every unit
 that was written, with the hashes of its tensors. Plain lines and no database: they are only ever appended, a line that
 was cut off or changed is none, and no write has to wait for the disk, for what a line says of bytes is compared with
-them.
+them. Several processes that write one checkpoint have a journal each beside the first.
 """
 
 import json
@@ -41,20 +41,27 @@ class Journal:
         folder: the scratch folder.
         begun_with: what must be the same for the conversion to go on.
         entries: what was written and found to be so, by unit.
+        owner: of several, whose journal it is; every line then waits for the disk, as others read it from there.
     """
 
-    def __init__(self, folder: Path, begun_with: Mapping[str, Any], entries: Mapping[str, Entry]) -> None:
-        scratch = folder / f"{JOURNAL}.new"
+    def __init__(
+        self, folder: Path, begun_with: Mapping[str, Any], entries: Mapping[str, Entry], owner: str | None = None
+    ) -> None:
+        name = JOURNAL if owner is None else f"{JOURNAL}.{owner}"
+        self._waits = owner is not None
+        scratch = folder / f"{name}.new"
         with scratch.open("w", encoding="utf-8") as file:
             file.write(_line({"begun_with": begun_with}))
             file.writelines(_line(_values(unit, entry)) for unit, entry in entries.items())
-        os.replace(scratch, folder / JOURNAL)
-        self._file = (folder / JOURNAL).open("a", encoding="utf-8")
+        os.replace(scratch, folder / name)
+        self._file = (folder / name).open("a", encoding="utf-8")
 
     def add(self, unit: str, entry: Entry) -> None:
         """Append a unit; it reaches the operating system at once."""
         self._file.write(_line(_values(unit, entry)))
         self._file.flush()
+        if self._waits:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
@@ -62,9 +69,23 @@ class Journal:
 
     @staticmethod
     def read(folder: Path) -> tuple[dict[str, Any], dict[str, Entry]] | None:
-        """What a conversion was begun with and has written, or None: there is no journal that could be read."""
+        """What a conversion was begun with and has written, or None: there is no journal that could be read.
+
+        What others wrote down of the same conversion belongs to it.
+        """
+        if (first := Journal.contents(folder / JOURNAL)) is None:
+            return None
+        begun_with, entries = first
+        for path in sorted(folder.glob(f"{JOURNAL}.*")):
+            if (other := Journal.contents(path)) is not None and other[0] == begun_with:
+                entries = other[1] | entries
+        return begun_with, entries
+
+    @staticmethod
+    def contents(path: Path) -> tuple[dict[str, Any], dict[str, Entry]] | None:
+        """What one file says, or None: it cannot be read."""
         try:
-            first, *lines = (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
+            first, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             begun_with = _read(first)["begun_with"]
         except (OSError, ValueError, KeyError, TypeError):
             return None

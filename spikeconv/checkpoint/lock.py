@@ -15,7 +15,7 @@ from pathlib import Path
 
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["OWNER", "lock_folder"]
+__all__ = ["OWNER", "UNSUPPORTED", "is_locked", "lock_folder"]
 
 OWNER = ".owner"
 """The note."""
@@ -51,6 +51,21 @@ def lock_folder(folder: Path, target: Path, note: bool = True) -> int:
                 _note(folder)
             return held
         os.close(held)  # published or removed by whoever held it until now
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder; not so of one that is not there."""
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in UNSUPPORTED
+    finally:
+        os.close(opened)
+    return False
 
 
 def _is_still(folder: Path, held: int) -> bool:

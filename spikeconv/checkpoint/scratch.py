@@ -19,7 +19,7 @@ from spikeconv.checkpoint.exchange import exchange, flush, flush_tree
 from spikeconv.checkpoint.lock import OWNER, lock_folder
 from spikeconv.errors import SpikeconvError
 
-__all__ = ["Scratch", "check_target", "remove_tree"]
+__all__ = ["Scratch", "check_target", "real_target", "remove_tree", "scratch_of"]
 
 SCRATCH = ".incomplete"
 MOVING = ".moving"
@@ -45,7 +45,7 @@ class Scratch:
     """
 
     def __init__(self, target: Path, record: str, *, force: bool = False) -> None:
-        self.target = _real(target)
+        self.target = real_target(target)
         self._record, self._force = record, force
         self._made: list[Path] = []
         self._published = self._keep = False
@@ -53,8 +53,8 @@ class Scratch:
         self._locks: list[int] = []
 
     def __enter__(self) -> Self:
-        self._inside = (self.target / SCRATCH).is_dir() or _filled_inside(self.target)
-        self.scratch = self.target / SCRATCH if self._inside else self.target.with_name(f".{self.target.name}{SCRATCH}")
+        self.scratch = scratch_of(self.target)
+        self._inside = self.scratch.parent == self.target
         found, stale = self.scratch.exists(), False
         try:
             if found or self._old.exists():
@@ -216,6 +216,12 @@ class _Moves:
                     target.rename(source)
 
 
+def scratch_of(target: Path) -> Path:
+    """Where a folder (its real path) is filled: beside it, or inside."""
+    inside = any(target.glob(f"{SCRATCH}*")) or _filled_inside(target)
+    return target / SCRATCH if inside else target.with_name(f".{target.name}{SCRATCH}")
+
+
 def check_target(target: Path, force: bool, record: str) -> None:
     """Refuse an output that would overwrite something or cannot be written, before any work.
 
@@ -223,7 +229,7 @@ def check_target(target: Path, force: bool, record: str) -> None:
         SpikeconvError: it is a file, or a non-empty folder and `force` is not set or it holds no `record`, or nothing
             can be created where it is to lie.
     """
-    target = _real(target)
+    target = real_target(target)
     if target.exists() and not target.is_dir():
         raise SpikeconvError(f"{target} is a file; expected a directory to create.")
     filled = target.is_dir() and bool(_entries(target))
@@ -243,13 +249,19 @@ def check_target(target: Path, force: bool, record: str) -> None:
 def remove_tree(folder: Path) -> None:
     """Remove a folder and what is in it, read-only folders too; what cannot be removed stays."""
     for path, _, _ in os.walk(folder):  # from the top: what cannot be listed becomes readable first
-        _make_writable(Path(path))
-        for name in os.listdir(path):
-            _make_writable(Path(path, name))
+        with suppress(FileNotFoundError):  # somebody else removes it too
+            _make_writable(Path(path))
+            for name in os.listdir(path):
+                _make_writable(Path(path, name))
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _real(target: Path) -> Path:
+def real_target(target: Path) -> Path:
+    """The path of an output with its links followed.
+
+    Raises:
+        SpikeconvError: a link leads to itself.
+    """
     try:
         return target.resolve()
     except (OSError, RuntimeError):

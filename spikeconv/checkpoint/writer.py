@@ -5,15 +5,12 @@ Units may come in any order and from several threads. Until the end the output i
 the scratch folder when the conversion is stopped, and the same conversion goes on with it (see `journal`).
 """
 
-import errno
-import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from spikeconv.checkpoint.format import RECORD
@@ -21,9 +18,9 @@ from spikeconv.checkpoint.journal import JOURNAL, Entry, Journal, same_or_raise
 from spikeconv.checkpoint.layout import Layout
 from spikeconv.checkpoint.lock import OWNER
 from spikeconv.checkpoint.scratch import Scratch
-from spikeconv.hashing import digest_of, digest_within
+from spikeconv.checkpoint.shards import ShardFiles
+from spikeconv.hashing import digest_of
 from spikeconv.plain import write_json
-from spikeconv.sources.tensor_files import bytes_of, read_into
 from spikeconv.sources.weight_files import INDEX
 
 __all__ = ["Sink"]
@@ -38,6 +35,7 @@ class Sink(Scratch):
         begun_with: what must be the same for a conversion that was stopped to go on.
         force: replace an existing checkpoint.
         restart: begin anew, whatever is there.
+        sealed: told of the folder when all of it is on the disk, before it stops being a conversion that can go on.
 
     Attributes:
         done: the units that were found written when the context was entered.
@@ -54,10 +52,11 @@ class Sink(Scratch):
         *,
         force: bool = False,
         restart: bool = False,
+        sealed: Callable[[Path], None] = lambda folder: None,
     ) -> None:
         super().__init__(target, RECORD, force=force)
         self._layout, self._begun_with, self._restart = layout, dict(begun_with), restart
-        self._files: dict[str, int] = {}
+        self._files, self._sealed = ShardFiles(layout), sealed
         self._lock = threading.Lock()
         self._written: dict[str, Entry] = {}
         self._journal: Journal | None = None
@@ -68,15 +67,14 @@ class Sink(Scratch):
         found = None if self._restart else Journal.read(self.scratch)
         if found is not None:
             same_or_raise(self.scratch, found[0], self._begun_with)
+            Journal(
+                self.scratch, *found
+            ).close()  # what several had written down goes into one before theirs are cleared
         kept = {*self._layout.sizes, JOURNAL, OWNER} if found else {OWNER}
         self.clear(kept)
-        for name, header in self._layout.headers.items():
-            opened = os.open(self.scratch / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-            self._files[name] = opened
-            _reserve(opened, self._layout.sizes[name])
-            _write(opened, memoryview(header), 0)
+        self._files.create(self.scratch)
         if found is not None:
-            self.done = {unit: entry for unit, entry in found[1].items() if self._holds(entry)}
+            self.done = {unit: entry for unit, entry in found[1].items() if self._files.holds(entry.digests)}
         self._written = dict(self.done)
         self._journal = Journal(self.scratch, self._begun_with, self.done)
 
@@ -90,6 +88,7 @@ class Sink(Scratch):
 
     def seal(self) -> None:
         """Last, the journal: until then, the same command goes on whatever happens."""
+        self._sealed(self.scratch)
         (self.scratch / JOURNAL).unlink()
         super().seal()
 
@@ -112,14 +111,7 @@ class Sink(Scratch):
         Raises:
             OSError: the disk is full, say.
         """
-        digests = {}
-        for name, tensor in tensors.items():
-            place = self._layout.places[name]
-            if (tensor.dtype, tuple(tensor.shape)) != (place.spec.dtype, place.spec.shape):
-                raise AssertionError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, laid out was {place.spec}")
-            data = bytes_of(tensor)
-            digests[name] = digest_of(data)
-            _write(self._files[place.shard], data, place.begin)
+        digests = self._files.write(tensors)
         entry = Entry(digests, dict(note), dict(read))
         with self._lock:
             assert self._journal is not None, "only inside the context is there something to write to"
@@ -129,10 +121,7 @@ class Sink(Scratch):
 
     def read(self, name: str) -> Tensor:
         """A tensor that was written."""
-        place = self._layout.places[name]
-        tensor = torch.empty(place.spec.shape, dtype=place.spec.dtype)
-        read_into(self._files[place.shard], bytes_of(tensor), place.begin)
-        return tensor
+        return self._files.read(name)
 
     def headers(self) -> dict[str, str]:
         """The hash of what each shard has in front of its tensors, by its name."""
@@ -176,35 +165,6 @@ class Sink(Scratch):
         super()._release()
 
     def _close(self) -> None:
-        for opened in self._files.values():
-            os.close(opened)
-        self._files = {}
+        self._files.close()
         if self._journal is not None:
             self._journal.close()
-
-    def _holds(self, entry: Entry) -> bool:
-        """Whether the bytes of a unit are what the journal says."""
-        return bool(entry.digests) and all(
-            name in self._layout.places and self._digest(name) == digest for name, digest in entry.digests.items()
-        )
-
-    def _digest(self, name: str) -> str:
-        """The hash of what lies at the place of a tensor."""
-        place = self._layout.places[name]
-        return digest_within(self._files[place.shard], place.begin, place.begin + place.spec.size)
-
-
-def _write(file: int, data: memoryview, at: int) -> None:
-    while data:
-        written = os.pwrite(file, data, at)
-        data, at = data[written:], at + written
-
-
-def _reserve(file: int, size: int) -> None:
-    """Give a file its size, and its place on the disk where that can be had: a full one shows at once."""
-    os.ftruncate(file, size)
-    try:
-        os.posix_fallocate(file, 0, size)
-    except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            raise

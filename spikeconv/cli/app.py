@@ -24,6 +24,7 @@ from spikeconv.cli.models import models
 from spikeconv.cli.perplexity import perplexity
 from spikeconv.cli.plan import plan
 from spikeconv.cli.push import push
+from spikeconv.cli.ranked import RankedCommand
 from spikeconv.cli.record import record
 from spikeconv.cli.report import report
 from spikeconv.cli.report_energy import report_energy
@@ -47,10 +48,10 @@ app = typer.Typer(
 app.command("convert", cls=Command)(convert)
 app.command("plan", cls=Command)(plan)
 app.command("finetune", cls=Command)(finetune)
-app.command("eval", cls=Command)(evaluate)
-app.command("perplexity", cls=Command)(perplexity)
+app.command("eval", cls=RankedCommand)(evaluate)
+app.command("perplexity", cls=RankedCommand)(perplexity)
 app.command("similarity", cls=Command)(similarity)
-app.command("record", cls=Command)(record)
+app.command("record", cls=RankedCommand)(record)
 app.command("report", cls=Command)(report)
 app.command("report-firing-rate", cls=Command)(report_firing_rate)
 app.command("report-energy", cls=Command)(report_energy)

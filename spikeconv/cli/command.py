@@ -39,13 +39,17 @@ class Command(TyperCommand):
             check_arguments(ctx.params, ctx.meta["hint"])
             with warnings.catch_warnings():
                 warnings.showwarning = show_warning
-                result = super().invoke(ctx)
+                result = self.call(ctx)
             sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:
             if isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "exit_code"):  # typer's own
                 raise
             raise typer.Exit(report_failure(error)) from error
         return result
+
+    def call(self, ctx: Any) -> Any:
+        """Do the work."""
+        return super().invoke(ctx)
 
 
 def _expand(value: Any) -> Any:

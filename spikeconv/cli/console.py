@@ -40,10 +40,15 @@ class _Console(Console):
 
 
 class Printer:
-    """Prints messages and tables on stdout or stderr."""
+    """Prints messages and tables on stdout or stderr.
+
+    Attributes:
+        is_muted: whether it keeps silent, as where another process of several speaks.
+    """
 
     def __init__(self, *, stderr: bool) -> None:
         self._stderr = stderr
+        self.is_muted = False
         self.console = self._new_console()
 
     def print(self, template: str, /, **fields: object) -> None:
@@ -66,6 +71,8 @@ class Printer:
             self._write(part)
 
     def _write(self, content: Text | Table) -> None:
+        if self.is_muted:
+            return
         try:
             if isinstance(content, Table):
                 self.console.print(content, width=LONGEST, crop=False)
@@ -116,7 +123,8 @@ err = Printer(stderr=True)
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout, nothing else; NaN and infinity, which JSON has not, are null."""
-    print(json.dumps(plain_value(value), indent=2, allow_nan=False))
+    if not out.is_muted:
+        print(json.dumps(plain_value(value), indent=2, allow_nan=False))
 
 
 def table(title: str, *columns: str, text: Collection[str] = ()) -> Rows:
@@ -126,7 +134,7 @@ def table(title: str, *columns: str, text: Collection[str] = ()) -> Rows:
 
 def tracker(quiet: bool = False) -> Track:
     """A progress bar with ETA on a terminal, a plain line every ten seconds elsewhere, nothing when quiet."""
-    if quiet:
+    if quiet or err.is_muted:
         return silent
     return _bar if err.console.is_terminal else _lines
 

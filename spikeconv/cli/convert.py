@@ -1,15 +1,11 @@
 """`spikeconv convert`."""
 
-import shlex
-import sys
 from pathlib import Path
 
 from spikeconv.calibrate.clipping import Clipping
 from spikeconv.calibrate.training_record import check_trained, note_training
 from spikeconv.calibrate.windows import Calibration as CalibrationSettings
 from spikeconv.checkpoint.folder import remember
-from spikeconv.checkpoint.format import RECORD
-from spikeconv.checkpoint.scratch import check_target
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.convert_options import (
     Arch,
@@ -48,6 +44,7 @@ from spikeconv.cli.convert_options import (
     Rotation,
     Scheme,
     Seed,
+    ShardOption,
     Skip,
     SpikePrice,
     Step,
@@ -81,6 +78,7 @@ from spikeconv.cli.failure import convenience
 from spikeconv.cli.measured import installed
 from spikeconv.cli.options import AsJson, ClipRoles, Quiet, Source, TrustRemoteCode
 from spikeconv.cli.settings import build_config, model_name, number
+from spikeconv.cli.sharing import check_place, command_line, end_if_published, parse_shard
 from spikeconv.cli.show_conversion import show_foreseen, show_plan, show_summary
 from spikeconv.conversion.log import check_log
 from spikeconv.conversion.wanted import Search
@@ -150,6 +148,7 @@ def convert(
     dry_run: DryRun = False,
     force: Force = False,
     restart: Restart = False,
+    shard: ShardOption = None,
     log_file: LogFile = None,
     jobs: Jobs = None,
     device: ConvertDevice = "cpu",
@@ -234,10 +233,12 @@ def convert(
     name = source or DEFAULT_MODEL
     target = output or Path(f"{model_name(name)}-{config.bits}")
     check_log(log_file, target)
+    alone = {"--force": force, "--restart": restart, "--delete-source-shards": delete_source_shards}
+    part = parse_shard(shard, output, config, alone)
     if as_trained:  # what is called after its settings is known when they are
         check_trained(Path(name))
     elif not dry_run:
-        check_target(target, force, RECORD)
+        check_place(target, force, part, as_json)
     if delete_source_shards and Path(name).exists():
         raise SpikeconvError(f"{name} was not fetched from the hub; --delete-source-shards deletes nothing else.")
 
@@ -257,14 +258,14 @@ def convert(
 
     float_dtype = parse_dtype(dtype)
     most = None if max_memory is None else parse_size(max_memory, "--max-memory")
-    shard = parse_size(max_shard_size, "--max-shard-size")
     writing = Writing(
-        shard_bytes=shard,
+        shard_bytes=parse_size(max_shard_size, "--max-shard-size"),
         jobs=jobs or default_jobs(),
         device=find_device(device),
         max_memory=most,
         force=force,
         restart=restart,
+        shard=part,
     )
     if dry_run:
         opened = open_or_outline(name, trust_remote_code=trust_remote_code, arch=arch)
@@ -277,7 +278,7 @@ def convert(
         config = trained.settings()
         target = output or Path(f"{model_name(name)}-{config.bits}")
         if not dry_run:
-            check_target(target, force, RECORD)
+            check_place(target, force, part, as_json)
     plan = plan_conversion(
         opened,
         config,
@@ -320,13 +321,16 @@ def convert(
                 opened,
                 plan,
                 target,
-                command=shlex.join(["spikeconv", *sys.argv[1:]]),
+                command=command_line(),
                 dtype=float_dtype,
                 writing=writing,
                 track=tracker(quiet),
                 log=log,
                 note=note,
             )
+    except SpikeconvError:
+        end_if_published(target, part, as_json)
+        raise
     except KeyboardInterrupt as stop:
         raise type(stop)(f"{target} is not complete; the same command goes on with it") from None
     if not has_tokenizer(target):

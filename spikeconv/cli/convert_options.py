@@ -241,6 +241,16 @@ Jobs = Annotated[
     int | None,
     typer.Option(help="Threads that convert.", rich_help_panel=WRITING, show_default="all cores", min=1, max=64),
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="I/N: be the I-th of N processes, on one host or many, that convert into the same --output.",
+        rich_help_panel=WRITING,
+        metavar="I/N",
+        show_default="none",
+    ),
+]
 LogFile = Annotated[
     Path | None,
     typer.Option(

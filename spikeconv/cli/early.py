@@ -20,6 +20,7 @@ from spikeconv.data.texts import check_dataset, check_text
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.names import check_data
 from spikeconv.families import FAMILIES
+from spikeconv.placing import check_folder, parse_limits
 from spikeconv.record.folder import JSON, find_recording
 from spikeconv.sizes import parse_size
 from spikeconv.sources.presets import DEFAULT_MODEL, check_source_name, model_presets
@@ -47,6 +48,8 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "recording": find_recording,
     "clip_from": ClipRecord.read,
     "max_memory": lambda size: parse_size(size, "--max-memory"),
+    "memory_limits": parse_limits,
+    "offload_folder": check_folder,
     "max_shard_size": lambda size: parse_size(size, "--max-shard-size"),
 }
 """What an argument of each name must pass."""

@@ -17,9 +17,14 @@ from spikeconv.cli.options import (
     Execution,
     HeadBits,
     MadeFrom,
+    MemoryLimits,
+    ModelParallel,
+    OffloadFolder,
     Quiet,
     TrustRemoteCode,
 )
+from spikeconv.cli.placing import place
+from spikeconv.cli.ranked import check_same
 from spikeconv.cli.settings import split
 from spikeconv.cli.tables import Rows
 from spikeconv.data.labelled import is_labelled
@@ -28,7 +33,9 @@ from spikeconv.evaluate.compare import Comparison, compare
 from spikeconv.evaluate.names import labels_texts
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
 from spikeconv.evaluate.tasks import choose_data, evaluate_by_vllm, evaluate_tasks, parse_settings, resolve_tasks
+from spikeconv.placing import Placing
 from spikeconv.progress import named
+from spikeconv.ranks import current
 from spikeconv.serving.versions import check_vllm
 
 if TYPE_CHECKING:
@@ -71,10 +78,15 @@ def evaluate(
     execution: Execution = None,
     head_bits: HeadBits = None,
     cache_dtype: CacheDtype = None,
+    model_parallel: ModelParallel = False,
+    memory_limits: MemoryLimits = None,
+    offload_folder: OffloadFolder = None,
     trust_remote_code: TrustRemoteCode = False,
     engine: Engine = "transformers",
 ) -> None:
     """Measure accuracy on lm-eval tasks, or of a classifier on the test splits of sst2, mrpc, rte or .jsonl files.
+
+    Several processes share the work, each with a GPU of its own: `accelerate launch -m spikeconv eval …`.
 
     Example: spikeconv eval --tasks piqa,arc --limit 100 --baseline
     """
@@ -91,6 +103,9 @@ def evaluate(
                 "--head-bits": head_bits,
                 "--cache-dtype": cache_dtype,
                 "--trust-remote-code": trust_remote_code,
+                "--model-parallel": model_parallel,
+                "--memory-limits": memory_limits,
+                "--offload-folder": offload_folder,
             }
         )
     path, labelled = None, split(tasks)
@@ -100,22 +115,30 @@ def evaluate(
     if by_label and engine == "vllm":
         raise SpikeconvError(f"{path} is a classifier, which vLLM does not run; leave --engine vllm out.")
     names = labelled if by_label else resolve_tasks(tasks, suite)
-    source = "offline" if by_label else choose_data(data, names)
+    ranks = current()
+    if engine == "vllm" and ranks.count > 1:
+        raise SpikeconvError("vLLM shares its work itself; start --engine vllm in one process.")
+    source = "offline" if by_label else ranks.gather(choose_data(data, names))[0]
     path = path or resolve_checkpoint(checkpoint)
+
+    check_same(path)
 
     def measure(loaded: "LoadedModel") -> EvaluationResult:
         track = named(tracker(quiet), loaded.name)
         if by_label:
             from spikeconv.evaluate.classification import classify_tasks
 
-            return classify_tasks(loaded, names, limit=limit, batch_size=settings["batch_size"], track=track)
-        return evaluate_tasks(loaded, names, data=source, track=track, **settings)
+            return classify_tasks(
+                loaded, names, limit=limit, batch_size=settings["batch_size"], track=track, ranks=ranks
+            )
+        return evaluate_tasks(loaded, names, data=source, track=track, ranks=ranks, **settings)
 
     if not quiet:
         err.print(
             "[note]checkpoint {path}, tasks {tasks}, data: {data}[/]", path=path, tasks=", ".join(names), data=source
         )
-    runs = running(device, dtype, execution, head_bits, cache_dtype)
+    placing = place(model_parallel, memory_limits, offload_folder, baseline=baseline)
+    runs = running(ranks.device(device), dtype, execution, head_bits, cache_dtype)
     if engine == "vllm":
         result = Comparison(evaluate_by_vllm(path, names, data=source, dtype=dtype, **settings), None)
     else:
@@ -125,9 +148,12 @@ def evaluate(
             baseline=baseline,
             source=made_from,
             **runs,
+            placing=placing,
             trust_remote_code=trust_remote_code,
             on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
         )
+    if not ranks.is_first:
+        return
     output, saved = output or result_path(path, names, limit, num_fewshot), False
     with convenience(f"the results are not in {output}"):
         save_results(
@@ -150,6 +176,7 @@ def evaluate(
             "num_fewshot": num_fewshot,
             "source": made_from,
             "engine": engine,
+            "spread": Placing.told(placing),
         }
         how = measured(path, **runs, **what)
         print_json({**where, **result.spiking.as_dict(), **reference, **how})

@@ -16,11 +16,16 @@ from spikeconv.cli.options import (
     Dtype,
     Execution,
     HeadBits,
+    MemoryLimits,
+    ModelParallel,
+    OffloadFolder,
     Quiet,
     TrustRemoteCode,
 )
+from spikeconv.cli.placing import place
 from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.errors import SpikeconvError
+from spikeconv.placing import Placing
 
 __all__ = ["generate"]
 
@@ -37,6 +42,9 @@ def generate(
     execution: Execution = None,
     head_bits: HeadBits = None,
     cache_dtype: CacheDtype = None,
+    model_parallel: ModelParallel = False,
+    memory_limits: MemoryLimits = None,
+    offload_folder: OffloadFolder = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -56,8 +64,9 @@ def generate(
 
     if not quiet:
         silence_fallbacks()
+    placing = place(model_parallel, memory_limits, offload_folder)
     runs = running(device, dtype, execution, head_bits, cache_dtype)
-    loaded = load_checkpoint(path, **runs, trust_remote_code=trust_remote_code)
+    loaded = load_checkpoint(path, **runs, placing=placing, trust_remote_code=trust_remote_code)
     lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)
     start = time.perf_counter()
     text, tokens = generate_text(
@@ -72,7 +81,7 @@ def generate(
     seconds = time.perf_counter() - start
     if as_json:
         sampling = {"temperature": temperature, "seed": seed, "max_new_tokens": max_new_tokens}
-        what: dict[str, Any] = {"prompt": prompt, "chat": chat, **sampling}
+        what: dict[str, Any] = {"prompt": prompt, "chat": chat, **sampling, "spread": Placing.told(placing)}
         print_json(
             {
                 "text": text,

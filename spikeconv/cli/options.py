@@ -20,6 +20,9 @@ __all__ = [
     "Execution",
     "HeadBits",
     "MadeFrom",
+    "MemoryLimits",
+    "ModelParallel",
+    "OffloadFolder",
     "Profiles",
     "Quiet",
     "Recorded",
@@ -30,6 +33,7 @@ __all__ = [
 
 CALIBRATION = "Calibration text"
 CLIPPING = "Membrane clipping"
+PLACING = "Larger than one device"
 SETTINGS = "Scheme"
 WRITING = "Writing"
 """Headings of their options in the help."""
@@ -79,6 +83,32 @@ CacheDtype = Annotated[
 HeadBits = Annotated[
     int | None,
     typer.Option(min=8, max=8, help="8: round the float head to int8 (on a CPU); else its own.", show_default=False),
+]
+ModelParallel = Annotated[
+    bool,
+    typer.Option(
+        "--model-parallel",
+        help="Spread the layers over all GPUs, then main memory, then the disk.",
+        rich_help_panel=PLACING,
+    ),
+]
+MemoryLimits = Annotated[
+    str | None,
+    typer.Option(
+        help="The most bytes of weights on each GPU and in main memory, as in 0=20GB,cpu=60GB; the rest stays on the "
+        "disk.",
+        rich_help_panel=PLACING,
+        metavar="SIZES",
+        show_default="what is free",
+    ),
+]
+OffloadFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="For weights that stay on the disk and cannot be read from the checkpoint as they are.",
+        rich_help_panel=PLACING,
+        show_default=False,
+    ),
 ]
 MadeFrom = Annotated[
     str | None,

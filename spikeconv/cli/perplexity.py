@@ -18,14 +18,21 @@ from spikeconv.cli.options import (
     Execution,
     HeadBits,
     MadeFrom,
+    MemoryLimits,
+    ModelParallel,
+    OffloadFolder,
     Quiet,
     TrustRemoteCode,
 )
+from spikeconv.cli.placing import place
+from spikeconv.cli.ranked import check_same
 from spikeconv.data.texts import read_text
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.evaluate import perplexity as measurement
 from spikeconv.evaluate.compare import compare
+from spikeconv.placing import Placing
 from spikeconv.progress import named
+from spikeconv.ranks import current
 
 __all__ = ["perplexity"]
 
@@ -54,9 +61,14 @@ def perplexity(
     execution: Execution = None,
     head_bits: HeadBits = None,
     cache_dtype: CacheDtype = None,
+    model_parallel: ModelParallel = False,
+    memory_limits: MemoryLimits = None,
+    offload_folder: OffloadFolder = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure perplexity and bits per byte on a text.
+
+    Several processes share its windows: `accelerate launch -m spikeconv perplexity …`.
 
     Example: spikeconv perplexity --dataset wikitext2 --window 2048 --baseline
     """
@@ -73,18 +85,24 @@ def perplexity(
         warnings.warn(message, SpikeconvWarning, stacklevel=2)
     if not quiet:
         err.print("[note]checkpoint {path}, text: {label}[/]", path=path, label=label)
-    runs = running(device, dtype, execution, head_bits, cache_dtype)
+    ranks = current()
+    check_same(path, **{"The text": text_digest(content)})
+    placing = place(model_parallel, memory_limits, offload_folder, baseline=baseline)
+    runs = running(ranks.device(device), dtype, execution, head_bits, cache_dtype)
     result = compare(
         lambda loaded: measurement.perplexity(
-            loaded, content, window=window, max_tokens=max_tokens, track=named(tracker(quiet), loaded.name)
+            loaded, content, window=window, max_tokens=max_tokens, track=named(tracker(quiet), loaded.name), ranks=ranks
         ),
         path,
         baseline=baseline,
         source=made_from,
         **runs,
+        placing=placing,
         trust_remote_code=trust_remote_code,
         on_loss=lambda measured: show_lost_baseline(measured.as_dict()),
     )
+    if not ranks.is_first:
+        return
     saved = None
     with convenience("the results are not beside the checkpoint"):
         asked = text_question(content, label, window, max_tokens)
@@ -93,7 +111,12 @@ def perplexity(
         reference = {} if result.baseline is None else {"baseline": result.baseline.as_dict()}
         where = {"checkpoint": str(path), "text": label, "output": None if saved is None else str(saved)}
         read = {"tokens": result.spiking.tokens, "window": window}
-        what: dict[str, Any] = {"text": text_of(content, label), **read, "source": made_from}
+        what: dict[str, Any] = {
+            "text": text_of(content, label),
+            **read,
+            "source": made_from,
+            "spread": Placing.told(placing),
+        }
         how = measured(path, **runs, **what)
         print_json({**where, **result.spiking.as_dict(), **reference, **how})
         return

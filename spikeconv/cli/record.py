@@ -8,7 +8,9 @@ import typer
 from spikeconv.cli.console import err, out, print_json, tracker
 from spikeconv.cli.early import check_linears, given
 from spikeconv.cli.options import AsJson, Checkpoint, Dataset, Device, Dtype, Quiet, SampleText, TrustRemoteCode
+from spikeconv.cli.ranked import check_same
 from spikeconv.errors import SpikeconvError
+from spikeconv.ranks import current
 
 __all__ = ["record"]
 
@@ -43,6 +45,8 @@ def record(
 ) -> None:
     """Record spikes once, to report on them many times: counts, positions, potentials, chosen spike trains.
 
+    Several processes share the text: `accelerate launch -m spikeconv record …`.
+
     Example: [cyan]spikeconv record --text book.txt --tokens 100000 --raster '*.0.mlp.down_proj'[/]
     """
     from spikeconv.record.folder import JSON
@@ -66,6 +70,10 @@ def record(
     if folder.exists() and not folder.is_dir():
         raise SpikeconvError(f"{folder} is no folder.")
 
+    ranks = current()
+    check_same(path)
+    source = ranks.gather(source)[0]
+
     from spikeconv.evaluate.models import load_checkpoint
     from spikeconv.record.about import about
     from spikeconv.record.file import Recording, write_recording
@@ -73,11 +81,15 @@ def record(
 
     if not quiet:
         err.print("[note]checkpoint {path}[/]", path=path)
-    loaded = load_checkpoint(path, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    loaded = load_checkpoint(path, device=ranks.device(device), dtype=dtype, trust_remote_code=trust_remote_code)
     trains = (tuple(raster or some_trains(loaded.model)), raster_tokens)
     if source is not None:
+        track = tracker(quiet)
         found, arrays = record_task(
-            loaded.model, lambda: evaluate_tasks(loaded, names, data=source, limit=limit, track=tracker(quiet)), trains
+            loaded.model,
+            lambda: evaluate_tasks(loaded, names, data=source, limit=limit, track=track, ranks=ranks),
+            trains,
+            ranks,
         )
         what = {"what": f"{', '.join(names)} ({source})", "limit": limit}
         recording = Recording(found, about(loaded.model, path, found, what), arrays)
@@ -85,8 +97,10 @@ def record(
         from spikeconv.data.texts import text_or_sample
 
         content, label = text_or_sample(text, dataset)
-        recording = recording_of(loaded, content, label, tokens, trains, tracker(quiet))
+        recording = recording_of(loaded, content, label, tokens, trains, tracker(quiet), ranks)
         found = recording.record
+    if not ranks.is_first:
+        return
     try:
         write_recording(folder, recording)
     except OSError as error:

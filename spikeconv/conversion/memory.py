@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from spikeconv.conversion.pipeline import checkpoint_config
+from spikeconv.conversion.conversion import checkpoint_config
 from spikeconv.conversion.plan import Plan
 from spikeconv.conversion.produce import produce
 from spikeconv.progress import Track, silent

@@ -3,7 +3,7 @@ are rounded for the inputs that the converted network gives them.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -36,6 +36,8 @@ def produce(
     dtype: torch.dtype | None,
     take: Take,
     *,
+    units: Sequence[str] | None = None,
+    claim: Callable[[str], bool] = lambda unit: True,
     recall: Recall = lambda unit: {},
     done: frozenset[str] = frozenset(),
     jobs: int = 1,
@@ -50,6 +52,8 @@ def produce(
         plan: what to convert and how.
         dtype: dtype of the tensors that stay float; None keeps each as it is.
         take: gets them.
+        units: to make, in this order; None: all.
+        claim: asked, from any thread, before a unit is made: whether it is this process that makes it.
         recall: gives those of the `done` units where the converted network needs them.
         done: units that are not made again.
         jobs: threads.
@@ -66,10 +70,11 @@ def produce(
     if plan.selects and plan.salient is None:
         raise SpikeconvError("Salient channels need a calibration text, and none was read.")
     specs = output_specs(source, plan, dtype)
-    work, units = Work(source, plan, dtype, device), list(specs)
+    work, units = Work(source, plan, dtype, device), list(specs) if units is None else units
 
     def make(unit: str) -> None:
-        take(unit, work.process(unit))
+        if claim(unit):
+            take(unit, work.process(unit))
 
     limited = make if room is None else _Room(room, working_bytes(source, plan, specs)).within(make)
     if plan.calibrates:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from spikeconv.checkpoint.shard import Shard
 from spikeconv.sizes import DEFAULT_SHARD_SIZE, parse_size
 
 __all__ = ["CPU", "Writing", "default_jobs"]
@@ -23,6 +24,7 @@ class Writing:
         max_memory: bytes that the process may have; None: no limit.
         force: replace an existing converted checkpoint.
         restart: begin anew where a conversion was stopped.
+        shard: which of several processes this is that write the same checkpoint; None: it does so alone.
     """
 
     shard_bytes: int = parse_size(DEFAULT_SHARD_SIZE, "--max-shard-size")
@@ -31,6 +33,7 @@ class Writing:
     max_memory: int | None = None
     force: bool = False
     restart: bool = False
+    shard: Shard | None = None
 
 
 def default_jobs() -> int:

@@ -15,6 +15,7 @@ from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.evaluate.models import LoadedModel
 from spikeconv.families import family_of, refuse_encoder
 from spikeconv.integrations.memory import KEYWORDS, memory_keyword
+from spikeconv.loading import device_of
 from spikeconv.quiet import quiet_transformers
 
 __all__ = ["Sampling", "generate_text", "new_tokens", "room_behind"]
@@ -109,7 +110,7 @@ def new_tokens(
     Raises:
         SpikeconvError: the checkpoint's generation settings are unusable.
     """
-    model, inputs = loaded.model, ids[None].to(loaded.model.device)
+    model, inputs = loaded.model, ids[None].to(device_of(loaded.model))
     how = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature > 0 else {"do_sample": False}
     remembered = {} if memory is None else {memory_keyword(model): memory}
     with torch.inference_mode(), _plain_settings(loaded):

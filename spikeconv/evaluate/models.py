@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from spikeconv.integrations.engine import set_cache_dtype
 from spikeconv.integrations.head import is_rounded_by_choice, round_head
 from spikeconv.loading import LoadedModel, load_model, load_tokenizer
 from spikeconv.nn import attention_codes, set_execution, spike_linears
+from spikeconv.placing import Placing
 from spikeconv.sources.float_model import load_float
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.model_config import hf_config
@@ -38,6 +40,7 @@ def load_checkpoint(
     head_bits: int | None = None,
     cache_dtype: str | None = None,
     trust_remote_code: bool = False,
+    placing: Placing | None = None,
 ) -> LoadedModel:
     """Load a converted checkpoint.
 
@@ -49,12 +52,16 @@ def load_checkpoint(
         head_bits: 8 to round the output head to int8 (see `round_head`).
         cache_dtype: float32 or bfloat16, of float keys and values (see `set_cache_dtype`).
         trust_remote_code: allow the checkpoint's own Python code.
+        placing: how a model is spread that one device cannot hold; then it says where, not `device`.
 
     Raises:
-        SpikeconvError: it cannot be loaded.
+        SpikeconvError: it cannot be loaded, or it fits nowhere.
     """
     _check_described(path)
-    model = partial(_auto_class(path).from_pretrained, path, trust_remote_code=trust_remote_code)
+    spread = {} if placing is None else placing.options()
+    if spread:
+        getLogger("accelerate").setLevel("ERROR")  # it tells of weights elsewhere, which were asked for
+    model = partial(_auto_class(path).from_pretrained, path, trust_remote_code=trust_remote_code, **spread)
     tokenizer = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, tokenizer)
     _set_up(loaded.model, execution, head_bits, cache_dtype)

@@ -16,6 +16,7 @@ from spikeconv.data.texts import token_windows
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of, refuse_encoder
 from spikeconv.progress import Track, silent
+from spikeconv.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -55,26 +56,34 @@ def perplexity(
     max_tokens: int | None = None,
     track: Track = silent,
     watch: AbstractContextManager[object] = nullcontext(),  # noqa: B008 # stateless
+    ranks: Ranks = ALONE,
 ) -> PerplexityResult:
     """Perplexity of `text`, of which at most the first `max_tokens` tokens are read.
 
-    `watch` is open while the windows run, and sees nothing else: a recorder of spikes, say.
+    `watch` is open while the windows run, and sees nothing else: a recorder of spikes, say. `ranks` share the windows,
+    and each gets the whole result.
 
     Raises:
         SpikeconvError: an empty or too short text, a window the model cannot hold, or a model gone to NaN.
     """
     import torch
 
+    from spikeconv.loading import device_of
+
     refuse_encoder(family_of(loaded.model), "perplexity")
     start = time.perf_counter()
     windows = token_windows(loaded, text, window, max_tokens)
-    total, text_bytes = 0.0, 0
+    share = ranks.share(list(windows))
+    found: list[tuple[float, int]] = []
     with torch.inference_mode():
-        split = _splits(loaded.model, windows[:1, :16].to(loaded.model.device))
+        device = device_of(loaded.model)
+        split = _splits(loaded.model, windows[:1, :16].to(device))
         with watch:
-            for ids in track(windows, "perplexity", len(windows)):
-                total += _nll(loaded.model, ids[None].to(loaded.model.device), split)
-                text_bytes += _predicted_bytes(loaded.tokenizer, ids.tolist())
+            for ids in track(share, "perplexity", len(share)):
+                nll = _nll(loaded.model, ids[None].to(device), split)
+                found.append((nll, _predicted_bytes(loaded.tokenizer, ids.tolist())))
+    parts = [each for part in ranks.gather(found) for each in part]  # in the text's order: sums as of one process
+    total, text_bytes = sum(nll for nll, _ in parts), sum(length for _, length in parts)
     tokens = len(windows) * (window - 1)
     mean = total / tokens
     if not math.isfinite(mean) or mean > 700:  # exp(700) is where a float ends

@@ -12,6 +12,7 @@ from spikeconv.evaluate.names import check_data, resolve_tasks
 from spikeconv.evaluate.results import EvaluationResult, TaskResult
 from spikeconv.families import family_of, refuse_encoder
 from spikeconv.progress import Track, silent
+from spikeconv.ranks import ALONE, Ranks
 from spikeconv.serving.harness import vllm_harness
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def evaluate_tasks(
     num_fewshot: int | None = None,
     batch_size: int | str = "auto",
     track: Track = silent,
+    ranks: Ranks = ALONE,
 ) -> EvaluationResult:
     """Score a model on lm-eval tasks.
 
@@ -90,6 +92,7 @@ def evaluate_tasks(
         num_fewshot: examples before each question; None is each task's own number.
         batch_size: sequences per forward pass; `auto` goes by tokens and memory.
         track: told of every answer scored.
+        ranks: processes that share the requests; each gets the whole result.
 
     Raises:
         SpikeconvError: a value out of range, or data that cannot be had.
@@ -100,13 +103,12 @@ def evaluate_tasks(
 
     from spikeconv.integrations.lm_eval import HarnessModel, run_harness
 
-    harness = HarnessModel(loaded.model, loaded.tokenizer, settings["batch_size"], track)
+    harness = HarnessModel(loaded.model, loaded.tokenizer, settings["batch_size"], track, ranks)
     start = time.perf_counter()
     raw = run_harness(harness, built, limit=limit, num_fewshot=num_fewshot)
     seconds = time.perf_counter() - start
-    return EvaluationResult(
-        _all_scores(loaded.name, built, raw), source, seconds, harness.tokens, raw, **loaded.compute
-    )
+    computed = sum(ranks.gather(harness.tokens))
+    return EvaluationResult(_all_scores(loaded.name, built, raw), source, seconds, computed, raw, **loaded.compute)
 
 
 def evaluate_by_vllm(

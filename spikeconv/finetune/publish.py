@@ -22,10 +22,13 @@ def publish(session: Session, output: Path, tokenizer: Any) -> None:
     weights = session.accelerator.get_state_dict(session.model)  # gathered from all processes, so all must ask
     if not session.accelerator.is_main_process or session.result is None:
         return
-    own = session.method.own_tensors(weights)
+    model, own = session.accelerator.unwrap_model(session.model), session.method.own_tensors(weights)
+    for name, source in model.all_tied_weights_keys.items():  # sharded ones come as if they were two
+        if source in own:
+            own.pop(name, None)
     with Scratch(output, session.method.record, force=True) as target, quiet_transformers():
         with plain_errors(target.scratch):
-            session.accelerator.unwrap_model(session.model).save_pretrained(target.scratch, state_dict=own)
+            model.save_pretrained(target.scratch, state_dict=own)
             tokenizer.save_pretrained(target.scratch)
         session.method.write_record(target.scratch, session.result)
         target.publish()

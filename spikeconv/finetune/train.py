@@ -4,6 +4,7 @@ accelerate brings the processes: one,
 several, FSDP or DeepSpeed, as its configuration says (`accelerate launch -m spikeconv finetune …`).
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from spikeconv.errors import SpikeconvError
 from spikeconv.finetune.publish import publish
 from spikeconv.finetune.results import FinetuneSummary, StepResult
 from spikeconv.finetune.session import Session
@@ -42,10 +44,22 @@ class Course:
 
 
 def make_accelerator(settings: FinetuneSettings, cpu: bool) -> Accelerator:
-    """accelerate's view of the processes that this one belongs to."""
+    """accelerate's view of the processes that this one belongs to.
+
+    Raises:
+        SpikeconvError: they are asked to share the model in a way that accelerate has not where they compute.
+    """
     getLogger("accelerate").setLevel("ERROR")  # it warns of tied weights whenever a state is saved
     mixed = "bf16" if settings.precision == "bfloat16" else "no"
-    return Accelerator(mixed_precision=mixed, gradient_accumulation_steps=settings.accumulate, cpu=cpu)
+    accelerator = Accelerator(mixed_precision=mixed, gradient_accumulation_steps=settings.accumulate, cpu=cpu)
+    for kind, name in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")):
+        asked = os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() in ("1", "true")
+        if asked and accelerator.distributed_type != kind:  # accelerate would replicate the model instead, silently
+            raise SpikeconvError(
+                f"The launcher's configuration asks for {name}, which accelerate has on GPUs only, and this process is "
+                f"to train on {accelerator.device.type}; leave it out, or run where the GPUs are."
+            )
+    return accelerator
 
 
 def finetune(

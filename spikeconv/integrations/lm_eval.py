@@ -3,10 +3,13 @@
 import collections
 import io
 import logging
+import os
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,9 @@ from spikeconv.engine import Engine, score
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.integrations.engine import engine_of
+from spikeconv.loading import device_of
 from spikeconv.progress import Track
+from spikeconv.ranks import ALONE, Ranks
 
 __all__ = ["HarnessModel", "hub_tasks", "results_of", "run_harness", "yaml_task"]
 
@@ -47,7 +52,10 @@ REPLACED = ("_loglikelihood_tokens", "_model_call", "_select_cont_toks", "_batch
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
-    """A model as lm-eval sees it. `batch_size`: sequences or "auto".
+    """A model as lm-eval sees it. `batch_size`: sequences or "auto"; `ranks`: processes that share the requests.
+
+    lm-eval's own way to share them is not taken: every process has all requests and gets all answers, in order, so that
+    whatever is computed of them is as in one process.
 
     `tokens` counts what went through: padding too, where there is any, and what the engine computes for several
     requests at once only once.
@@ -56,7 +64,12 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
     batch_size_per_gpu: Any
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | str, track: Track
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int | str,
+        track: Track,
+        ranks: Ranks = ALONE,
     ) -> None:
         if lost := [name for name in REPLACED if not hasattr(HFLM, name)]:
             raise SpikeconvError(
@@ -66,8 +79,9 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         longest = RECURRENT_TOKENS if self.recurrent else None
         with _quiet():
             super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
+        self._device = device_of(model)
         self.tokens = 0
-        self._track = track
+        self._track, self._ranks = track, ranks
         self._progress: Iterator[int] = iter(())
         self._batch_end = 0
         self._batch_length = 1
@@ -80,6 +94,10 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
     def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None) -> Any:
         longest = max((len(continuation) for _, _, continuation in requests), default=0)
         self._check_length(longest, "an answer")
+        lengths = [len(context) + len(continuation) for _, context, continuation in requests]
+        return self._shared(requests, lengths, partial(self._score, override_bs=override_bs))
+
+    def _score(self, requests: Any, override_bs: int | None) -> Any:
         self._progress = iter(self._track(range(len(requests)), "scoring answers", len(requests)))
         self._tail = 0  # a batch of a set size does not ask the scheduler
         try:
@@ -114,6 +132,10 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         """As HFLM's, but a recurrent model reads one text at a time, for batches of texts are padded on the left."""
         asked = [normalize_gen_kwargs(request.args[1], self.max_gen_toks)["max_gen_toks"] for request in requests]
         self._check_length(max(asked, default=0) + 1, "an answer and one token of its question")
+        lengths = [len(request.args[0]) for request in requests]
+        return self._shared(requests, lengths, partial(self._generate, disable_tqdm=disable_tqdm))
+
+    def _generate(self, requests: Any, disable_tqdm: bool) -> Any:
         batch_size = self.batch_size_per_gpu
         if self.recurrent:
             self.batch_size_per_gpu = 1
@@ -121,6 +143,18 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
             return super().generate_until(requests, disable_tqdm)
         finally:
             self.batch_size_per_gpu = batch_size
+
+    def _shared(self, requests: Sequence[Any], lengths: Sequence[int], answer: Callable[[Any], Sequence[Any]]) -> Any:
+        """The answers to requests, in their order; each process answers those that stand together in its share.
+
+        What has its context in common stands together, and is computed once.
+        """
+        if self._ranks.count == 1 or not requests:
+            return answer(requests)
+        ranks, ends = self._ranks, list(accumulate(lengths))
+        mine = [index for index, end in enumerate(ends) if (end - 1) * ranks.count // ends[-1] == ranks.rank]
+        answers = answer([requests[index] for index in mine]) if mine else []
+        return [each for part in ranks.gather(list(answers)) for each in part]
 
     def tok_encode(self, *arguments: Any, **options: Any) -> Any:
         """As HFLM's, but all tokens are the model's."""
@@ -202,7 +236,8 @@ def run_harness(model: HarnessModel, tasks: Sequence[Any], **settings: Any) -> d
 
     hook = model.model.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        return results_of(model, tasks, **settings)
+        with _as_first():
+            return results_of(model, tasks, **settings)
     finally:
         hook.remove()
 
@@ -219,6 +254,17 @@ def results_of(model: Any, tasks: Sequence[Any], **settings: Any) -> dict[str, A
             **settings,
         )
         return result
+
+
+@contextmanager
+def _as_first() -> Iterator[None]:
+    """In every process of several lm-eval works out the results, which it does for the first one of a host alone."""
+    given = os.environ.get("LOCAL_RANK")
+    os.environ["LOCAL_RANK"] = "0"
+    try:
+        yield
+    finally:
+        os.environ.pop("LOCAL_RANK") if given is None else os.environ.update(LOCAL_RANK=given)
 
 
 @contextmanager

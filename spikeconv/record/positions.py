@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spikeconv.codecs import SpikeCounts
 from spikeconv.nn import Encoder
@@ -18,23 +18,19 @@ class PositionRecorder(Watching):
 
     Attributes:
         names: the first linear of each encoder, in order.
+        spikes, inputs: sums by position, float64 and int64 [encoders, positions].
     """
 
     def __init__(self, model: nn.Module, longest: int) -> None:
         self._encoders = {name: linear.encoder for name, linear in first_linears(model).items()}
         self.names = list(self._encoders)
-        self._spikes = torch.zeros(len(self.names), longest, dtype=torch.float64)
-        self._inputs = torch.zeros(len(self.names), longest, dtype=torch.int64)
+        self.spikes = torch.zeros(len(self.names), longest, dtype=torch.float64)
+        self.inputs = torch.zeros(len(self.names), longest, dtype=torch.int64)
 
     def watch(self) -> Iterable[Undo]:
         """See every encoding."""
         for index, encoder in enumerate(self._encoders.values()):
             yield observe(encoder, partial(self._see, index, encoder))
-
-    @property
-    def spikes_per_input(self) -> Tensor:
-        """Mean spikes of an input, float32 [encoders, positions]; NaN where no token stood."""
-        return (self._spikes / self._inputs).float()
 
     def _see(self, index: int, encoder: Encoder, encoded: SpikeCounts) -> None:
         counts, codec = encoded.counts, encoder.codec
@@ -42,8 +38,8 @@ class PositionRecorder(Watching):
             return
         sent = encoder.code.spikes(codec.largest_count).to(counts.device, torch.int16)
         spikes = sent[counts.short().abs().int()].sum(-1, dtype=torch.int64)  # [planes…, batch, tokens]
-        tokens = min(spikes.shape[-1], self._spikes.shape[1])
+        tokens = min(spikes.shape[-1], self.spikes.shape[1])
         rows = spikes.reshape(-1, spikes.shape[-1])[:, :tokens]
         planes = len(counts) if encoded.stacked else encoded.steps
-        self._spikes[index, :tokens] += rows.sum(0).double().cpu()
-        self._inputs[index, :tokens] += len(rows) // planes * counts.shape[-1]
+        self.spikes[index, :tokens] += rows.sum(0).double().cpu()
+        self.inputs[index, :tokens] += len(rows) // planes * counts.shape[-1]

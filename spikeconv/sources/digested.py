@@ -32,8 +32,13 @@ class DigestedSource(WrappedSource):
         self._read = threading.local()
 
     def expect(self, digests: Mapping[str, str]) -> None:
-        """From now on reading a tensor of another hash raises `ChangedSourceError`."""
-        self._digests |= digests
+        """From now on reading a tensor of another hash raises `ChangedSourceError`.
+
+        Raises:
+            ChangedSourceError: another was noted or read before.
+        """
+        for name, digest in digests.items():
+            self._check(name, digest)
 
     def just_read(self) -> dict[str, str]:
         """The hashes of what this thread has read since it last asked."""
@@ -68,6 +73,10 @@ class DigestedSource(WrappedSource):
         self._note(name, digest.hexdigest())
 
     def _note(self, name: str, digest: str) -> None:
+        self._check(name, digest)
+        self._read.names = [*getattr(self._read, "names", ()), name]
+
+    def _check(self, name: str, digest: str) -> None:
         with self._lock:
             before = self._digests.setdefault(name, digest)
         if before != digest:
@@ -75,4 +84,3 @@ class DigestedSource(WrappedSource):
                 f"{self.path}: {name} is not what it was: BLAKE3 {digest[:16]}…, noted was {before[:16]}…; the source "
                 "changed while it was converted."
             )
-        self._read.names = [*getattr(self._read, "names", ()), name]

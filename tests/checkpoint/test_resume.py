@@ -1,7 +1,6 @@
 """A conversion that was stopped, however it was, goes on to the same bytes."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from killing import KILLED, fail_at_read, operations, run_killed
+from killing import KILLED, contents, fail_at_read, operations, run_killed
 
 from spikeconv.checkpoint import scratch
 from spikeconv.checkpoint.format import RECORD
@@ -22,16 +21,6 @@ from spikeconv.sources.hf import HfSource
 
 Fixture = Callable[..., Any]
 SHARDS = {"shard_bytes": 9000}
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """Every file; of the record, all but its time stamp."""
-    found = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
-    if RECORD in found:
-        record = json.loads(found[RECORD])
-        del record["created"]
-        found[RECORD] = json.dumps(record).encode()
-    return found
 
 
 @pytest.fixture(scope="module")

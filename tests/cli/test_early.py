@@ -35,6 +35,10 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["--device", "cdua"], "Did you mean cuda?"),
         "max_memory": (["--max-memory", "much"], "such as 5GB"),
         "max_shard_size": (["--max-shard-size", "0"], "500MB"),
+        "shard": (["MODEL", "-o", "new", "--shard", "4/3"], "I must be from 1 to 3"),
+        "shard alone": (["MODEL", "--shard", "1/3"], "needs --output"),
+        "shard and force": (["MODEL", "-o", "new", "--shard", "1/3", "--force"], "--force does not go with --shard"),
+        "shard of gptq": (["MODEL", "-o", "new", "--shard", "1/3", "--weights", "gptq"], "leave --shard out"),
         "delete_source_shards": (["MODEL", "--delete-source-shards"], "not fetched from the hub"),
     },
     "finetune": {
@@ -65,6 +69,8 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "toaster"], "toaster"),
         "dtype": (["CHECKPOINT", "--dtype", "int8"], "int8"),
         "execution": (["CHECKPOINT", "--exec", "unfolded"], "Did you mean unfold?"),
+        "memory_limits": (["CHECKPOINT", "--memory-limits", "20GB"], "0=20GB,cpu=60GB"),
+        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
         "engine": (["CHECKPOINT", "--engine", "vlm"], "Did you mean vllm?"),
     },
@@ -78,6 +84,8 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
         "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
+        "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
+        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "similarity": {
@@ -164,6 +172,8 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
         "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
+        "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
+        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "chat": {
