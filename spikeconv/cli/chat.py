@@ -18,12 +18,17 @@ from spikeconv.cli.options import (
     Dtype,
     Execution,
     HeadBits,
+    MemoryLimits,
+    ModelParallel,
+    OffloadFolder,
     Quiet,
     TrustRemoteCode,
 )
+from spikeconv.cli.placing import place
 from spikeconv.cli.reading import chosen_checkpoint
 from spikeconv.cli.streams import is_terminal
 from spikeconv.errors import SpikeconvError
+from spikeconv.placing import Placing
 
 if TYPE_CHECKING:
     from spikeconv.evaluate.chat import Answer, Conversation
@@ -52,6 +57,9 @@ def chat(
     execution: Execution = None,
     head_bits: HeadBits = None,
     cache_dtype: CacheDtype = None,
+    model_parallel: ModelParallel = False,
+    memory_limits: MemoryLimits = None,
+    offload_folder: OffloadFolder = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -73,8 +81,9 @@ def chat(
 
     if not quiet:
         silence_fallbacks()
+    placing = place(model_parallel, memory_limits, offload_folder)
     runs = running(device, dtype, execution, head_bits, cache_dtype)
-    loaded = load_checkpoint(path, **runs, trust_remote_code=trust_remote_code)
+    loaded = load_checkpoint(path, **runs, placing=placing, trust_remote_code=trust_remote_code)
     lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)
     conversation = Conversation(loaded, Sampling(temperature, max_new_tokens), system, seed)
     if not quiet and is_terminal("stdin"):
@@ -87,7 +96,7 @@ def chat(
                 "messages": conversation.messages,
                 "answers": [answer._asdict() for answer in answers if answer is not None],
                 "fallbacks": lost,
-                **measured(path, **runs, system=system, **what),
+                **measured(path, **runs, system=system, spread=Placing.told(placing), **what),
             }
         )
 

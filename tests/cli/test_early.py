@@ -182,6 +182,8 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
         "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
         "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
+        "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
+        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
         "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
     },
     "serve": {
