@@ -14,7 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from spikeconv.errors import SpikeconvError
+from spikeconv.errors import SpikeconvError, reason_of
 from spikeconv.finetune.publish import publish
 from spikeconv.finetune.results import FinetuneSummary, StepResult
 from spikeconv.finetune.session import Session
@@ -51,7 +51,12 @@ def make_accelerator(settings: FinetuneSettings, cpu: bool) -> Accelerator:
     """
     getLogger("accelerate").setLevel("ERROR")  # it warns of tied weights whenever a state is saved
     mixed = "bf16" if settings.precision == "bfloat16" else "no"
-    accelerator = Accelerator(mixed_precision=mixed, gradient_accumulation_steps=settings.accumulate, cpu=cpu)
+    try:
+        accelerator = Accelerator(mixed_precision=mixed, gradient_accumulation_steps=settings.accumulate, cpu=cpu)
+    except (ImportError, ValueError) as error:  # DeepSpeed is not installed, say
+        raise SpikeconvError(
+            f"accelerate cannot do what the launcher's configuration asks for: {reason_of(error)}"
+        ) from error
     for kind, name in (("FSDP", "FSDP"), ("DEEPSPEED", "DeepSpeed")):
         asked = os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() in ("1", "true")
         if asked and accelerator.distributed_type != kind:  # accelerate would replicate the model instead, silently
