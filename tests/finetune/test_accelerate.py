@@ -39,5 +39,5 @@ def test_a_way_to_share_that_a_cpu_has_not_is_refused(monkeypatch: pytest.Monkey
         AcceleratorState._reset_state(reset_partial_state=True)
         with monkeypatch.context() as patch:
             patch.setenv(name, "true")
-            with pytest.raises(SpikeconvError, match="has on GPUs only|DeepSpeed is not installed"):
+            with pytest.raises(SpikeconvError, match=r"has on GPUs only|DeepSpeed is not installed"):
                 make_accelerator(SETTINGS, cpu=True)
