@@ -103,7 +103,8 @@ def test_scheme_file_then_options_then_set(
 def test_models_and_doctor(spikeconv: Run) -> None:
     listed = spikeconv("models", "--json").json
     names = "llama2-7b llama2-13b llama2-70b llama3-8b llama3-70b llama3.2-1b mistral-7b qwen2.5-0.5b qwen2.5-7b "
-    names += "qwen2.5-14b qwen2.5-72b qwen3-0.6b qwen3-8b smollm2-135m rwkv-4-169m rwkv-6-1b6 rwkv-7-1.5b minilm-l6"
+    names += "qwen2.5-14b qwen2.5-72b qwen3-0.6b qwen3-8b smollm2-135m rwkv-4-169m rwkv-6-1b6 rwkv-7-1.5b minilm-l6 "
+    names += "llama3.1-405b"
     assert set(names.split()) == listed["presets"].keys()
     assert set(listed["families"]) >= {"llama", "mistral", "qwen2", "qwen3"}
     assert spikeconv("doctor", "--json").json["backend"]["execution"] == "auto"
