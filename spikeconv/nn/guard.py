@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from spikeconv.errors import SpikeconvError
-from spikeconv.loading import device_of
 from spikeconv.nn.linear import spike_linears
 
 __all__ = ["finish_first_forward", "guard_first_forward"]
@@ -22,6 +21,8 @@ def guard_first_forward(model: nn.Module) -> None:
 
 def finish_first_forward(model: Any) -> None:
     """Run the first forward of a model, on one token, if it is still to come: its modules must run for it."""
+    from spikeconv.loading import device_of  # which imports transformers, and that may be half-way through when we are
+
     if any(isinstance(getattr(hook, "__self__", None), _Guard) for hook in model._forward_hooks.values()):
         with torch.inference_mode():
             model(torch.zeros(1, 1, dtype=torch.int64, device=device_of(model)))
