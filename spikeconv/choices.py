@@ -13,6 +13,7 @@ __all__ = [
     "check_dtype",
     "check_engine",
     "check_execution",
+    "check_temperature",
 ]
 
 EXECUTIONS = ("dense", "events", "unfold")
@@ -78,3 +79,13 @@ def check_execution(name: str) -> None:
     if name not in ("auto", *EXECUTIONS):
         hint = did_you_mean(name, EXECUTIONS)
         raise SpikeconvError(f"Unknown execution {name!r}.{hint} Choose auto, {', '.join(EXECUTIONS)}.")
+
+
+def check_temperature(value: float) -> None:
+    """Check a temperature of sampling.
+
+    Raises:
+        SpikeconvError: it is neither 0 nor one that leaves probabilities.
+    """
+    if value and not 1e-3 <= value <= 1e3:
+        raise SpikeconvError(f"--temperature is {value}; expected 0, or a number from 0.001 to 1000.")

@@ -95,8 +95,8 @@ class Members:
         for token, member in self.others().items():
             same = member.shard.index == self._shard.index
             if (same or member.shard.count != self._shard.count) and self.proves_alive(token):
-                what = f"shard {self._shard} is at work already" if same else f"shard {member.shard} is at work"
-                raise SpikeconvError(f"{what} there ({member}), now it is {self._shard}; choose another --shard.")
+                what = "choose another number" if same else f"all must have the same N, not {self._shard}"
+                raise SpikeconvError(f"Shard {member.shard} is at work there already ({member}); {what}.")
 
     def others(self) -> dict[str, Member]:
         """Those that have a file, by token; dead or alive."""

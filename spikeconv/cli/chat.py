@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spikeconv.choices import check_temperature
 from spikeconv.cli.console import err, out, print_json
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
 from spikeconv.cli.measured import measured, running
@@ -22,6 +23,8 @@ from spikeconv.cli.options import (
     ModelParallel,
     OffloadFolder,
     Quiet,
+    Seed,
+    Temperature,
     TrustRemoteCode,
 )
 from spikeconv.cli.placing import place
@@ -50,8 +53,8 @@ def chat(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens of an answer at most.")
     ] = 512,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
     execution: Execution = None,
@@ -70,6 +73,7 @@ def chat(
 
     Example: [cyan]spikeconv chat --system "Answer briefly."[/]
     """
+    check_temperature(temperature)
     if system is not None and not system.strip():
         raise SpikeconvError("The message of --system is empty; leave it out.")
     path = chosen_checkpoint(checkpoint, quiet)
@@ -146,14 +150,23 @@ def _messages(conversation: "Conversation") -> Iterator[str]:
 
 
 def _line() -> str | None:
-    """The next line of standard input, asked for at a terminal; None at its end."""
-    if not is_terminal("stdin"):
-        try:
-            line = sys.stdin.readline()
-            line.encode()  # bytes that are no text may have come through as what no tokenizer reads
-        except (UnicodeDecodeError, UnicodeEncodeError) as error:
-            raise SpikeconvError(f"Standard input is no text in UTF-8: {error.reason}.") from error
-        return line or None
+    """The next line of standard input, asked for at a terminal; None at its end.
+
+    Raises:
+        SpikeconvError: it is no text, and nobody is there to write it again.
+    """
+    try:
+        line = _typed() if is_terminal("stdin") else sys.stdin.readline() or None
+        (line or "").encode()  # bytes that are no text may have come through as what no tokenizer reads
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        if is_terminal("stdin"):
+            err.print("[bad]error:[/] that is no text in UTF-8: {reason}", reason=error.reason)
+            return ""
+        raise SpikeconvError(f"Standard input is no text in UTF-8: {error.reason}.") from error
+    return line
+
+
+def _typed() -> str | None:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (arrows and history in `input`)
     try:
@@ -161,3 +174,9 @@ def _line() -> str | None:
     except EOFError:
         out.print("")
         return None
+    except KeyboardInterrupt as stop:
+        if type(stop) is not KeyboardInterrupt:  # another signal
+            raise
+        err.print("")
+        err.print("[note]/bye or Ctrl-D ends the conversation[/]")
+        return ""

@@ -96,6 +96,7 @@ def evaluate(
     settings = parse_settings(limit=limit, num_fewshot=num_fewshot, batch_size=batch_size)
     if engine == "vllm":
         _check_for_vllm(
+            resolve_checkpoint(checkpoint),
             {
                 "--baseline": baseline,
                 "--device": device != "auto",
@@ -106,7 +107,7 @@ def evaluate(
                 "--model-parallel": model_parallel,
                 "--memory-limits": memory_limits,
                 "--offload-folder": offload_folder,
-            }
+            },
         )
     path, labelled = None, split(tasks)
     if labelled and all(is_labelled(name) for name in labelled):  # lm-eval too has tasks of these names
@@ -193,11 +194,15 @@ def evaluate(
         out.print("[note]saved to {output}[/]", output=output)
 
 
-def _check_for_vllm(options: dict[str, Any]) -> None:
-    """What of a command line is for transformers alone, and whether vLLM is there."""
+def _check_for_vllm(path: Path, options: dict[str, Any]) -> None:
+    """What of a command line is for transformers alone, whether vLLM could run the checkpoint, and is there."""
     for option, is_asked in options.items():
         if is_asked:
-            raise SpikeconvError(f"{option} is for --engine transformers; vLLM decides that itself.")
+            raise SpikeconvError(f"{option} is for --engine transformers; leave it out beside --engine vllm.")
+
+    from spikeconv.serving.command import check_servable
+
+    check_servable(path)
     check_vllm()
 
 

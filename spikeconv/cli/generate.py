@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spikeconv.choices import check_temperature
 from spikeconv.cli.console import err, print_json
 from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
 from spikeconv.cli.measured import measured, running
@@ -20,6 +21,8 @@ from spikeconv.cli.options import (
     ModelParallel,
     OffloadFolder,
     Quiet,
+    Seed,
+    Temperature,
     TrustRemoteCode,
 )
 from spikeconv.cli.placing import place
@@ -34,8 +37,8 @@ def generate(
     checkpoint: Checkpoint = None,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="Text to continue.")] = "The capital of France is",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Tokens to add at most.")] = 50,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -53,6 +56,7 @@ def generate(
 
     Example: [cyan]spikeconv generate -p "Once upon a time" -n 40[/]
     """
+    check_temperature(temperature)
     if not prompt.strip():
         raise SpikeconvError("The prompt is empty; give some text to continue with -p.")
 

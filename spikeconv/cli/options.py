@@ -27,7 +27,9 @@ __all__ = [
     "Quiet",
     "Recorded",
     "SampleText",
+    "Seed",
     "Source",
+    "Temperature",
     "TrustRemoteCode",
 ]
 
@@ -110,6 +112,8 @@ OffloadFolder = Annotated[
         show_default=False,
     ),
 ]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the sampling.")]
 MadeFrom = Annotated[
     str | None,
     typer.Option(

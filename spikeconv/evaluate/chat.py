@@ -12,6 +12,7 @@ from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.generate import Sampling, new_tokens, room_behind
 from spikeconv.evaluate.models import LoadedModel
 from spikeconv.families import family_of, refuse_encoder
+from spikeconv.integrations.engine_cache import cut_off
 
 __all__ = ["Answer", "Conversation"]
 
@@ -116,9 +117,4 @@ class Conversation:
         known = int(differ[0]) if len(differ) else most
         if known == 0:
             return None, 0
-        if known < len(read):
-            try:
-                memory.crop(known - len(read))
-            except ValueError:  # a window of keys that slides has dropped some of them
-                return None, 0
-        return memory, known
+        return (memory, known) if cut_off(memory, known) else (None, 0)

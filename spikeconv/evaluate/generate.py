@@ -40,6 +40,13 @@ class Sampling(NamedTuple):
     temperature: float = 0.0
     max_new_tokens: int = 50
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """For `generate`."""
+        if not self.temperature:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": self.temperature}
+
 
 def generate_text(
     loaded: LoadedModel,
@@ -111,13 +118,12 @@ def new_tokens(
         SpikeconvError: the checkpoint's generation settings are unusable.
     """
     model, inputs = loaded.model, ids[None].to(device_of(loaded.model))
-    how = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature > 0 else {"do_sample": False}
     remembered = {} if memory is None else {memory_keyword(model): memory}
     with torch.inference_mode(), _plain_settings(loaded):
         output = model.generate(
             input_ids=inputs,
             attention_mask=torch.ones_like(inputs),
-            **how,
+            **sampling.options,
             **remembered,
             max_new_tokens=int(min(sampling.max_new_tokens, room_behind(loaded, ids))),
             streamer=streamer,

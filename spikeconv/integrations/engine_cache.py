@@ -10,7 +10,7 @@ from spikeconv.engine import Engine, StateCache
 from spikeconv.integrations.attention import SpikingLayer, SpikingWindowLayer
 from spikeconv.nn import KvCode
 
-__all__ = ["EngineLayer", "EngineRowsLayer", "EngineStates", "states_of"]
+__all__ = ["EngineLayer", "EngineRowsLayer", "EngineStates", "cut_off", "states_of"]
 
 ROOM = 256
 """Tokens more than there are that a cache has room for when it is made; it then doubles."""
@@ -116,6 +116,25 @@ def states_of(cache: Cache, engine: Engine, batch: int) -> EngineStates | None:
     else:
         cache.layers = [EngineLayer(states, index) for index in range(engine.layers)]
     return states
+
+
+def cut_off(cache: Cache, length: int) -> bool:
+    """Keep only so many of the places of a cache, from the first; False where it cannot be told to.
+
+    transformers' own `crop` would copy the keys and values of engine layers out of what they share.
+    """
+    layers: list[Any] = cache.layers
+    if layers and all(isinstance(layer, EngineLayer) for layer in layers):
+        states = layers[0].states
+        if states is not None and all(layer.states is states for layer in layers):
+            states.length = min(states.length, length)
+            return True
+    if (more := cache.get_seq_length() - length) > 0:
+        try:
+            cache.crop(-more)
+        except (ValueError, RuntimeError):  # a window that slides has dropped some of them
+            return False
+    return True
 
 
 def _can_be_taken(layer: Any, batch: int, counts: bool) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 from spikeconv.checkpoint.format import read_settings, zero_shares
 from spikeconv.errors import SpikeconvError
 from spikeconv.serving.layers import check_split, fused_linears
-from spikeconv.serving.versions import check_vllm
 from spikeconv.sources.json_file import read_json
 from spikeconv.sources.model_config import hf_config
 
@@ -36,9 +35,8 @@ def serve_command(
         options: vLLM's own, as they are.
 
     Raises:
-        SpikeconvError: vLLM is not there or another, or cannot run that checkpoint so.
+        SpikeconvError: vLLM cannot run that checkpoint so.
     """
-    check_vllm()
     own = check_servable(checkpoint, ranks)
     chosen = {
         "--dtype": own if dtype == "auto" else dtype,

@@ -24,7 +24,7 @@ def talkative(converted: Callable[..., Path], tmp_path: Path) -> Callable[[str],
 
     def made(family: str) -> Path:
         folder = tmp_path / family
-        shutil.copytree(converted(family, bits="8-8"), folder)
+        shutil.copytree(converted(family, bits="8-8"), folder, dirs_exist_ok=True)
         (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
         return folder
 
@@ -32,9 +32,14 @@ def talkative(converted: Callable[..., Path], tmp_path: Path) -> Callable[[str],
 
 
 def test_only_what_is_new_is_read(talkative: Callable[[str], Path]) -> None:
-    """The cache is cut off where the template goes on otherwise; a recurrent model's state cannot be."""
-    for family, remembers in (("llama", True), ("rwkv6", False)):
-        loaded = load_checkpoint(talkative(family))
+    """The cache is cut off where the template goes on otherwise; a recurrent model's state cannot be, nor can a window
+    that has slid, where the engine does not run."""
+    cases: tuple[tuple[str, dict[str, Any], bool], ...] = (
+        ("llama", {}, True), ("llama", {"cache_dtype": "bfloat16"}, True), ("llama", {"execution": "dense"}, True),
+        ("mistral", {}, True), ("mistral", {"execution": "dense"}, False), ("rwkv6", {}, False),
+    )  # fmt: skip
+    for family, options, remembers in cases:
+        loaded = load_checkpoint(talkative(family), **options)
         loaded.model.config.max_position_embeddings = 512
         talk, texts = Conversation(loaded, Sampling(max_new_tokens=4), system="x"), ("ab", "c", "ab")
         messages = [{"role": "system", "content": "x"}]
@@ -53,7 +58,7 @@ def test_only_what_is_new_is_read(talkative: Callable[[str], Path]) -> None:
             messages.append({"role": "assistant", "content": answer.text})
             assert talk.messages == messages == fresh.messages
             known = talk._read
-        assert (len(known) > 0) == remembers
+        assert (len(known) > 0) == (family != "rwkv6")
         talk.clear()
         assert talk.messages == messages[:1] and talk.say("ab").text == messages[2]["content"]
 
@@ -120,6 +125,9 @@ def test_the_command(
         (b"a\n", (), converted("llama", bits="8-8"), "no chat template"),
         (b"a\n", (), converted("bert"), "text to go on with"),
         (b"a" * 999, (), folder, "no room to answer"),
+        (b"a\n", ("--temperature", "1e-300"), folder, "from 0.001 to 1000"),
+        (b"a\n", ("--temperature", "inf"), folder, "from 0.001 to 1000"),
     ):
         refused = said(lines, *arguments, of=of)
         assert refused.code == 2 and sentence in refused.err and "Traceback" not in refused.err
+    assert said(b"a\n", "--seed", 10**30).code == 2

@@ -47,11 +47,17 @@ def test_another_vllm_or_none_is_told(
     spikeconv: Callable[..., Any], converted: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, tasks = converted("llama"), ("--tasks", "piqa", "--data", "offline")
+    ours = ("--engine", "vllm", *tasks)
     for found, said in (("0.31.2", "vLLM 0.31.2 is installed; spikeconv's plug-in is made for vllm"), (None, "pip")):
         monkeypatch.setattr(versions, "vllm_version", partial(str, found) if found else lambda: None)
         for words in (("serve", path), ("eval", path, "--engine", "vllm", *tasks)):
             result = spikeconv(*words)
             assert (result.code, result.out) == (2, "") and said in result.err
+        counted = converted("llama", kv={"bits": 4})  # which no vLLM can run: nobody should install one for it
+        for words in (("serve", counted), ("serve", counted, "--dry-run"), ("eval", counted, *ours)):
+            result = spikeconv(*words)
+            assert (result.code, result.out) == (2, "") and "kv_bits=4" in result.err
+        assert spikeconv("serve", path, "--dry-run").code == 0
     for option in (("--baseline",), ("--exec", "dense"), ("--device", "cpu"), ("--head-bits", 8)):
         result = spikeconv("eval", path, "--engine", "vllm", *tasks, *option)
         assert result.code == 2 and f"{option[0]} is for --engine transformers" in result.err
