@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spikeconv.choices import check_temperature
 from spikeconv.cli.console import err, out, print_json
-from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
+from spikeconv.cli.fallbacks import load_telling
 from spikeconv.cli.measured import measured, running
 from spikeconv.cli.options import (
     AsJson,
@@ -73,22 +72,16 @@ def chat(
 
     Example: [cyan]spikeconv chat --system "Answer briefly."[/]
     """
-    check_temperature(temperature)
     if system is not None and not system.strip():
         raise SpikeconvError("The message of --system is empty; leave it out.")
     path = chosen_checkpoint(checkpoint, quiet)
 
     from spikeconv.evaluate.chat import Conversation
     from spikeconv.evaluate.generate import Sampling
-    from spikeconv.evaluate.models import load_checkpoint
-    from spikeconv.integrations.fallbacks import fallbacks
 
-    if not quiet:
-        silence_fallbacks()
     placing = place(model_parallel, memory_limits, offload_folder)
     runs = running(device, dtype, execution, head_bits, cache_dtype)
-    loaded = load_checkpoint(path, **runs, placing=placing, trust_remote_code=trust_remote_code)
-    lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)
+    loaded, lost = load_telling(path, quiet, **runs, placing=placing, trust_remote_code=trust_remote_code)
     conversation = Conversation(loaded, Sampling(temperature, max_new_tokens), system, seed)
     if not quiet and is_terminal("stdin"):
         err.print("[note]{name}; /help lists commands[/]", name=loaded.name)

@@ -14,7 +14,14 @@ from typing import Any
 from spikeconv.calibrate.record import ClipRecord
 from spikeconv.checkpoint.folder import has_record, read_record, resolve_checkpoint
 from spikeconv.checkpoint.format import RECORD
-from spikeconv.choices import check_cache_dtype, check_device, check_dtype, check_engine, check_execution
+from spikeconv.choices import (
+    check_cache_dtype,
+    check_device,
+    check_dtype,
+    check_engine,
+    check_execution,
+    check_temperature,
+)
 from spikeconv.cli.settings import split
 from spikeconv.data.texts import check_dataset, check_text
 from spikeconv.errors import SpikeconvError
@@ -41,6 +48,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "execution": check_execution,
     "cache_dtype": check_cache_dtype,
     "engine": check_engine,
+    "temperature": check_temperature,
     "text": check_text,
     "clip_text": lambda file: check_text(file, "--clip-text"),
     "dataset": check_dataset,
@@ -72,7 +80,7 @@ def check_arguments(values: dict[str, Any], hint: Callable[[str], str] = lambda 
     """
     for name, check in CHECKS.items():
         value = values.get(name)
-        if isinstance(value, str | Path):  # no flag, as `--model` of one command
+        if isinstance(value, str | Path | float):  # no flag, as `--model` of one command
             try:
                 check(value)
             except SpikeconvError as error:

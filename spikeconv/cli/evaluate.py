@@ -113,8 +113,6 @@ def evaluate(
     if labelled and all(is_labelled(name) for name in labelled):  # lm-eval too has tasks of these names
         path = resolve_checkpoint(checkpoint)
     by_label = path is not None and labels_texts(path)
-    if by_label and engine == "vllm":
-        raise SpikeconvError(f"{path} is a classifier, which vLLM does not run; leave --engine vllm out.")
     names = labelled if by_label else resolve_tasks(tasks, suite)
     ranks = current()
     if engine == "vllm" and ranks.count > 1:

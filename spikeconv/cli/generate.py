@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from spikeconv.choices import check_temperature
 from spikeconv.cli.console import err, print_json
-from spikeconv.cli.fallbacks import show_fallbacks, silence_fallbacks
+from spikeconv.cli.fallbacks import load_telling
 from spikeconv.cli.measured import measured, running
 from spikeconv.cli.options import (
     AsJson,
@@ -56,22 +55,16 @@ def generate(
 
     Example: [cyan]spikeconv generate -p "Once upon a time" -n 40[/]
     """
-    check_temperature(temperature)
     if not prompt.strip():
         raise SpikeconvError("The prompt is empty; give some text to continue with -p.")
 
     path = chosen_checkpoint(checkpoint, quiet)
 
     from spikeconv.evaluate.generate import generate_text
-    from spikeconv.evaluate.models import load_checkpoint
-    from spikeconv.integrations.fallbacks import fallbacks
 
-    if not quiet:
-        silence_fallbacks()
     placing = place(model_parallel, memory_limits, offload_folder)
     runs = running(device, dtype, execution, head_bits, cache_dtype)
-    loaded = load_checkpoint(path, **runs, placing=placing, trust_remote_code=trust_remote_code)
-    lost = fallbacks(loaded.model) if quiet else show_fallbacks(loaded.model)
+    loaded, lost = load_telling(path, quiet, **runs, placing=placing, trust_remote_code=trust_remote_code)
     start = time.perf_counter()
     text, tokens = generate_text(
         loaded,

@@ -173,15 +173,12 @@ class Engine:
         """
         results = []
         for begin, pieces in _chunks(sequences):
-            rows, place = [], 0
-            for piece in pieces:
-                rows.append((place, *piece))
-                place += piece.tokens
-            last = begin + place
-            low, high = (0, len(wanted)) if place == len(tokens) else _span(wanted, begin, last)
+            rows, count = _rows(pieces)
+            last = begin + count
+            low, high = (0, len(wanted)) if count == len(tokens) else _span(wanted, begin, last)
             results.append(
                 run_model(
-                    self._plan, tokens[begin:last], torch.tensor(rows), cache.keys, cache.values,
+                    self._plan, tokens[begin:last], rows, cache.keys, cache.values,
                     wanted[low:high] - begin, logits, self.seconds, (0, self.layers), _NOTHING, _NOTHING,
                 )
             )  # fmt: skip
@@ -206,17 +203,14 @@ class Engine:
             "input": self.hidden, "q": queries, "k": keys, "v": keys, "attended": queries, "o": self.hidden,
             "middle": self.hidden, "gate": inner, "up": inner, "product": inner, "down": self.hidden,
         }  # fmt: skip
-        count, rows, begin = len(tokens), [], 0
-        for sequence in sequences:
-            rows.append((begin, *sequence))
-            begin += sequence.tokens
+        rows, count = _rows(sequences)
         found, stream = torch.empty(count, sum(widths.values())), torch.empty(count, self.hidden)
         named = dict(zip(widths, found.split(list(widths.values()), -1), strict=True))
-        where, wanted = torch.tensor(rows), torch.arange(0 if out is None else count)
+        wanted = torch.arange(0 if out is None else count)
         for layer in range(self.layers):
             is_last = layer == self.layers - 1
             read = run_model(
-                self._plan, tokens, where, cache.keys, cache.values, wanted if is_last else wanted[:0], False,
+                self._plan, tokens, rows, cache.keys, cache.values, wanted if is_last else wanted[:0], False,
                 self.seconds, (layer, layer + 1), stream, found,
             )  # fmt: skip
             if is_last and out is not None:
@@ -232,6 +226,15 @@ def windows_of(config: Any, layers: int) -> list[int]:
     window = int(getattr(config, "sliding_window", None) or 0)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
     return [window if kind == "sliding_attention" else 0 for kind in kinds]
+
+
+def _rows(sequences: Iterable[Sequence]) -> tuple[Tensor, int]:
+    """Sequences one behind the other as `run_model` takes them, int64 [S, 8], and their tokens."""
+    rows, count = [], 0
+    for sequence in sequences:
+        rows.append((count, *sequence))
+        count += sequence.tokens
+    return torch.tensor(rows), count
 
 
 def _chunks(sequences: Iterable[Sequence]) -> Iterator[tuple[int, list[Sequence]]]:

@@ -10,6 +10,16 @@ from typing import get_args
 
 from spikeconv.cli.app import app
 
+RUNS: dict[str, tuple[list[str], str]] = {
+    "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
+    "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
+    "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
+    "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
+    "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
+    "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
+}
+"""Of what several commands let a checkpoint run with."""
+
 MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
     "convert": {
         "source": (["lama2-7b"], "Did you mean the preset llama2-7b?"),
@@ -81,12 +91,7 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
         "both": (["CHECKPOINT", "--dataset", "c4", "--text", "TEXT"], "not both"),
         "max_tokens": (["CHECKPOINT", "--max-tokens", "9"], "holds no window"),
         "made_from": (["CHECKPOINT", "--source", "x"], "x is no directory"),
-        "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
-        "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
-        "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
-        "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
-        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
-        "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
+        **RUNS,
     },
     "similarity": {
         "checkpoint": (["nowhere"], "nowhere is not"),
@@ -169,22 +174,12 @@ MISTAKES: dict[str, dict[str, tuple[list[str], str]]] = {
     "generate": {
         "checkpoint": (["nowhere"], "nowhere is not"),
         "prompt": (["CHECKPOINT", "-p", " "], "prompt is empty"),
-        "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
-        "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
-        "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
-        "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
-        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
-        "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
+        **RUNS,
     },
     "chat": {
         "checkpoint": (["nowhere"], "nowhere is not"),
         "system": (["CHECKPOINT", "--system", ""], "--system is empty"),
-        "device": (["CHECKPOINT", "--device", "x"], "device 'x'"),
-        "dtype": (["CHECKPOINT", "--dtype", "x"], "dtype 'x'"),
-        "execution": (["CHECKPOINT", "--exec", "x"], "execution 'x'"),
-        "memory_limits": (["CHECKPOINT", "--memory-limits", "cpu"], "0=20GB,cpu=60GB"),
-        "offload_folder": (["CHECKPOINT", "--offload-folder", "/nowhere/f"], "is no folder"),
-        "cache_dtype": (["CHECKPOINT", "--cache-dtype", "bfloat6"], "Did you mean bfloat16?"),
+        **RUNS,
     },
     "serve": {
         "checkpoint": (["nowhere"], "nowhere is not"),
