@@ -1,6 +1,6 @@
 """Tokens per second of a converted model in vLLM, beside vLLM's own bfloat16 and float32, in one run.
 
-    scripts/test-vllm --collect-only -q > /dev/null       # makes the environment
+    scripts/setup --vllm       # makes the environment
     .venv-vllm/bin/python scripts/bench/serving.py [--bits 4-1.58] [--requests 16] [--compile]
 
 Each row is an engine of its own: so many prompts of 32 tokens at once, 64 new tokens each; the best of three.

@@ -273,14 +273,18 @@ def run_texts(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:
 
 
 def run_watched(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:
-    """The same of texts without padding, layer by layer; the encoders encode what they would, for those who watch."""
+    """The same of texts without padding, layer by layer, for those who watch: the encoders encode what they would, and
+    rows of keys and values are read where they were written."""
     batch, count = texts.ids.shape
     hidden = torch.empty(batch * count, engine.hidden)
     layers = engine.layer_by_layer(texts.ids.reshape(-1), _sequences(texts), cache, hidden)
-    for groups, was in zip(engine.groups, layers, strict=True):
+    for index, (groups, was) in enumerate(zip(engine.groups, layers, strict=True)):
         for group, name in zip(groups, READ, strict=True):
             if group.encoder.is_watched:
                 group.encoder(was[name].clone().view(batch, count, -1))  # the next layer overwrites it
+        for code in engine.codes[index : index + 1]:
+            code.tell("k", cache.keys[index, :batch, :, texts.past : texts.end])
+            code.tell("v", cache.values[index, :batch, :, texts.past : texts.end])
     return hidden.view(batch, count, -1)
 
 

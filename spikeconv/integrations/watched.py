@@ -29,8 +29,8 @@ class Watched:
         kept += [(vars(code), "observers") for code in codes]
         self._same = Places(Place(owner, name, owner[name]) for owner, name in (*kept, *told, *of_states))
         forwards = [Place(vars(m), "forward", NOTHING) for m in modules[1:]]
-        self._alone = Places(forwards, empty=[owner[name] for owner, name in of_states])
-        self._unwatched = Places([], empty=[owner[name] for owner, name in told])
+        self._alone = Places(forwards)
+        self._unwatched = Places([], empty=[owner[name] for owner, name in (*told, *of_states)])
         self._hooks: list[dict[int, Any]] = [
             hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)
         ]

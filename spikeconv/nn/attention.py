@@ -88,6 +88,15 @@ class KvCode:
             observer(states.numel(), self.head_dim, histogram, self.settings.count_min)
         return rows
 
+    def tell(self, kind: Literal["k", "v"], rows: Tensor) -> None:
+        """Tell observers of rows uint8 [..., row_bytes] of keys or values, all of one width, that the engine made."""
+        observers = tuple(self.observers[kind])
+        if observers:
+            counts = ops.unpack_rows(rows, self.head_dim, self.settings)[0]
+            histogram = ops.histogram_of(counts, self.settings.count_min, self.settings.bins)
+            for observer in observers:
+                observer(counts.numel(), self.head_dim, histogram, self.settings.count_min)
+
     def _rows_of_two(self, states: Tensor, kind: str, histogram: bool) -> tuple[Tensor, Tensor]:
         """Rows of states [batch, heads, tokens, head_dim] whose salient channels have a bit more, and the histogram."""
         u, salient = self.rotation(states), self.salient(kind)

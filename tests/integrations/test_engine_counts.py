@@ -9,6 +9,7 @@ from engine_runs import COUNTED, FINE, Converted, close, load, long_way, step_by
 from torch import Tensor
 
 from spikeconv.engine import Engine, Sequence, decoder_of, windows_of
+from spikeconv.integrations import engine as integration
 from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import attention_codes, set_execution
 from spikeconv.ops.native import cpu_kernels, use_cpu_kernels
@@ -89,18 +90,53 @@ def test_counts_through_any_cache(transformer: str, converted: Converted, runs: 
 
 
 def test_counts_go_on_in_the_modules_and_back(converted: Converted, runs: list[int]) -> None:
-    """One cache, by turns: whoever watches, or wants another way of attention, gets the modules on the same rows."""
+    """One cache, by turns: whoever wants another way of attention, or an output besides, gets the modules on the same
+    rows."""
     model = load(converted("llama", **FINE, kv_bits=8))
-    ids, codes = torch.randint(0, 50, (2, 6)), list(attention_codes(model).values())
+    ids = torch.randint(0, 50, (2, 6))
     with torch.inference_mode():
         expected = model(ids.repeat(1, 4), use_cache=False).logits
         cache, logits = memory_of(model, model(ids, use_cache=True)), []
-        for change in ("observed", "unfold", "auto"):
-            codes[0].observers["k"] = [lambda *_: None] if change == "observed" else []
-            set_execution(model, "auto" if change == "observed" else change)
-            logits.append(model(ids, **{memory_keyword(model): cache}, use_cache=True).logits)
+        for change in ("more outputs", "unfold", "auto"):
+            set_execution(model, "unfold" if change == "unfold" else "auto")
+            more = {"output_hidden_states": change == "more outputs"}
+            logits.append(model(ids, **{memory_keyword(model): cache}, use_cache=True, **more).logits)
     assert len(runs) == 3 and close(torch.cat(logits, 1), expected[:, 6:])
     assert all(layer.keys.shape[2] == 24 for layer in cache.layers)
     with torch.no_grad():
         assert torch.equal(model(ids).logits, long_way(model)(ids).logits)
     assert len(runs) == 3
+
+
+def test_who_counts_keys_and_values_is_told_by_the_engine(
+    converted: Converted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every layer the counts of the rows that were kept, which are those of the modules where inputs are the same;
+    the logits are those that nobody watched."""
+    watched: list[int] = []
+    run = integration.run_watched
+    monkeypatch.setattr(integration, "run_watched", lambda *arguments: watched.append(1) or run(*arguments))
+    ids = torch.randint(0, 50, (3, 21))
+    for counted in COUNTED:
+        model = load(converted("llama", **FINE, **counted))
+        expected, codes = step_by_step(model, ids, 3), list(attention_codes(model).values())
+        found, engine = told(model, ids)
+        assert all(map(torch.equal, found, expected)) and len(watched) == 4
+        _, modules = told(long_way(model), ids)
+        assert len(engine) == len(modules) == 4 * 2 * len(codes) and len(watched) == 4
+        for index, (one, other) in enumerate(zip(engine, modules, strict=True)):
+            assert one[:2] == other[:2] and one[3] == other[3] and one[2].sum() == one[0]
+            assert torch.equal(one[2], other[2]) or index // 2 % len(codes) > 0
+        watched.clear()
+
+
+def told(model: Any, ids: Tensor) -> tuple[list[Tensor], list[tuple[int, int, Tensor, int]]]:
+    """Logits of some steps, and what those who count keys and values were told."""
+    noted: list[tuple[int, int, Tensor, int]] = []
+
+    def note(*what: Any) -> None:
+        noted.append(what)
+
+    for code in attention_codes(model).values():
+        code.observers = {"k": [note], "v": [note]}
+    return step_by_step(model, ids, 3), noted

@@ -1,4 +1,4 @@
-"""vLLM in this process: its layers without its engine. Run by scripts/test-vllm, in an environment of its own."""
+"""vLLM in this process: its layers without its engine. Run by scripts/test --vllm, in an environment of its own."""
 
 import os
 from collections.abc import Callable, Iterator
