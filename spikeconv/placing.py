@@ -5,6 +5,7 @@ own files.
 """
 
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Placing:
 
     def options(self) -> dict[str, Any]:
         """For `from_pretrained`. Packed weights are buffers, so these go too."""
+        getLogger("accelerate").setLevel("ERROR")  # it tells of weights elsewhere, which were asked for
         folder = {} if self.offload_folder is None else {"offload_folder": str(self.offload_folder)}
         return {"device_map": "auto", "max_memory": self.limits, "offload_buffers": True, **folder}
 

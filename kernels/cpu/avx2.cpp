@@ -23,7 +23,7 @@ struct Product {
     const int64_t steps = INT16_MAX / (2 * weight * count);
     return steps >= 4 ? steps / 2 * 2 : 0;  // below that the draining costs more than the wide product
   }
-  static constexpr int64_t ahead(int rows) { return rows == 1 ? 0 : 2048; }
+  static constexpr int64_t ahead(int) { return 4096; }
   SPIKECONV_HD Acc zero() { return _mm256_setzero_si256(); }
   SPIKECONV_HD Weights weights(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   SPIKECONV_HD void hide(Weights& w) { asm volatile("" : "+x"(w)); }

@@ -136,7 +136,7 @@ def evaluate(
         err.print(
             "[note]checkpoint {path}, tasks {tasks}, data: {data}[/]", path=path, tasks=", ".join(names), data=source
         )
-    placing = place(model_parallel, memory_limits, offload_folder, baseline=baseline)
+    placing = place(model_parallel, memory_limits, offload_folder)
     runs = running(ranks.device(device), dtype, execution, head_bits, cache_dtype)
     if engine == "vllm":
         result = Comparison(evaluate_by_vllm(path, names, data=source, dtype=dtype, **settings), None)

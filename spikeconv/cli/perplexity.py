@@ -87,7 +87,7 @@ def perplexity(
         err.print("[note]checkpoint {path}, text: {label}[/]", path=path, label=label)
     ranks = current()
     check_same(path, **{"The text": text_digest(content)})
-    placing = place(model_parallel, memory_limits, offload_folder, baseline=baseline)
+    placing = place(model_parallel, memory_limits, offload_folder)
     runs = running(ranks.device(device), dtype, execution, head_bits, cache_dtype)
     result = compare(
         lambda loaded: measurement.perplexity(

@@ -9,9 +9,7 @@ from spikeconv.ranks import current
 __all__ = ["place"]
 
 
-def place(
-    model_parallel: bool, limits: str | None, offload_folder: Path | None, baseline: bool = False
-) -> Placing | None:
+def place(model_parallel: bool, limits: str | None, offload_folder: Path | None) -> Placing | None:
     """How a checkpoint is to be spread; None: on one device, as usual.
 
     Raises:
@@ -22,6 +20,4 @@ def place(
         raise SpikeconvError(
             "A model is spread by one process: start it without a launcher, or let each hold a whole one."
         )
-    if placing is not None and baseline:
-        raise SpikeconvError("--baseline loads the float model whole; measure it by itself, without spreading.")
     return placing

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from spikeconv.evaluate.models import LoadedModel
+    from spikeconv.placing import Placing
 
 __all__ = ["Comparison", "compare"]
 
@@ -32,27 +33,30 @@ def compare(
     device: str = "auto",
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    placing: "Placing | None" = None,
     on_loss: Callable[[T], None] = lambda baseline: None,
     **spiking: Any,
 ) -> Comparison[T]:
     """Measure the source first, then the checkpoint; only one of the two models is in memory at a time.
 
     `source` names the float model, as for a conversion; else the record does, if that can be believed (`source_path`).
-    `on_loss` is told of the source's measurement if that of the checkpoint fails. `spiking` is what else
-    `load_checkpoint` takes.
+    `placing` spreads either of them. `on_loss` is told of the source's measurement if that of the checkpoint fails.
+    `spiking` is what else `load_checkpoint` takes.
     """
     from spikeconv.evaluate.models import load_checkpoint, load_source
     from spikeconv.sources.resolve import resolve_source
 
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+    options["placing"] = placing
     reference, found = None, None
     if baseline:
         named = None if source is None else resolve_source(source)
-        loaded = load_source(checkpoint, named, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        loaded = load_source(checkpoint, named, **options)
         reference, found = measure(loaded), loaded.path
         del loaded
         gc.collect()  # modules and their hooks refer to each other, so the float weights would linger
     try:
-        loaded = load_checkpoint(checkpoint, device=device, dtype=dtype, trust_remote_code=trust_remote_code, **spiking)
+        loaded = load_checkpoint(checkpoint, **options, **spiking)
         return Comparison(measure(loaded), reference, found)
     except BaseException:  # Ctrl-C too
         if reference is not None:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +58,6 @@ def load_checkpoint(
     """
     _check_described(path)
     spread = {} if placing is None else placing.options()
-    if spread:
-        getLogger("accelerate").setLevel("ERROR")  # it tells of weights elsewhere, which were asked for
     model = partial(_auto_class(path).from_pretrained, path, trust_remote_code=trust_remote_code, **spread)
     tokenizer = partial(load_tokenizer, path, trust_remote_code=trust_remote_code)
     loaded = load_model(path, path.name, device, dtype, model, tokenizer)
@@ -135,14 +132,15 @@ def load_source(
     device: str = "auto",
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    placing: Placing | None = None,
 ) -> LoadedModel:
     """Load the float model that the checkpoint `path` was converted from; `source` names it.
 
     Raises:
-        SpikeconvError: it is not where it was, or not known (see `source_path`).
+        SpikeconvError: it is not where it was, or not known (see `source_path`), or cannot be spread as asked for.
     """
     found = source_path(path, source)
     if found is None:
         raise SpikeconvError(f"{path} was converted from a model in memory, which cannot be compared with.")
     opened = open_source(found, trust_remote_code=trust_remote_code, arch=source_arch(path))
-    return load_float(opened, device=device, dtype=dtype)
+    return load_float(opened, device=device, dtype=dtype, placing=placing)
