@@ -18,10 +18,17 @@ __all__ = ["RankedCommand", "check_same"]
 class RankedCommand(Command):
     """A command that `accelerate launch` or `torchrun` may start several times."""
 
-    def invoke(self, ctx: Any) -> Any:
-        """Run it; what is wrong with the command line is said once on a host."""
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; what is wrong with it is said once on a host."""
         err.is_muted = is_one_of_several() and os.environ["LOCAL_RANK"] != "0"
-        return super().invoke(ctx)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if err.is_muted and hasattr(error, "exit_code"):  # typer's own, which it would print
+                raise typer.Exit(error.exit_code) from error
+            raise
 
     def call(self, ctx: Any) -> Any:
         """Do the work, with all the others."""

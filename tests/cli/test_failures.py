@@ -2,13 +2,17 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import spikeconv.sources.presets as presets
+from spikeconv.__main__ import start
 from spikeconv.cli import models
+from spikeconv.cli.signals import STOPS
 from spikeconv.errors import SpikeconvError
 
 Run = Callable[..., Any]
@@ -74,3 +78,17 @@ def test_a_signal(spikeconv: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         signal.signal(signal.SIGINT, handler)
     assert (result.code, result.err) == (130, "interrupted\n")
+
+
+def test_a_signal_around_the_work_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the imports are done, and behind the last word."""
+    for stop, code in ((KeyboardInterrupt(), 130), (next(k for k, n in STOPS.items() if n == signal.SIGTERM)(), 143)):
+
+        class Interrupted(ModuleType):
+            def __getattr__(self, name: str, stop: BaseException = stop) -> Any:
+                raise stop
+
+        monkeypatch.setitem(sys.modules, "spikeconv.cli.app", Interrupted("spikeconv.cli.app"))
+        with pytest.raises(SystemExit) as ended:
+            start()
+        assert ended.value.code == code

@@ -86,6 +86,9 @@ def test_two_processes_measure_what_one_does(
     assert (first.code, second) == (0, Said(0, "", "")), (first, second)
     assert {**alone, "seconds": 0} == {**json.loads(first.out), "seconds": 0}
 
+    first, second = together(tmp_path / "mistake", typed(*measure, "--windows", 50))
+    assert (first.code, second) == (2, Said(2, "", "")) and "--windows" in first.err, (first, second)
+
     record = ("record", path, "--text", text, "--tokens", 3500, "--json", "-q", "-o")
     assert spikeconv(*record, tmp_path / "one").code == 0
     first, second = together(tmp_path / "record", typed(*record, tmp_path / "two"))
