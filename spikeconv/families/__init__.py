@@ -9,7 +9,7 @@ from spikeconv.families.modules import (
     own_name,
     refuse_encoder,
 )
-from spikeconv.families.native import GatedDecoder
+from spikeconv.families.native import GatedDecoder, RecurrentBlock
 from spikeconv.families.norm import NormKind
 from spikeconv.families.registry import FAMILIES, family_of, find_family
 
@@ -20,6 +20,7 @@ __all__ = [
     "LinearSpec",
     "ModuleLinear",
     "NormKind",
+    "RecurrentBlock",
     "Stack",
     "auto_class_of",
     "center_of",

@@ -1,0 +1,131 @@
+"""Which modules of a loaded recurrent model the engine stands for, and what keeps it from that."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from spikeconv.engine.obstacles import Obstacle, obstacle_around
+from spikeconv.families import RecurrentBlock, family_of, own_name
+from spikeconv.nn import SpikeLinear
+
+__all__ = ["Block", "Role", "blocks_of", "is_recurrent", "recurrent_obstacle"]
+
+BASE = {"embeddings", "blocks", "ln_out"}
+"""The modules of a model without its head."""
+
+
+class Role(NamedTuple):
+    """A converted linear, and where the vector is that mixes its input with the token before, if one does."""
+
+    linear: SpikeLinear
+    owner: Any
+    mix: str | None
+
+
+class Block(NamedTuple):
+    """The modules of one block that the engine reads.
+
+    Attributes:
+        norms: in front of attention and feed-forward.
+        roles: the linears of both, in order of execution.
+        attention: has the vectors `decay` and `bonus`, by these names.
+    """
+
+    norms: tuple[Any, Any]
+    roles: tuple[Role, ...]
+    attention: Any
+    decay: str
+    bonus: str
+
+
+def is_recurrent(model: Any) -> bool:
+    """Whether a model is of a family of such blocks."""
+    return any(True for _ in _blocks(model))
+
+
+def blocks_of(model: Any) -> tuple[Any, list[Block]]:
+    """The norm in front of all blocks, and the blocks, of a model without an obstacle."""
+    found = list(_blocks(model))
+    block, parts = found[0]
+    return block._modules[parts.entry], [_parts(*each) for each in found]
+
+
+def recurrent_obstacle(model: Any) -> Obstacle | None:
+    """What keeps a recurrent model on a CPU from the engine; None if nothing does."""
+    blocks, config = list(_blocks(model)), model.config
+    if (why := _is_strange(model, *blocks[0])) is not None:
+        return Obstacle(why, is_choice=False)
+    if (found := obstacle_around(model, len(blocks))) is not None:
+        return found
+    if config.rescale_every > 0:
+        return Obstacle(f"rescale_every is {config.rescale_every}, which halves weights in place", True)
+    if config.attention_hidden_size != config.hidden_size:
+        return Obstacle("attention_hidden_size is not hidden_size", True)
+    unlike = [why for index, each in enumerate(blocks) if (why := _is_unlike(index, *each)) is not None]
+    return Obstacle(f"in {len(unlike)} of {len(blocks)} layers {unlike[0]}", True) if unlike else None
+
+
+def _blocks(model: Any) -> Iterator[tuple[Any, RecurrentBlock]]:
+    for stack in family_of(model).stacks:
+        if stack.recurrent is not None:
+            for block in model.get_submodule(own_name(model, stack.layers)):
+                yield block, stack.recurrent
+
+
+def _roles(block: Any, parts: RecurrentBlock) -> list[Role]:
+    halves = ((parts.attention, parts.linears), (parts.feed_forward, parts.channel_linears))
+    found = []
+    for name, linears in halves:
+        half = block._modules[name]
+        for linear in linears:
+            mix = parts.mix + linear
+            found.append(Role(half._modules[linear], half, mix if mix in half._parameters else None))
+    return found
+
+
+def _parts(block: Any, parts: RecurrentBlock) -> Block:
+    modules = block._modules
+    norms = modules[parts.attention_norm], modules[parts.feed_forward_norm]
+    return Block(norms, tuple(_roles(block, parts)), modules[parts.attention], parts.decay, parts.bonus)
+
+
+def _is_strange(model: Any, block: Any, parts: RecurrentBlock) -> str | None:
+    """What the classes do otherwise than the engine expects; None if all is as it was known."""
+    base = model.base_model
+    if set(base._modules) != BASE:
+        return f"this transformers' {type(base).__name__} is built of other modules"
+    for module in (base, block):
+        if not type(module).__module__.startswith("transformers.models."):
+            return f"{type(module).__name__} is not transformers' own"
+    halves = [block._modules.get(name, block) for name in (parts.attention, parts.feed_forward)]
+    if any(type(half).__module__ != parts.room for half in halves):
+        return f"{type(halves[0]).__name__} and {type(halves[1]).__name__} are not layers that are known"
+    names = set(block._modules) - {parts.entry}, *(set(half._modules) for half in halves)
+    if names != parts.modules or parts.entry not in block._modules:
+        return f"this transformers' {type(block).__name__} is built of other modules"
+    return None
+
+
+def _is_unlike(index: int, block: Any, parts: RecurrentBlock) -> str | None:
+    """What a block does that the engine does not; None if it is fully converted and nothing is."""
+    modules = block._modules
+    norms = [
+        modules[parts.attention_norm],
+        modules[parts.feed_forward_norm],
+        *([modules[parts.entry]] if not index else []),
+    ]
+    linears = [role.linear for role in _roles(block, parts)]
+    if {module.layer_id for module in (block, modules[parts.attention], modules[parts.feed_forward])} != {index}:
+        return "layer_id is not its place"
+    if not all(type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None for norm in norms):
+        return "a norm is no LayerNorm with weight and bias"
+    if not all(isinstance(linear, SpikeLinear) for linear in linears):
+        return "not every linear is converted"
+    if any(linear.group.members != [linear] for linear in linears):
+        return "linears share an input"
+    if any(linear.execution != "auto" for linear in linears):
+        return f"the execution was set to {linears[0].execution!r}, whose bits are those of the modules"
+    if any(linear.group.plan() is None for linear in linears):
+        return "its encoders or executions run step by step"
+    return None
