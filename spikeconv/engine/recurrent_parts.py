@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from spikeconv.engine.obstacles import Obstacle, obstacle_around
 from spikeconv.families import RecurrentBlock, family_of, own_name
@@ -62,6 +63,8 @@ def recurrent_obstacle(model: Any) -> Obstacle | None:
         return Obstacle(f"rescale_every is {config.rescale_every}, which halves weights in place", True)
     if config.attention_hidden_size != config.hidden_size:
         return Obstacle("attention_hidden_size is not hidden_size", True)
+    if not _is_norm(model.base_model.ln_out):
+        return Obstacle("its last norm is no LayerNorm with weight and bias, in float32", True)
     unlike = [why for index, each in enumerate(blocks) if (why := _is_unlike(index, *each)) is not None]
     return Obstacle(f"in {len(unlike)} of {len(blocks)} layers {unlike[0]}", True) if unlike else None
 
@@ -110,16 +113,16 @@ def _is_strange(model: Any, block: Any, parts: RecurrentBlock) -> str | None:
 def _is_unlike(index: int, block: Any, parts: RecurrentBlock) -> str | None:
     """What a block does that the engine does not; None if it is fully converted and nothing is."""
     modules = block._modules
-    norms = [
-        modules[parts.attention_norm],
-        modules[parts.feed_forward_norm],
-        *([modules[parts.entry]] if not index else []),
-    ]
-    linears = [role.linear for role in _roles(block, parts)]
+    names = (parts.attention_norm, parts.feed_forward_norm, *([] if index else [parts.entry]))
+    norms = [modules[name] for name in names]
+    roles = _roles(block, parts)
+    linears = [role.linear for role in roles]
+    vectors = [role.owner._parameters[role.mix] for role in roles if role.mix is not None]
+    vectors += [modules[parts.attention]._parameters[name] for name in (parts.decay, parts.bonus)]
     if {module.layer_id for module in (block, modules[parts.attention], modules[parts.feed_forward])} != {index}:
         return "layer_id is not its place"
-    if not all(type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None for norm in norms):
-        return "a norm is no LayerNorm with weight and bias"
+    if not all(map(_is_norm, norms)) or not all(map(_is_plain, vectors)):
+        return "a norm is no LayerNorm with weight and bias, or a vector is not in float32"
     if not all(isinstance(linear, SpikeLinear) for linear in linears):
         return "not every linear is converted"
     if any(linear.group.members != [linear] for linear in linears):
@@ -129,3 +132,12 @@ def _is_unlike(index: int, block: Any, parts: RecurrentBlock) -> str | None:
     if any(linear.group.plan() is None for linear in linears):
         return "its encoders or executions run step by step"
     return None
+
+
+def _is_norm(module: Any) -> bool:
+    """Whether a module is a LayerNorm as the engine reads it."""
+    return type(module) is nn.LayerNorm and _is_plain(module.weight) and _is_plain(module.bias)
+
+
+def _is_plain(vector: Tensor | None) -> bool:
+    return vector is not None and vector.dtype == torch.float32 and vector.is_contiguous()

@@ -258,6 +258,9 @@ def test_what_takes_the_modules_way(converted: Converted, runs: list[int], tiny_
         assert found is not None and why in found.why and found.is_choice and "forward" not in vars(other.rwkv)
     assert "not layers that are known" in obstacle(load(tiny_checkpoint("rwkv"))).why
     assert "bfloat16" in obstacle(load(converted("rwkv"), dtype=torch.bfloat16)).why
+    mixed = load(converted("rwkv"))
+    mixed.rwkv.blocks[1].ln2.to(torch.bfloat16)
+    assert "in 1 of 2 layers" in obstacle(mixed).why
     base = AutoModel.from_pretrained(converted("rwkv")).eval()  # which is its own base, and checks the mask itself
     mask = torch.ones_like(ids)
     with torch.inference_mode():
