@@ -59,6 +59,15 @@ struct WkvJob {
   float *numerator, *denominator, *exponent;      // [channels] both sums are to be scaled by e^exponent
 };
 
+// The same of one head of RWKV-6, whose state is a matrix [size][size].
+struct MatrixWkvJob {
+  const float *receptance, *key, *value, *decay;
+  float* out;
+  int64_t stride, tokens, size;
+  const float* first;  // [size] u
+  float* state;
+};
+
 struct EngineKernels {
   // γ · x / √(mean x² + ε), as in front of encoders; scratch of 2 n floats.
   void (*normalize)(const float* x, int64_t n, const float* gamma, float epsilon, float* out, float* scratch);
@@ -88,6 +97,12 @@ struct EngineKernels {
   void (*add_gated)(float* to, const float* receptance, const float* value, int64_t n);
   // σ(receptance) · wkv of the channels [begin, end)
   void (*wkv)(const WkvJob&, int64_t begin, int64_t end);
+  // out = x + (before - x) · (mix + more)
+  void (*blend_by)(const float* before, const float* x, const float* mix, const float* more, int64_t n, float* out);
+  // x = tanh(x), and x = e^-e^x
+  void (*tanh)(float* x, int64_t n);
+  void (*decay)(float* x, int64_t n);
+  void (*wkv_matrix)(const MatrixWkvJob&);
 };
 
 constexpr int64_t kFewQueryRows = 8;          // queries up to which keys are read once for all of them, lane by lane

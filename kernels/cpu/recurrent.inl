@@ -116,3 +116,55 @@ void wkv(const WkvJob& job, int64_t begin, int64_t end) {
   for (; begin + 2 * kLanes <= end; begin += 2 * kLanes) wkv_channels<2>(job, begin, kLanes);
   for (; begin < end; begin += kLanes) wkv_channels<1>(job, begin, least<int64_t>(kLanes, end - begin));
 }
+
+void blend_by(const float* before, const float* x, const float* mix, const float* more, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Floats to = load_floats(before + i, n - i), from = load_floats(x + i, n - i);
+    const Floats by = load_floats(mix + i, n - i) + load_floats(more + i, n - i);
+    store_floats(out + i, multiply_add(to - from, by, from), n - i);
+  }
+}
+
+void tanh_row(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Floats v = load_floats(x + i, n - i), one = splat(1.0f);
+    const Floats small = exp_negative((v < Floats{} ? v : -v) * splat(2.0f)), size = (one - small) / (one + small);
+    store_floats(x + i, v < Floats{} ? -size : size, n - i);
+  }
+}
+
+void decay(float* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Floats v = load_floats(x + i, n - i), small = exp_negative(v < Floats{} ? v : -v);
+    store_floats(x + i, exp_negative(v < Floats{} ? -small : splat(-1.0f) / small), n - i);
+  }
+}
+
+// Some columns of the state, and of what comes out.
+template <int vectors>
+void wkv_columns(const MatrixWkvJob& job, int64_t begin, int64_t last) {
+  const auto lanes = [=](int v) { return v == vectors - 1 ? last : int64_t(kLanes); };
+  for (int64_t t = 0; t < job.tokens; ++t) {
+    const float *r = job.receptance + t * job.stride, *k = job.key + t * job.stride, *w = job.decay + t * job.stride;
+    Floats value[vectors], y[vectors] = {};
+    for (int v = 0; v < vectors; ++v) value[v] = load_floats(job.value + t * job.stride + begin + v * kLanes, lanes(v));
+    float own = 0;
+    for (int64_t i = 0; i < job.size; ++i) {
+      own += r[i] * job.first[i] * k[i];
+      SPIKECONV_UNROLL for (int v = 0; v < vectors; ++v) {
+        float* place = job.state + i * job.size + begin + v * kLanes;
+        const Floats state = load_floats(place, lanes(v));
+        y[v] = multiply_add(splat(r[i]), state, y[v]);
+        store_floats(place, multiply_add(splat(k[i]), value[v], splat(w[i]) * state), lanes(v));
+      }
+    }
+    for (int v = 0; v < vectors; ++v)
+      store_floats(job.out + t * job.stride + begin + v * kLanes, multiply_add(splat(own), value[v], y[v]), lanes(v));
+  }
+}
+
+void wkv_matrix(const MatrixWkvJob& job) {
+  int64_t begin = 0;
+  for (; begin + 4 * kLanes <= job.size; begin += 4 * kLanes) wkv_columns<4>(job, begin, kLanes);
+  for (; begin < job.size; begin += kLanes) wkv_columns<1>(job, begin, least<int64_t>(kLanes, job.size - begin));
+}

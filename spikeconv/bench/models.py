@@ -18,6 +18,7 @@ from spikeconv.engine import (
     RecurrentEngine,
     RecurrentSequence,
     Sequence,
+    recurrent_engine,
     runs_decoder,
     runs_recurrent,
 )
@@ -135,7 +136,7 @@ def _parts(model: Any, prompt: int, new_tokens: int) -> list[ModelParts]:
     """By the engine's own counters: of a prefill, and of a token in the mean; nothing where the engine does not run."""
     if runs_decoder(model):
         return _parts_of_decoder(Engine(model, max(prompt, len(PROMPT) + new_tokens)), prompt, new_tokens)
-    return _parts_of_recurrent(RecurrentEngine(model), prompt, new_tokens) if runs_recurrent(model) else []
+    return _parts_of_recurrent(recurrent_engine(model), prompt, new_tokens) if runs_recurrent(model) else []
 
 
 def _parts_of_decoder(engine: Engine, prompt: int, new_tokens: int) -> list[ModelParts]:

@@ -53,9 +53,16 @@ class RecurrentEngine:
         head_bits: 8 for logits of a head that is rounded to int8, None for the checkpoint's (see `head_of`).
 
     Attributes:
-        groups: of the linears of each block, in the order of `MIXED`.
+        groups: of the linears of each block, in the order of `reads_of`.
+        names, reads_of: what `layer_by_layer` gives, and what of that the groups read.
         seconds: float64 [5] by `PARTS`, spent so far; the recurrence is the attention.
     """
+
+    names: tuple[str, ...] = (
+        *("input", "normed", *MIXED[:3], "key", "value", "receptance", "gated", "output"),
+        *("middle", "channel normed", *MIXED[4:6], "channel key", "channel receptance", "product", "channel value"),
+    )
+    reads_of: tuple[str, ...] = MIXED
 
     def __init__(self, model: Any, head_bits: int | None = None) -> None:
         base, self._config = model.base_model, model.config
@@ -65,17 +72,23 @@ class RecurrentEngine:
         self.groups = [[role.linear.group for role in block.roles] for block in blocks]
         self._plans: list[Any] = [group.plan() for groups in self.groups for group in groups]
         norms = [entry, base.ln_out, *(norm for block in blocks for norm in block.norms)]
-        decays = [block.attention._parameters[block.decay] for block in blocks]
         head = head_module(model)
         own = [(module._parameters, name) for module in norms for name in ("weight", "bias")]
         own += [(vars(norm), "eps") for norm in norms]
         own += [(base.embeddings._parameters, "weight"), *(cell for block in blocks for cell in _cells(block))]
-        self._held = Held(self._plans, own, [base.embeddings.weight, *decays], head)
+        copied = [base.embeddings.weight, *(tensor for block in blocks for tensor in self._copied(block))]
+        self._held = Held(self._plans, own, copied, head)
         with torch.no_grad():
             self._tables = [base.embeddings.weight.detach().contiguous(), *head_tables(head, head_bits)]
-            self._vectors = [vector for block in blocks for vector in _vectors(block)]
+            self._vectors = [vector for block in blocks for vector in (*_prepared(block), *self._recurrence(block))]
         self._plan = plan_recurrent(
-            [self.layers, self.hidden, blocks[0].roles[-1].linear.in_features, self.vocabulary],
+            [
+                self.layers,
+                self.hidden,
+                blocks[0].roles[-1].linear.in_features,
+                self.vocabulary,
+                *self._sizes(blocks[0]),
+            ],
             [norm.eps for norm in norms],
             self._tables,
             [tensor.detach() for norm in norms for tensor in (norm.weight, norm.bias)],
@@ -83,6 +96,18 @@ class RecurrentEngine:
             self._vectors,
         )
         self.seconds = torch.zeros(len(PARTS), dtype=torch.float64)
+
+    def _sizes(self, block: Block) -> list[int]:
+        """Heads, and the ranks of what mixes and decay are computed of."""
+        return [0, 0, 0]
+
+    def _copied(self, block: Block) -> list[Tensor]:
+        """Parameters of which the plan has other numbers."""
+        return [block.parameter(block.names.decay)]
+
+    def _recurrence(self, block: Block) -> list[Tensor]:
+        """What the plan has behind the vectors of a block's linears: w and u."""
+        return [block.parameter(block.names.decay).exp(), block.parameter(block.names.bonus).detach()]
 
     @property
     def has_head(self) -> bool:
@@ -92,7 +117,10 @@ class RecurrentEngine:
     def holds(self) -> bool:
         """Whether the model's tensors and settings still are what they were."""
         config = self._config
-        return self._held.hold() and config.num_hidden_layers == self.layers and config.rescale_every == 0
+        return self._held.hold() and config.num_hidden_layers == self.layers and self._is_set()
+
+    def _is_set(self) -> bool:
+        return bool(self._config.rescale_every == 0)
 
     def state(self, slots: int) -> list[Tensor]:
         """What is remembered of so many sequences before their first token, as transformers has it.
@@ -145,20 +173,15 @@ class RecurrentEngine:
             out: float32 [T, hidden], filled with what the head reads; None: nobody asks.
 
         Yields:
-            by name float32 [T, width]: `input`, `normed`, what key, value and receptance read (see `MIXED`), `key`,
-            `value`, `receptance`, `gated` (what goes into output), `output`, `middle`, `channel normed`, what its key
-            and receptance read, `channel key`, `channel receptance`, `product` (what goes into its value), `channel
-            value`. The next block overwrites them.
+            float32 [T, width] by the names in `names`: `input` of the block; `normed`; what the linears read (see
+            `reads_of`: `gated` is output's, `product` the channel value's) and what they give; `middle` between the
+            two halves; `channel normed`. The next block overwrites them.
         """
-        names = (
-            "input", "normed", *MIXED[:3], "key", "value", "receptance", "gated", "output", "middle", "channel normed",
-            *MIXED[4:6], "channel key", "channel receptance", "product", "channel value",
-        )  # fmt: skip
         inner = self._plans[-1].in_features
-        widths = [inner if name in ("channel key", "product") else self.hidden for name in names]
+        widths = [inner if name in ("channel key", "product") else self.hidden for name in self.names]
         rows, count = rows_of(texts)
         found, stream = torch.empty(count, sum(widths)), torch.empty(count, self.hidden)
-        named = dict(zip(names, found.split(widths, -1), strict=True))
+        named = dict(zip(self.names, found.split(widths, -1), strict=True))
         wanted = torch.arange(0 if out is None else count)
         for layer in range(self.layers):
             is_last = layer == self.layers - 1
@@ -173,7 +196,7 @@ class RecurrentEngine:
 
 def _cells(block: Block) -> Iterator[tuple[dict[str, Any], str]]:
     """Where the vectors of a block are looked up."""
-    for name in (block.decay, block.bonus):
+    for name in block.own:
         yield block.attention._parameters, name
     for role in block.roles:
         if role.mix is not None:
@@ -186,14 +209,12 @@ def _cells(block: Block) -> Iterator[tuple[dict[str, Any], str]]:
             yield holder._buffers if "input_balance" in holder._buffers else holder._parameters, "input_balance"
 
 
-def _vectors(block: Block) -> Iterator[Tensor | None]:
-    """What each linear's input is mixed by, its center and its balance; then w and u of the recurrence."""
+def _prepared(block: Block) -> Iterator[Tensor | None]:
+    """What each linear's input is mixed by, its center and its balance."""
     for role in block.roles:
         encoder = role.linear.encoder
-        yield None if role.mix is None else role.owner._parameters[role.mix].detach()
+        mix = None if role.mix is None else role.owner._parameters[role.mix].detach()
+        yield 1 - mix if mix is not None and block.names.of_before else mix
         yield None if encoder.center is None else encoder.center.bias.detach()
         balance = encoder.held("input_balance")
         yield None if balance is None else balance.detach()
-    parameters = block.attention._parameters
-    yield parameters[block.decay].detach().exp()
-    yield parameters[block.bonus].detach()

@@ -9,12 +9,13 @@ from spikeconv.families.modules import (
     own_name,
     refuse_encoder,
 )
-from spikeconv.families.native import GatedDecoder, RecurrentBlock
+from spikeconv.families.native import DataMixingBlock, GatedDecoder, RecurrentBlock
 from spikeconv.families.norm import NormKind
 from spikeconv.families.registry import FAMILIES, family_of, find_family
 
 __all__ = [
     "FAMILIES",
+    "DataMixingBlock",
     "Family",
     "GatedDecoder",
     "LinearSpec",

@@ -26,24 +26,24 @@ class EngineForward(ABC):
     """The forward of a model without its head, in the signature that it has in transformers."""
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self.model, self._class = model, type(model.base_model)
+        self._keyword = memory_keyword(model.base_model)
         self._told: set[str] = set()
         self._begin()
 
     def _begin(self) -> None:
         # What `generate` looks at. Read once: a look at a signature takes as long as a layer for one token.
-        base = self.model.base_model
-        parameters = list(inspect.signature(type(base).forward).parameters.values())[1:]
+        parameters = list(inspect.signature(self._class.forward).parameters.values())[1:]
         self.__signature__ = inspect.Signature(parameters)
         self._names = [parameter.name for parameter in parameters]
-        self._keyword = memory_keyword(base)
         self._forget()
 
     def _forget(self) -> None:
         self._watched: Watched | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "_told": self._told}
+        # A model that is copied or read again has no base yet when its forward has all of this.
+        return {"model": self.model, "_class": self._class, "_keyword": self._keyword, "_told": self._told}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -51,9 +51,8 @@ class EngineForward(ABC):
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """What the model gives: last hidden states float32 [batch, tokens, hidden], and what it remembers."""
-        base = self.model.base_model
         found = self._by_engine(arguments, options)
-        return type(base).forward(base, *arguments, **options) if found is None else found
+        return self._class.forward(self.model.base_model, *arguments, **options) if found is None else found
 
     def _by_engine(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         given = dict(zip(self._names, arguments, strict=False)) | options

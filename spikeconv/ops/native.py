@@ -207,17 +207,21 @@ def plan_recurrent(
     groups: list[Tensor],
     vectors: list[Tensor | None],
 ) -> Tensor:
-    """A whole RWKV-4 as one tensor for `run_recurrent`; CPU only. It points to the tensors given: they must live on.
+    """A whole RWKV-4 or -6 as one tensor for `run_recurrent`; CPU only. It points to the tensors given.
 
     Args:
-        sizes: layers, hidden, intermediate, vocabulary.
-        epsilons: ε of the norms in front of the first layer and of the head, then of the two of each layer.
+        sizes: layers, hidden, intermediate, vocabulary; heads and the ranks of what mixes and decay are computed of, or
+            0 three times for RWKV-4.
+        epsilons: ε of the norms in front of the first layer and of the head, then of the two of each layer (RWKV-6: and
+            that of its heads).
         tensors: embedding (float32 or bfloat16); the head's weight, scale and bias or None, as in `float_head`.
         norms: weight and bias of each of these norms.
-        groups: plans of key, value, receptance and output of time mixing, key, receptance and value of channel mixing,
-            of each layer.
+        groups: plans of key, value, receptance (RWKV-6: gate) and output of time mixing, key, receptance and value of
+            channel mixing, of each layer.
         vectors: of each of these what mixes its input with the token before, its center and its balance, or None;
-            behind those of a layer w and u of the recurrence, [hidden].
+            behind those of a layer w and u of the recurrence, [hidden]. RWKV-6 has ln -ln w of no token's own in place
+            of w, then the first mix [hidden], matrices [5 · rank, hidden] and [5, hidden, rank], five mixes
+            [5, hidden], matrices [rank, hidden] and [hidden, rank] of the decay.
     """
     plan: Tensor = torch.ops.spikeconv.plan_recurrent(sizes, epsilons, tensors, norms, groups, vectors)
     return plan
@@ -240,10 +244,11 @@ def run_recurrent(
     Args:
         texts: int64 [S, 3]: first token, tokens, slot.
         state: five tensors float32 [slots, hidden, layers], written to; channels lie side by side, slot behind slot.
+            RWKV-6: two of these, and [layers, slots, heads, head_size, head_size].
         plan, tokens, wanted, wants_logits, seconds, layers, stream, trace: as of `run_model`.
     """
     logits: Tensor = torch.ops.spikeconv.run_recurrent.default(
-        plan, tokens, texts, *state, wanted, wants_logits, seconds, *layers, stream, trace
+        plan, tokens, texts, state, wanted, wants_logits, seconds, *layers, stream, trace
     )
     return logits
 

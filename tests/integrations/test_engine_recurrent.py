@@ -1,4 +1,4 @@
-"""The engine computes what RWKV-4's modules do, and the same bits however a text is cut, batched or shared out."""
+"""The engine computes what RWKV's modules do; of RWKV-4 the same bits however a text is cut, batched or shared out."""
 
 import copy
 import gc
@@ -18,7 +18,7 @@ from spikeconv.config import SpikeConfig
 from spikeconv.conversion.pipeline import convert
 from spikeconv.conversion.recipe import plan_conversion
 from spikeconv.data.sample import sample_text
-from spikeconv.engine import CHUNK, RecurrentEngine, RecurrentSequence, obstacle
+from spikeconv.engine import CHUNK, RecurrentEngine, RecurrentSequence, obstacle, recurrent_engine
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations import engine_recurrent as integration
 from spikeconv.integrations.engine import engine_of, modules_only
@@ -33,7 +33,7 @@ from spikeconv.verification.result import VerifyResult
 
 pytestmark = pytest.mark.skipif(not load_kernels("cpu").is_native, reason="the engine is native code")
 
-ASSET = Path(__file__).parents[1] / "assets" / "rwkv4-brown"
+ASSETS = Path(__file__).parents[1] / "assets"
 
 SETTINGS: tuple[dict[str, Any], ...] = (
     {},
@@ -49,12 +49,18 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 """Codecs, bits and scales of counts; those without a sign are the family's own, for `ffn.value`."""
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`trained(**settings)`: the real model, converted; `calibrated` as the settings ask for."""
+@pytest.fixture(params=["rwkv", "rwkv6"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def trained(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`trained(**settings)`: the real model of a kind, converted; calibrated as the settings ask for."""
 
     def make(calibration: Calibration | None = None, **settings: Any) -> Path:
-        source, out = HfSource(ASSET), tmp_path_factory.mktemp("rwkv4") / "model"
+        source = HfSource(ASSETS / ("rwkv4-brown" if kind == "rwkv" else "rwkv6-brown"))
+        out = tmp_path_factory.mktemp(kind) / "model"
         convert(source, plan_conversion(source, SpikeConfig.parse(settings), calibration=calibration), out)
         return out
 
@@ -66,12 +72,12 @@ def hidden_of(engine: RecurrentEngine, ids: Tensor, state: list[Tensor], slot: i
 
 
 def test_block_by_block(
-    converted: Converted, trained: Callable[..., Path], threads: Callable[[int], None], tmp_path: Path
+    kind: str, converted: Converted, trained: Callable[..., Path], threads: Callable[[int], None], tmp_path: Path
 ) -> None:
     """Given the same inputs: counts and accumulators to the bit, on every instruction set and any number of threads."""
     (tmp_path / "text.txt").write_text(sample_text(), encoding="utf-8")
     balanced = trained(Calibration(calibration=str(tmp_path / "text.txt"), calibration_tokens=128), balance="sqrt")
-    paths = [*(converted("rwkv", **settings) for settings in SETTINGS), trained(), trained(**FINE), balanced]
+    paths = [*(converted(kind, **settings) for settings in SETTINGS), trained(), trained(**FINE), balanced]
     for path in paths:
         model = load(path)
         assert obstacle(model) is None and isinstance(model.base_model.forward, integration.RecurrentForward)
@@ -84,7 +90,7 @@ def test_block_by_block(
             assert 0 < (result.engine_error or 0) < 5e-6
             for number in (3, 2, 1):
                 threads(number)
-                engine = RecurrentEngine(model)
+                engine = recurrent_engine(model)
                 state = engine.state(1)
                 logits = engine.forward(ids[0], [RecurrentSequence(61)], state, torch.tensor([60]), logits=True)
                 found.append([logits, *state])
@@ -93,9 +99,12 @@ def test_block_by_block(
     assert any(encoder.held("input_balance") is not None for encoder in encoders)
 
 
-def test_however_a_text_is_cut(converted: Converted, threads: Callable[[int], None]) -> None:
-    """At once, token by token, in a batch with others in any slots: the same bits of hidden states and of the state."""
-    engine = RecurrentEngine(load(converted("rwkv")))
+def test_however_a_text_is_cut(kind: str, converted: Converted, threads: Callable[[int], None]) -> None:
+    """At once, token by token, in a batch with others in any slots: the same hidden states and state, of RWKV-4 to the
+    bit. (RWKV-6's small products of floats have an order that depends on how many tokens there are.)"""
+    engine = recurrent_engine(load(converted(kind, **({} if kind == "rwkv" else FINE))))
+    same = torch.equal if kind == "rwkv" else close
+    of_slot = [lambda part, slot: part[slot]] * (5 if kind == "rwkv" else 2) + [lambda part, slot: part[:, slot]]
     texts = [torch.randint(0, 256, (length,)) for length in (CHUNK + 90, 3, 200, CHUNK)]
     alone = []
     for text in texts:
@@ -104,15 +113,16 @@ def test_however_a_text_is_cut(converted: Converted, threads: Callable[[int], No
     for sizes in ([1] * 200, [7, 100, 93]):
         state = engine.state(1)
         pieces = [hidden_of(engine, piece, state) for piece in texts[2].split(sizes)]
-        assert torch.equal(torch.cat(pieces), alone[2][0]) and all(map(torch.equal, state, alone[2][1]))
+        assert same(torch.cat(pieces), alone[2][0]) and all(map(same, state, alone[2][1]))
     threads(2)
     slots, state, every = [4, 0, 3, 1], engine.state(5), torch.arange(sum(map(len, texts)))
     sequences = [RecurrentSequence(len(text), slot) for text, slot in zip(texts, slots, strict=True)]
     together = engine.forward(torch.cat(texts), sequences, state, every, logits=False)
     for found, slot, (expected, own) in zip(together.split([len(text) for text in texts]), slots, alone, strict=True):
-        assert torch.equal(found, expected)
-        assert all(torch.equal(part[slot], one[0]) for part, one in zip(state, own, strict=True))
-    assert all(torch.equal(part[2], empty[0]) for part, empty in zip(state, engine.state(1), strict=True))
+        assert same(found, expected)
+        assert all(same(of(part, slot), of(one, 0)) for of, part, one in zip(of_slot, state, own, strict=False))
+    empty = engine.state(1)
+    assert all(torch.equal(of(part, 2), of(one, 0)) for of, part, one in zip(of_slot, state, empty, strict=False))
     some = torch.tensor([0, CHUNK - 1, CHUNK, CHUNK + 89, len(every) - 1])  # on either side of where pieces end
     chosen = engine.forward(torch.cat(texts), sequences, engine.state(5), some, logits=False)
     assert torch.equal(chosen, together[some])
@@ -143,7 +153,7 @@ def test_a_state_goes_back_and_forth(converted: Converted, runs: list[int]) -> N
         assert [part.data_ptr() for part in state] == before and all(map(torch.equal, state, copied))
         assert model(ids, use_cache=False).state is None
         doubles = [part.double() for part in state]
-        with pytest.warns(SpikeconvWarning, match="not five float32 tensors"):
+        with pytest.warns(SpikeconvWarning, match="a state that is not float32 tensors"):
             after = model(ids[:, :2], state=doubles).logits
         assert close(after, model(ids[:, :2], state=state).logits)
     runs.clear()
@@ -154,9 +164,47 @@ def test_a_state_goes_back_and_forth(converted: Converted, runs: list[int]) -> N
         assert close(model(ids, use_cache=True).logits, alone) and len(runs) == 1
 
 
-def test_generates_and_goes_on_by_itself(converted: Converted, runs: list[int]) -> None:
+def test_a_state_by_layer_is_never_changed(converted: Converted, runs: list[int]) -> None:
+    """RWKV-6's: engine and modules go on with each other's, from one place as often as one likes."""
+    model = load(converted("rwkv6", **FINE))
+    plain = long_way(model)
+    ids = torch.randint(0, 256, (3, 40))
+    for one, other in zip(*(step_by_step(each, ids, 4) for each in (model, plain)), strict=True):
+        assert close(one, other)
+    assert len(runs) == 5
+    with torch.inference_mode():
+        expected = plain(ids, use_cache=True).logits
+        state, logits = None, []
+        for turn, piece in enumerate(ids.split(5, 1)):
+            out = (plain if turn % 2 else model)(piece, state=state, use_cache=True)
+            logits.append(out.logits)
+            state = out.state
+        assert close(torch.cat(logits, 1), expected)
+        state = model(ids, use_cache=True).state
+        before = copy.deepcopy(state)
+        others = [state[0]._replace(wkv=state[0].wkv * 0), *state[1:]]
+        more = [
+            model(ids[:, :2], state=given, use_cache=True).logits
+            for given in (state, before, list(state), tuple(state), pickle.loads(pickle.dumps(state)), others)
+        ]
+        assert all(torch.equal(each, more[0]) for each in more[:5]) and not close(more[5], more[0])
+        state[0] = others[0]
+        assert torch.equal(model(ids[:, :2], state=state).logits, more[5])
+        for layer, was in zip(state[1:], before[1:], strict=True):
+            assert all(map(torch.equal, layer, was))
+        assert model(ids, use_cache=False).state is None and model(ids, state=state, use_cache=False).state is None
+        halves = [layer._replace(wkv=layer.wkv.double()) for layer in state]
+        with pytest.warns(SpikeconvWarning, match="a state that is not float32 tensors"):
+            assert close(model(ids[:, :2], state=halves).logits, more[5])
+        mask = torch.ones_like(ids)
+        mask[0, 0] = 0
+        with pytest.raises(SpikeconvError, match="padded on the left"):
+            model(ids, attention_mask=mask)
+
+
+def test_generates_and_goes_on_by_itself(kind: str, converted: Converted, runs: list[int]) -> None:
     """`generate`, greedy and sampled, from a model that nobody else holds any more, copied or from a pickle."""
-    path = converted("rwkv", **FINE)
+    path = converted(kind, **FINE)
     ids = torch.randint(0, 256, (2, 9))
     ways = (lambda model: model, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), long_way)
     for settings in ({"do_sample": False}, {"do_sample": True, "top_k": 5}):
@@ -170,11 +218,34 @@ def test_generates_and_goes_on_by_itself(converted: Converted, runs: list[int]) 
     assert len(runs) == 2 * 3 * 6
 
 
-def test_changes_are_seen(converted: Converted, runs: list[int]) -> None:
-    """The plan holds addresses: whatever moves a weight, a norm or a module must not leave the old ones in use."""
-    model = load(converted("rwkv", **FINE))
+def test_changes_are_seen(kind: str, converted: Converted, runs: list[int]) -> None:
+    """The plan holds addresses, and numbers of its own: whatever moves or changes a parameter, a norm or a module must
+    not leave the old ones in use."""
+    model = load(converted(kind, **FINE))
     ids = torch.randint(0, 256, (1, 4))
     base, block = model.rwkv, model.rwkv.blocks[1]
+
+    def follows(what: str, takes_modules: bool = False) -> None:
+        count, found = len(runs), step_by_step(model, ids, 2)
+        assert (len(runs) == count) == takes_modules, what
+        for one, other in zip(found, step_by_step(long_way(model), ids, 2), strict=True):
+            assert close(one, other), what
+        assert not all(map(torch.equal, found, first)), what
+
+    first = step_by_step(model, ids, 2)
+    names = [name for name, _ in model.named_parameters() if "blocks.0." not in name or "pre_ln" in name]
+    assert len(names) > 15
+    for name in names:
+        parameter = model.get_parameter(name)
+        before = parameter.data
+        parameter.data = before * 1.5 + 0.2
+        follows(name)
+        parameter.data = before
+        assert all(map(torch.equal, step_by_step(model, ids, 2), first)), name
+        with torch.no_grad():
+            parameter.mul_(2)
+            follows(name)
+            parameter.div_(2)
 
     def weight() -> None:
         other = block.attention.output.weight.clone()
@@ -184,58 +255,24 @@ def test_changes_are_seen(converted: Converted, runs: list[int]) -> None:
     def scale() -> None:
         block.feed_forward.value.weight_scale *= 1.5
 
-    def norm() -> None:
-        block.ln2.weight.data = block.ln2.weight * 2
-
-    def entry() -> None:
-        base.blocks[0].pre_ln.bias.data = base.blocks[0].pre_ln.bias + 3
-
-    def center() -> None:
-        block.ln1.bias.data = block.ln1.bias - 2
-
-    def last_norm() -> None:
-        base.ln_out.weight.data = base.ln_out.weight * -3
-
     def epsilon() -> None:
         block.ln1.eps = 10.0
 
-    def mix() -> None:
-        block.attention.time_mix_key.data = 1 - block.attention.time_mix_key
-
-    def decay() -> None:
-        with torch.no_grad():
-            block.attention.time_decay.add_(2)
-
-    def bonus() -> None:
-        block.attention.time_first.data = block.attention.time_first + 4
-
-    def embedding() -> None:
-        base.embeddings.weight.data = base.embeddings.weight.flip(0)
+    def module() -> None:
+        block.feed_forward.receptance = copy.deepcopy(block.feed_forward.receptance)
+        block.feed_forward.receptance.weight_scale *= 3
 
     def rescaled() -> None:
         model.config.rescale_every = 1
         base.layers_are_rescaled = True  # or the modules would halve integers
 
-    def not_rescaled() -> None:
-        model.config.rescale_every = 0
-
-    def unfold() -> None:
-        set_execution(model, "unfold")
-
-    def module() -> None:
-        block.attention.time_shift = torch.nn.Identity()  # which nobody calls
-
-    before = step_by_step(model, ids, 2)
-    ours = (weight, scale, norm, entry, center, last_norm, epsilon, mix, decay, bonus, embedding)
-    for change in (*ours, rescaled, not_rescaled, unfold, module):
-        count = len(runs)
+    for change in (weight, scale, epsilon, module, *([rescaled] if kind == "rwkv" else [])):
         change()
-        after = step_by_step(model, ids, 2)
-        assert change in (unfold, module) or not torch.equal(after[2], before[2]), change.__name__
-        assert (len(runs) == count) == (change in (rescaled, unfold, module)), change.__name__
-        for one, other in zip(after, step_by_step(long_way(model), ids, 2), strict=True):
-            assert close(one, other), change.__name__
-        before = after
+        follows(change.__name__, change is rescaled)
+    model.config.rescale_every = 0
+    follows("not rescaled")
+    set_execution(model, "unfold")
+    follows("unfold", True)
 
 
 def test_what_takes_the_modules_way(converted: Converted, runs: list[int], tiny_checkpoint: Converted) -> None:
@@ -271,13 +308,13 @@ def test_what_takes_the_modules_way(converted: Converted, runs: list[int], tiny_
     assert len(runs) == 1
 
 
-def test_who_counts_is_told_by_the_engine(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_counts_is_told_by_the_engine(kind: str, converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
     """The logits are those that nobody watched, and the counts those of what the modules read."""
     watched: list[int] = []
     run = integration.run_watched
     monkeypatch.setattr(integration, "run_watched", lambda *arguments: watched.append(1) or run(*arguments))
     for bits in ("8-8", "4-1.58"):
-        model = load(converted("rwkv", bits=bits))
+        model = load(converted(kind, bits=bits))
         ids = torch.randint(0, 256, (2, 20))
         expected = step_by_step(model, ids, 3)
         linears = spike_linears(model)
@@ -294,12 +331,15 @@ def test_who_counts_is_told_by_the_engine(converted: Converted, monkeypatch: pyt
             assert [x.shape[:2] for x in inputs[name]] == [(2, 20), *[(2, 1)] * 3]
             for x, each in zip(inputs[name], kept.kept[name], strict=True):  # what is read is centered already
                 assert torch.equal(linear.encoder.encode(x).spikes.counts, each.spikes.counts)
-        first = model.rwkv.blocks[0]
-        with torch.inference_mode():
-            x = first.ln1(first.pre_ln(model.rwkv.embeddings(ids)))
-            before = torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), 1)
-            read = first.attention.key.encoder.centered(before.lerp(x, first.attention.time_mix_key))
-        torch.testing.assert_close(inputs["rwkv.blocks.0.attention.key"][0], read, rtol=0, atol=1e-5)
+        assert len(inputs) == len(linears) == sum(map(len, recurrent_engine(model).groups))
+        read: dict[str, list[Tensor]] = {}
+        for name in ("key", "value", "receptance"):  # what the first block reads does not depend on who runs it
+            spikes = linears[f"rwkv.blocks.0.attention.{name}"].encoder
+            spikes.readers.append(read.setdefault(name, []).append)
+        with modules_only(model), torch.inference_mode():
+            model(ids)
+        for name, (x,) in read.items():
+            torch.testing.assert_close(inputs[f"rwkv.blocks.0.attention.{name}"][0], x, rtol=0, atol=1e-5)
 
 
 def test_what_is_wrong_is_a_sentence(converted: Converted) -> None:
