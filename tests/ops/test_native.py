@@ -203,7 +203,7 @@ def test_kernels_are_clean_under_the_sanitizers(monkeypatch: pytest.MonkeyPatch,
         for name in ("libasan", "libubsan")
     ]
     here = Path(__file__).parent
-    names = ("test_engine", "test_engine_counts", "test_engine_recurrent", "test_head")
+    names = ("test_engine", "test_engine_counts", "test_engine_recurrent", "test_engine_states", "test_head")
     engine = (str(here.parent / f"integrations/{name}.py") for name in names)
     tests = [*(str(here / f"{name}.py") for name in SANITIZED), str(here.parent / "weights"), *engine]
     options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not reference and not threads and not forked"]
