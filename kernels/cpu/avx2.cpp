@@ -79,6 +79,7 @@ struct WideProduct {
 #include "attend.inl"
 #include "head.inl"
 #include "attend_floats.inl"
+#include "recurrent.inl"
 #include "engine.inl"
 
 }  // namespace

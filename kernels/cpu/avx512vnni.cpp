@@ -59,6 +59,7 @@ using WideProduct = Product;
 #include "attend.inl"
 #include "head.inl"
 #include "attend_floats.inl"
+#include "recurrent.inl"
 #include "engine.inl"
 
 }  // namespace

@@ -2,20 +2,16 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstring>
 #include <span>
 #include <vector>
 
-#include "dispatch.h"
 #include "engine_memory.h"
 #include "engine_rows.h"
-#include "parallel.h"
+#include "engine_steps.h"
 
 namespace spikeconv {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // Attention of one forward, cut into parts that depend on shapes alone.
 struct Task {
@@ -26,12 +22,12 @@ struct Task {
   bool merges;
 };
 
-class Forward {
+class Forward : Steps {
  public:
   Forward(const ModelPlan& m, const LayerPlan* layers, std::span<const Sequence> sequences, const int64_t* tokens,
           int64_t count, const Cache& cache, const Stretch& stretch, double* seconds)
-      : m_(m), layers_(layers), sequences_(sequences), tokens_(tokens), count_(count), cache_(cache), stretch_(stretch),
-        isa_(kernels()), float_(*isa_.engine), seconds_(seconds) {}
+      : Steps(count, seconds), m_(m), layers_(layers), sequences_(sequences), tokens_(tokens), cache_(cache),
+        stretch_(stretch) {}
 
   void run(std::span<const int64_t> wanted, bool logits, float* out) {
     if (!m_.rows.used()) cut();
@@ -40,7 +36,6 @@ class Forward {
     Workspace(measure, m_, count_, records_ * (m_.head_dim + kRecordExtra));
     Room room(static_cast<char*>(memory.bytes(measure.used() + 64)));
     Workspace w(room, m_, count_, records_ * (m_.head_dim + kRecordExtra));
-    begin();
     const size_t bytes = size_t(count_ * m_.hidden) * sizeof(float);
     if (stretch_.first > 0)
       std::memcpy(w.x, stretch_.stream, bytes);
@@ -56,80 +51,49 @@ class Forward {
   }
 
  private:
-  void begin() { last_ = Clock::now(); }
-  void lap(Part part) {
-    const Clock::time_point now = Clock::now();
-    seconds_[int(part)] += std::chrono::duration<double>(now - last_).count();
-    last_ = now;
-  }
-
-  template <class F>
-  void each_token(int64_t work, const F& f) {
-    share(0, count_, std::max<int64_t>(1, kWorkPerThread / 16 / std::max<int64_t>(work, 1)),
-          [&](int64_t begin, int64_t end) {
-            for (int64_t t = begin; t < end; ++t) f(t);
-          });
-  }
-
-  // Rows of `width` numbers, for those who compare.
-  void note(int64_t layer, int64_t& at, const float* rows, int64_t width) {
-    if (!stretch_.trace) return;
-    const int64_t stride = trace_width(m_), begin = (layer - stretch_.first) * count_;
-    for (int64_t t = 0; t < count_; ++t)
-      std::memcpy(stretch_.trace + (begin + t) * stride + at, rows + t * width, size_t(width) * 4);
-    at += width;
-  }
-
   void layer(int64_t index, Workspace& w) {
     const LayerPlan& plan = layers_[index];
+    const int64_t width = trace_width(m_), inner = m_.intermediate;
+    float* trace = stretch_.trace ? stretch_.trace + (index - stretch_.first) * count_ * width : nullptr;
     int64_t noted = 0;
-    note(index, noted, w.x, m_.hidden);
-    encode(plan.qkv, w.x, w, count_);
-    multiply(plan.qkv, w, std::array{w.query, w.key, w.value}, count_);
-    note(index, noted, w.query, m_.query_width());
-    note(index, noted, w.key, m_.key_width());
-    note(index, noted, w.value, m_.key_width());
+    const auto see = [&](const float* rows, int64_t size) { note(trace, width, noted, rows, size); };
+    see(w.x, m_.hidden);
+    encode(plan.qkv, w.x, w);
+    multiply(plan.qkv, w.encoded, std::array{w.query, w.key, w.value});
+    see(w.query, m_.query_width());
+    see(w.key, m_.key_width());
+    see(w.value, m_.key_width());
     remember(plan, index, w);
     if (m_.rows.used())
       attend_rows(m_, sequences_, cache_, index, plan.window, w.query, w.attended);
     else
       attend(plan, index, w);
     lap(Part::attention);
-    note(index, noted, w.attended, m_.query_width());
-    encode(plan.output, w.attended, w, count_);
-    multiply(plan.output, w, std::array{w.other}, count_);
-    note(index, noted, w.other, m_.hidden);
-    add(w);
-    note(index, noted, w.x, m_.hidden);
-    encode(plan.gate_up, w.x, w, count_);
-    multiply(plan.gate_up, w, std::array{w.gate, w.up}, count_);
-    note(index, noted, w.gate, m_.intermediate);
-    note(index, noted, w.up, m_.intermediate);
+    see(w.attended, m_.query_width());
+    encode(plan.output, w.attended, w);
+    multiply(plan.output, w.encoded, std::array{w.other});
+    see(w.other, m_.hidden);
+    add(w.x, w.other, m_.hidden);
+    see(w.x, m_.hidden);
+    encode(plan.gate_up, w.x, w);
+    multiply(plan.gate_up, w.encoded, std::array{w.gate, w.up});
+    see(w.gate, inner);
+    see(w.up, inner);
     encode_gated(plan.down, w);
-    note(index, noted, w.gate, m_.intermediate);
-    multiply(plan.down, w, std::array{w.other}, count_);
-    note(index, noted, w.other, m_.hidden);
-    add(w);
+    see(w.gate, inner);
+    multiply(plan.down, w.encoded, std::array{w.other});
+    see(w.other, m_.hidden);
+    add(w.x, w.other, m_.hidden);
   }
 
-  EncodeJob job_of(const GroupPlan& group, const float* x, Workspace& w) const {
-    EncodeJob job = group.job;
-    job.x = x;
-    job.dtype = Dtype::float32;
-    job.counts = w.counts;
-    job.scale = w.scale;
-    job.zero = w.zero;
-    return job;
-  }
-
-  void encode(const GroupPlan& group, const float* x, Workspace& w, int64_t tokens) {
-    run_encode(job_of(group, x, w), tokens);
+  void encode(const GroupPlan& group, const float* x, Workspace& w) {
+    run_encode(job_of(group, x, w.encoded), count_);
     lap(Part::encode);
   }
 
   // silu(gate) · up → counts, a token at a time; what was encoded replaces the gates.
   void encode_gated(const GroupPlan& group, Workspace& w) {
-    const EncodeJob job = job_of(group, w.gate, w);
+    const EncodeJob job = job_of(group, w.gate, w.encoded);
     const int64_t n = m_.intermediate;
     share(0, count_, std::max<int64_t>(1, kWorkPerThread / 16 / n), [&](int64_t begin, int64_t end) {
       float* memory = static_cast<float*>(scratch().bytes(encode_scratch(job) * 4));
@@ -140,26 +104,6 @@ class Forward {
       }
     });
     lap(Part::encode);
-  }
-
-  template <size_t outputs>
-  void multiply(const GroupPlan& group, Workspace& w, const std::array<float*, outputs>& to, int64_t tokens) {
-    std::array<Member, outputs> members;
-    for (size_t i = 0; i < outputs; ++i) {
-      members[i] = group.members[i];
-      Output& output = members[i].output;
-      output.data = to[i];
-      output.dtype = Dtype::float32;
-      output.scale = w.scale;
-      output.zero = group.job.range.symmetric ? nullptr : w.zero;
-    }
-    run_products({w.counts, tokens, group.job.transform.size, group.job.wide}, group.products, members);
-    lap(Part::products);
-  }
-
-  void add(Workspace& w) {
-    each_token(m_.hidden, [&](int64_t t) { float_.add(w.x + t * m_.hidden, w.other + t * m_.hidden, m_.hidden); });
-    lap(Part::rest);
   }
 
   char* state(void* base, int64_t layer, int64_t slot, int64_t key_head, int64_t index) const {
@@ -292,15 +236,10 @@ class Forward {
   const LayerPlan* layers_;
   std::span<const Sequence> sequences_;
   const int64_t* tokens_;
-  int64_t count_;
   const Cache& cache_;
   const Stretch& stretch_;
-  const Kernels& isa_;
-  const EngineKernels& float_;
-  double* seconds_;
   std::vector<Task> tasks_;
   int64_t records_ = 0;
-  Clock::time_point last_;
 };
 
 }  // namespace

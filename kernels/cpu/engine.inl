@@ -40,4 +40,6 @@ void narrow(const float* from, int64_t n, Dtype dtype, void* to) {
     __builtin_memcpy(to, from, size_t(n) * sizeof(float));
 }
 
-const EngineKernels engine_kernels = {engine_normalize, rotary, add_rows, gate, widen, narrow, attend_floats, head};
+const EngineKernels engine_kernels = {
+    engine_normalize, rotary, add_rows,     gate,      widen, narrow,   attend_floats, head,  layer_norm,
+    blend,            prepare, relu_squared, add_gated, wkv,   blend_by, tanh_row,      decay, wkv_matrix};

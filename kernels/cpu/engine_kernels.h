@@ -50,6 +50,24 @@ struct FloatAttendPart {
   int64_t rows() const { return row_end - row_begin; }
 };
 
+// Some tokens of one sequence, [tokens][stride] of each; channels have a state of their own.
+struct WkvJob {
+  const float *key, *value;
+  float* receptance;  // replaced by what comes out
+  int64_t stride, tokens;
+  const float *decay, *first;                     // [channels] w and u
+  float *numerator, *denominator, *exponent;      // [channels] both sums are to be scaled by e^exponent
+};
+
+// The same of one head of RWKV-6, whose state is a matrix [size][size].
+struct MatrixWkvJob {
+  const float *receptance, *key, *value, *decay;
+  float* out;
+  int64_t stride, tokens, size;
+  const float* first;  // [size] u
+  float* state;
+};
+
 struct EngineKernels {
   // γ · x / √(mean x² + ε), as in front of encoders; scratch of 2 n floats.
   void (*normalize)(const float* x, int64_t n, const float* gamma, float epsilon, float* out, float* scratch);
@@ -67,6 +85,24 @@ struct EngineKernels {
   // out[row][r] = weight row r · x row + bias, r in [begin, end); x [rows, n]. Scratch of `head_scratch(…)` floats.
   void (*head)(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t begin,
                int64_t end, float* out, int64_t out_stride, float* scratch);
+  // Of recurrent models. γ (x - μ) / σ + β; x may be out.
+  void (*layer_norm)(const float* x, int64_t n, const float* weight, const float* bias, float epsilon, float* out);
+  // out = before + mix · (x - before)
+  void (*blend)(const float* before, const float* x, const float* mix, int64_t n, float* out);
+  // x = (x - center) · balance; null: without
+  void (*prepare)(float* x, const float* center, const float* balance, int64_t n);
+  // x = relu(x)²
+  void (*relu_squared)(float* x, int64_t n);
+  // to += σ(receptance) · value
+  void (*add_gated)(float* to, const float* receptance, const float* value, int64_t n);
+  // σ(receptance) · wkv of the channels [begin, end)
+  void (*wkv)(const WkvJob&, int64_t begin, int64_t end);
+  // out = x + (before - x) · (mix + more)
+  void (*blend_by)(const float* before, const float* x, const float* mix, const float* more, int64_t n, float* out);
+  // x = tanh(x), and x = e^-e^x
+  void (*tanh)(float* x, int64_t n);
+  void (*decay)(float* x, int64_t n);
+  void (*wkv_matrix)(const MatrixWkvJob&);
 };
 
 constexpr int64_t kFewQueryRows = 8;          // queries up to which keys are read once for all of them, lane by lane

@@ -24,15 +24,24 @@ class Room {
   char *next_, *begin_;
 };
 
+// Counts of tokens with their scales and zero points, of inputs up to `widest`.
+struct Encoded {
+  void* counts;
+  float* scale;
+  int32_t* zero;
+
+  Encoded(Room& room, int64_t tokens, int64_t widest)
+      : counts(room.take<int16_t>(tokens * widest)), scale(room.take<float>(tokens)), zero(room.take<int32_t>(tokens)) {}
+};
+
 // What a forward of so many tokens works in.
 struct Workspace {
-  float *x, *attended, *other, *gate, *up, *query, *key, *value, *scale, *final;
-  int32_t* zero;
-  void* counts;
+  float *x, *attended, *other, *gate, *up, *query, *key, *value, *final;
+  Encoded encoded;
   float* records;
 
-  Workspace(Room& room, const ModelPlan& m, int64_t tokens, int64_t records_floats) {
-    const int64_t widest = std::max({m.hidden, m.query_width(), m.intermediate});
+  Workspace(Room& room, const ModelPlan& m, int64_t tokens, int64_t records_floats)
+      : encoded(room, tokens, std::max({m.hidden, m.query_width(), m.intermediate})) {
     x = room.take<float>(tokens * m.hidden);
     other = room.take<float>(tokens * m.hidden);
     query = room.take<float>(tokens * m.query_width());
@@ -42,9 +51,6 @@ struct Workspace {
     gate = room.take<float>(tokens * m.intermediate);
     up = room.take<float>(tokens * m.intermediate);
     final = room.take<float>(tokens * m.hidden);
-    scale = room.take<float>(tokens);
-    zero = room.take<int32_t>(tokens);
-    counts = room.take<int16_t>(tokens * widest);
     records = room.take<float>(records_floats);
   }
 };

@@ -2,54 +2,13 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>
-#include <string>
 
 #include "engine.h"
+#include "engine_tensors.h"
 #include "parallel.h"
-#include "tensors.h"
 
 namespace spikeconv {
 namespace {
-
-const float* kept_floats(const Tensor& t, int64_t count, const char* what) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.is_contiguous() && t.numel() == count && !t.is_cuda(),
-                  "spikeconv: ", what, " must be ", count, " contiguous float32 numbers");
-  return data<const float>(t);
-}
-
-float* written_floats(const Tensor& t, int64_t count, const char* what) {
-  return const_cast<float*>(kept_floats(t, count, what));
-}
-
-FloatRows kept_rows(const Tensor& t, int64_t rows, int64_t width, const char* what) {
-  const bool half = t.scalar_type() == ScalarType::BFloat16;
-  STD_TORCH_CHECK((half || t.scalar_type() == ScalarType::Float) && t.is_contiguous() && t.dim() == 2 &&
-                      t.size(0) == rows && t.size(1) == width && !t.is_cuda(),
-                  "spikeconv: ", what, " must be contiguous float32 or bfloat16 [", rows, ", ", width, "]");
-  return {t.data_ptr(), half ? Dtype::bfloat16 : Dtype::float32, width};
-}
-
-// The weights of a head: rows of floats, or of int8 with a scale for every kScaled of them.
-FloatRows kept_head(const Tensor& t, const OptionalTensor& scale, int64_t rows, int64_t width) {
-  STD_TORCH_CHECK((t.scalar_type() == ScalarType::Char) == scale.has_value(), "spikeconv: a head of int8 has scales");
-  if (!scale) return kept_rows(t, rows, width, "the head");
-  STD_TORCH_CHECK(t.is_contiguous() && t.dim() == 2 && t.size(0) == rows && t.size(1) == width && !t.is_cuda() &&
-                      width % kScaled == 0,
-                  "spikeconv: the head must be contiguous int8 [", rows, ", ", width, "], in whole blocks of ", kScaled);
-  return {t.data_ptr(), Dtype::int8, width, kept_floats(*scale, rows * (width / kScaled), "the head's scales")};
-}
-
-// A group's plan, for inputs and outputs of these sizes.
-GroupPlan group_of(const Tensor& bytes, int64_t inputs, std::initializer_list<int64_t> outputs, const char* what) {
-  STD_TORCH_CHECK(bytes.numel() == int64_t(sizeof(GroupPlan)), "spikeconv: not a plan of this library");
-  GroupPlan plan;
-  std::memcpy(&plan, bytes.data_ptr(), sizeof(plan));
-  bool fits = plan.job.transform.size == inputs && plan.member_count == int64_t(outputs.size());
-  for (size_t i = 0; fits && i < outputs.size(); ++i)
-    fits = plan.members[i].weight.out_features == outputs.begin()[i] && plan.members[i].output.stride == outputs.begin()[i];
-  STD_TORCH_CHECK(fits, "spikeconv: the plan of ", what, " is of other sizes than the model's");
-  return plan;
-}
 
 // How keys and values are rows of counts, if the settings say so: `rotation` and `inverse` of a head.
 RowPlan row_plan_of(int64_t head_dim, const std::vector<double>& settings, const Tensors& rotation,
@@ -138,19 +97,11 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
   const ModelPlan& m = *static_cast<const ModelPlan*>(plan.data_ptr());
   STD_TORCH_CHECK(plan.numel() == int64_t(sizeof(ModelPlan)) + m.layers * int64_t(sizeof(LayerPlan)),
                   "spikeconv: not a plan of this library");
-  for (const Tensor* t : {&tokens, &sequences, &wanted})
-    STD_TORCH_CHECK(t->scalar_type() == ScalarType::Long && t->is_contiguous() && !t->is_cuda(),
-                    "spikeconv: tokens, sequences and rows are contiguous int64 numbers");
   const int64_t count = tokens.numel();
+  check_tokens(tokens, m.vocabulary, wanted);
   const int64_t *ids = data<const int64_t>(tokens), *rows = data<const int64_t>(wanted);
-  for (int64_t t = 0; t < count; ++t)
-    STD_TORCH_CHECK(ids[t] >= 0 && ids[t] < m.vocabulary, "spikeconv: token id ", ids[t], " is none of the ", m.vocabulary,
-                    " that the model knows");
-  for (int64_t r = 0; r < wanted.numel(); ++r)
-    STD_TORCH_CHECK(rows[r] >= 0 && rows[r] < count, "spikeconv: logits of token ", rows[r], " of ", count);
   const Cache cache = cache_of(m, keys, values);
-  STD_TORCH_CHECK(sequences.dim() == 2 && sequences.size(1) == 8, "spikeconv: eight numbers for each sequence");
-  const int64_t* given = data<const int64_t>(sequences);
+  const int64_t* given = kept_sequences(sequences, 8);
   std::vector<Sequence> all;
   int64_t next = 0;
   for (int64_t i = 0; i < sequences.size(0); ++i, given += 8) {
@@ -171,21 +122,14 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
     next += s.count;
   }
   STD_TORCH_CHECK(next == count, "spikeconv: ", count, " tokens, but sequences of ", next);
-  STD_TORCH_CHECK(seconds.scalar_type() == ScalarType::Double && seconds.numel() == int64_t(Part::count) &&
-                      seconds.is_contiguous(),
-                  "spikeconv: one number of seconds for each part");
-  STD_TORCH_CHECK(0 <= first && first < last && last <= m.layers, "spikeconv: layers ", first, " to ", last, " of ", m.layers);
-  const bool streams = stream.numel() > 0, traced = trace.numel() > 0;
-  STD_TORCH_CHECK(streams || (first == 0 && last == m.layers), "spikeconv: some of the layers go on from a stream");
-  STD_TORCH_CHECK(wanted.numel() == 0 || last == m.layers, "spikeconv: logits come behind the last layer");
-  const Stretch stretch{first, last, streams ? written_floats(stream, count * m.hidden, "the stream") : nullptr,
-                        traced ? written_floats(trace, (last - first) * count * trace_width(m), "the trace") : nullptr};
+  const Stretch stretch =
+      stretch_of({first, last}, m.layers, stream, count * m.hidden, trace, count * trace_width(m), wanted.numel());
   STD_TORCH_CHECK(!wants_logits || m.head.data, "spikeconv: this model has no output head");
   Tensor out = make({wanted.numel(), wants_logits ? m.vocabulary : m.hidden}, aoti_torch_dtype_float32());
   if (count)
     run_forward(m, reinterpret_cast<const LayerPlan*>(static_cast<const char*>(plan.data_ptr()) + sizeof(ModelPlan)), all,
                 ids, count, cache, stretch, {rows, size_t(wanted.numel())}, wants_logits, data<float>(out),
-                data<double>(seconds));
+                kept_seconds(seconds));
   return out;
 }
 

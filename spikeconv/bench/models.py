@@ -12,7 +12,16 @@ import torch
 
 from spikeconv.bench.timing import median_seconds
 from spikeconv.checkpoint.folder import source_path
-from spikeconv.engine import PARTS, Engine, Sequence, runs_engine
+from spikeconv.engine import (
+    PARTS,
+    Engine,
+    RecurrentEngine,
+    RecurrentSequence,
+    Sequence,
+    recurrent_engine,
+    runs_decoder,
+    runs_recurrent,
+)
 from spikeconv.evaluate.models import load_checkpoint, load_source
 from spikeconv.integrations.engine import keeps_floats
 from spikeconv.integrations.head import is_rounded_by_choice, round_head
@@ -125,26 +134,45 @@ def _while(begin: Callable[[], None], end: Callable[[], None], calls: "Calls") -
 
 def _parts(model: Any, prompt: int, new_tokens: int) -> list[ModelParts]:
     """By the engine's own counters: of a prefill, and of a token in the mean; nothing where the engine does not run."""
-    if not runs_engine(model):
-        return []
-    most = max(prompt, len(PROMPT) + new_tokens)
-    engine = Engine(model, most)
-    cache = engine.cache(1, most)
+    if runs_decoder(model):
+        return _parts_of_decoder(Engine(model, max(prompt, len(PROMPT) + new_tokens)), prompt, new_tokens)
+    return _parts_of_recurrent(recurrent_engine(model), prompt, new_tokens) if runs_recurrent(model) else []
+
+
+def _parts_of_decoder(engine: Engine, prompt: int, new_tokens: int) -> list[ModelParts]:
+    cache = engine.cache(1, engine.positions)
+
+    def run(ids: torch.Tensor, sequence: Sequence) -> None:
+        engine.forward(ids, [sequence], cache, torch.tensor([len(ids) - 1]), logits=True)
+
     ids = torch.randint(engine.vocabulary, (prompt,))
-    ways = {
-        f"prefill {prompt}": [(ids, Sequence(prompt))],
-        "decode": [(ids[:1], Sequence(1, at=len(PROMPT) + i, position=len(PROMPT) + i)) for i in range(new_tokens)],
-    }
-    found = []
-    for run, calls in ways.items():
-        for _ in range(2):  # the first warms up
-            engine.seconds.zero_()
-            for tokens, sequence in calls:
-                engine.forward(tokens, [sequence], cache, torch.tensor([len(tokens) - 1]), logits=True)
-        total = float(engine.seconds.sum())
-        shares = dict(zip(PARTS, (engine.seconds / total).tolist(), strict=True))
-        found.append(ModelParts(run, 1e3 * total / len(calls), shares))
-    return found
+    more = (Sequence(1, at=len(PROMPT) + i, position=len(PROMPT) + i) for i in range(new_tokens))
+    return [
+        _shares(f"prefill {prompt}", engine.seconds, [partial(run, ids, Sequence(prompt))]),
+        _shares("decode", engine.seconds, [partial(run, ids[:1], sequence) for sequence in more]),
+    ]
+
+
+def _parts_of_recurrent(engine: RecurrentEngine, prompt: int, new_tokens: int) -> list[ModelParts]:
+    state = engine.state(1)
+
+    def run(ids: torch.Tensor) -> None:
+        engine.forward(ids, [RecurrentSequence(len(ids))], state, torch.tensor([len(ids) - 1]), logits=True)
+
+    ids = torch.randint(engine.vocabulary, (prompt,))
+    return [
+        _shares(f"prefill {prompt}", engine.seconds, [partial(run, ids)]),
+        _shares("decode", engine.seconds, [partial(run, ids[:1])] * new_tokens),
+    ]
+
+
+def _shares(run: str, seconds: torch.Tensor, calls: list[Callable[[], None]]) -> ModelParts:
+    for _ in range(2):  # the first warms up
+        seconds.zero_()
+        for call in calls:
+            call()
+    total = float(seconds.sum())
+    return ModelParts(run, 1e3 * total / len(calls), dict(zip(PARTS, (seconds / total).tolist(), strict=True)))
 
 
 class Calls(NamedTuple):

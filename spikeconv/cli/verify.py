@@ -88,7 +88,7 @@ def show_result(result: "VerifyResult") -> None:
     if result.engine_error is not None:
         line(
             not result.different_in_engine and result.engine_error <= ENGINE_TOLERANCE,
-            f"{result.engine_outputs} numbers of the engine: the modules', to the bit; attention and logits to "
+            f"{result.engine_outputs} numbers of the engine: the modules', to the bit; what it adds up in floats to "
             f"{result.engine_error:.1e}" + _names(result.different_in_engine),
         )
     if result.attention_error is not None or result.float_caches:

@@ -7,18 +7,16 @@ import torch
 from torch import Tensor
 
 from spikeconv.engine.cache import StateCache
-from spikeconv.engine.head import head_module, head_of
+from spikeconv.engine.head import head_module
+from spikeconv.engine.held import Held, head_tables
 from spikeconv.engine.parts import decoder_of
-from spikeconv.nn import Cells, version_of
+from spikeconv.engine.pieces import NOTHING, in_pieces, rows_of
 from spikeconv.ops.native import plan_model, run_model
 
-__all__ = ["CHUNK", "PARTS", "READ", "Engine", "Sequence", "windows_of"]
+__all__ = ["PARTS", "READ", "Engine", "Sequence", "windows_of"]
 
 PARTS = ("encode", "products", "attention", "head", "rest")
 """What a forward's time goes into."""
-
-CHUNK = 512
-"""Tokens of one native call: a longer text goes in pieces, between which Ctrl-C is heard."""
 
 READ = ("input", "attended", "middle", "product")
 """What the groups of a layer read (q, k and v; o; gate and up; down), by its name in `Engine.layer_by_layer`."""
@@ -90,28 +88,22 @@ class Engine:
         self.fewest = few // (config.num_attention_heads // self.key_heads) + 1
         norms = [norm for layer in decoder.layers for norm in layer.norms]
         head = head_module(model)
-        owners = [base.embed_tokens, base.norm, *norms, *([] if head is None else [head])]
-        own = [(module._parameters, "weight") for module in owners]
+        own = [(module._parameters, "weight") for module in (base.embed_tokens, base.norm, *norms)]
         own += [(vars(layer.attention), "scaling") for layer in decoder.layers]
         own += [(vars(norm), "variance_epsilon") for norm in (base.norm, *norms)]
         own += [(vars(layer.attention), "kv") for layer in decoder.layers if layer.code is not None]
         own += [(vars(code), name) for code in self.codes for name in ("settings", "rotation", "execution")]
-        own += [(base.rotary_emb._buffers, "inv_freq"), *([] if head is None else [(head._parameters, "bias")])]
-        self._cells = Cells([*(key for plan in self._plans for key in plan.cells.keys), *own])
-        copied = (base.embed_tokens.weight, *([] if head is None else [head.weight]))
-        self._copied = [(weight, version_of(weight)) for weight in copied]
+        own.append((base.rotary_emb._buffers, "inv_freq"))
+        self._held = Held(self._plans, own, [base.embed_tokens.weight], head)
         self._config, self._windows = config, windows_of(config, self.layers)
         with torch.no_grad():
             cos, sin = base.rotary_emb(torch.empty(0), torch.arange(positions)[None])
-            weights: Any = (None, None) if head is None else head_of(head.weight, head_bits)[:2]
-            bias = None if head is None or head.bias is None else head.bias.detach()
             self.tables = [
                 base.embed_tokens.weight.detach().contiguous(),
                 cos[0].contiguous(),
                 sin[0].contiguous(),
                 base.norm.weight.detach(),
-                *weights,
-                bias,
+                *head_tables(head, head_bits),
             ]
         sizes = [self.layers, self.hidden, config.num_attention_heads, self.key_heads, self.head_dim]
         self._plan = plan_model(
@@ -136,8 +128,7 @@ class Engine:
     def holds(self) -> bool:
         """Whether the model's tensors and settings still are what they were."""
         return (
-            self._cells.hold()
-            and all(version_of(weight) == version for weight, version in self._copied)
+            self._held.hold()
             and self._config.num_hidden_layers == self.layers
             and windows_of(self._config, self.layers) == self._windows
         )
@@ -171,18 +162,13 @@ class Engine:
         Raises:
             RuntimeError: a token that the model does not know, or no room in cache or rotary tables.
         """
-        results = []
-        for begin, pieces in _chunks(sequences):
-            rows, count = _rows(pieces)
-            last = begin + count
-            low, high = (0, len(wanted)) if count == len(tokens) else _span(wanted, begin, last)
-            results.append(
-                run_model(
-                    self._plan, tokens[begin:last], rows, cache.keys, cache.values,
-                    wanted[low:high] - begin, logits, self.seconds, (0, self.layers), _NOTHING, _NOTHING,
-                )
-            )  # fmt: skip
-        return results[0] if len(results) == 1 else torch.cat(results)
+        return in_pieces(
+            lambda some, rows, wanted: run_model(
+                self._plan, some, rows, cache.keys, cache.values, wanted, logits, self.seconds, (0, self.layers),
+                NOTHING, NOTHING,
+            ),
+            tokens, sequences, wanted,
+        )  # fmt: skip
 
     def layer_by_layer(
         self, tokens: Tensor, sequences: Iterable[Sequence], cache: StateCache, out: Tensor | None = None
@@ -203,7 +189,7 @@ class Engine:
             "input": self.hidden, "q": queries, "k": keys, "v": keys, "attended": queries, "o": self.hidden,
             "middle": self.hidden, "gate": inner, "up": inner, "product": inner, "down": self.hidden,
         }  # fmt: skip
-        rows, count = _rows(sequences)
+        rows, count = rows_of(sequences)
         found, stream = torch.empty(count, sum(widths.values())), torch.empty(count, self.hidden)
         named = dict(zip(widths, found.split(list(widths.values()), -1), strict=True))
         wanted = torch.arange(0 if out is None else count)
@@ -218,41 +204,8 @@ class Engine:
             yield named
 
 
-_NOTHING = torch.empty(0)
-
-
 def windows_of(config: Any, layers: int) -> list[int]:
     """Keys that a token sees in each layer, itself included; 0: all."""
     window = int(getattr(config, "sliding_window", None) or 0)
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
     return [window if kind == "sliding_attention" else 0 for kind in kinds]
-
-
-def _rows(sequences: Iterable[Sequence]) -> tuple[Tensor, int]:
-    """Sequences one behind the other as `run_model` takes them, int64 [S, 8], and their tokens."""
-    rows, count = [], 0
-    for sequence in sequences:
-        rows.append((count, *sequence))
-        count += sequence.tokens
-    return torch.tensor(rows), count
-
-
-def _chunks(sequences: Iterable[Sequence]) -> Iterator[tuple[int, list[Sequence]]]:
-    """The same in pieces of at most CHUNK tokens, with the first token of each."""
-    begin, held, pieces = 0, 0, []
-    for sequence in sequences:
-        done = 0
-        while done < sequence.tokens:
-            count = min(sequence.tokens - done, CHUNK - held)
-            pieces.append(sequence.piece(done, count))
-            done, held = done + count, held + count
-            if held == CHUNK:
-                yield begin, pieces
-                begin, held, pieces = begin + held, 0, []
-    if pieces:
-        yield begin, pieces
-
-
-def _span(ascending: Tensor, begin: int, end: int) -> tuple[int, int]:
-    low, high = torch.searchsorted(ascending, torch.tensor([begin, end])).tolist()
-    return low, high

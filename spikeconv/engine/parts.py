@@ -1,17 +1,16 @@
-"""Which modules of a loaded model the engine stands for, and what keeps it from that."""
+"""Which modules of a loaded decoder the engine stands for, and what keeps it from that."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 from transformers.activations import SiLUActivation
 
+from spikeconv.engine.obstacles import Obstacle, obstacle_around
 from spikeconv.families import GatedDecoder, family_of, own_name
 from spikeconv.nn import COUNT_ATTENTION, FoldedNorm, KvCode, SpikeLinear, attention_codes
-from spikeconv.ops.native import load
 
-__all__ = ["Decoder", "Layer", "Obstacle", "attention_of", "decoder_of", "obstacle", "runs_engine", "runs_layers"]
+__all__ = ["Decoder", "Layer", "attention_of", "decoder_obstacle", "decoder_of", "is_decoder"]
 
 ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles depend on the position alone."""
@@ -20,13 +19,6 @@ BASE = {"embed_tokens", "layers", "norm", "rotary_emb"}
 """The modules of a decoder without its head."""
 
 LARGEST_HEAD = 256
-
-
-class Obstacle(NamedTuple):
-    """Why a model does not run in the engine, and whether that is a choice: of the user, or of the model's makers."""
-
-    why: str
-    is_choice: bool
 
 
 class Layer(NamedTuple):
@@ -51,9 +43,9 @@ def decoder_of(model: Any) -> Decoder:
     return Decoder(base, tuple(_parts(layer, native) for layer, native in _layers(model)))
 
 
-def runs_layers(model: Any) -> bool:
-    """Whether the engine is for a model: on a CPU with native kernels, of such a family."""
-    return model.device.type == "cpu" and load("cpu").is_native and any(True for _ in _layers(model))
+def is_decoder(model: Any) -> bool:
+    """Whether a model is of a family of such decoders."""
+    return any(True for _ in _layers(model))
 
 
 def attention_of(model: Any) -> str:
@@ -61,32 +53,18 @@ def attention_of(model: Any) -> str:
     return COUNT_ATTENTION if attention_codes(model) else "sdpa"
 
 
-def runs_engine(model: Any) -> bool:
-    """Whether the engine is for a model, and nothing keeps it from that."""
-    return runs_layers(model) and obstacle(model) is None
-
-
-def obstacle(model: Any) -> Obstacle | None:
-    """What keeps a model on a CPU from the engine; None if nothing does, or if it is of a family without one.
-
-    Native kernels that are missing are no obstacle of this kind, nor is a cache of rows: those have their own words.
-    """
-    if not runs_layers(model):
-        return None
+def decoder_obstacle(model: Any) -> Obstacle | None:
+    """What keeps a decoder on a CPU from the engine; None if nothing does."""
     layers = list(_layers(model))
     if (why := _is_strange(model, *layers[0])) is not None:
         return Obstacle(why, is_choice=False)
     config = model.config.get_text_config()
-    if any("forward" in module.__dict__ for module in model.base_model.modules() if module is not model.base_model):
-        return Obstacle("forwards of its modules were replaced, as accelerate does to move weights", True)
-    if model.dtype != torch.float32:
-        return Obstacle(f"the model computes in {str(model.dtype).removeprefix('torch.')}, not in float32", True)
+    if (found := obstacle_around(model, len(layers))) is not None:
+        return found
     if config._attn_implementation != (attention := attention_of(model)):
         return Obstacle(f"its attention is {config._attn_implementation!r}, not {attention!r}", True)
     if (rope := (config.rope_parameters or {}).get("rope_type", "default")) not in ROPES:
         return Obstacle(f"its rotary embedding is {rope!r}, which changes with the length of a text", True)
-    if config.num_hidden_layers != len(layers):
-        return Obstacle(f"config.num_hidden_layers is {config.num_hidden_layers}, but there are {len(layers)}", True)
     if len({layer._modules[native.attention].scaling for layer, native in layers}) > 1:
         return Obstacle("the scaling of attention's scores is not the same in all layers", True)
     codes = [layer._modules[native.attention].__dict__.get("kv") for layer, native in layers]

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spikeconv.engine.model import CHUNK, Engine
+from spikeconv.engine.model import Engine
+from spikeconv.engine.pieces import CHUNK
 from spikeconv.engine.sharing import Target, Text, calls_of, groups_of
 
 __all__ = ["Answer", "Scored", "score"]

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from typing import NamedTuple
 
-from spikeconv.engine.model import CHUNK, Sequence
+from spikeconv.engine.model import Sequence
+from spikeconv.engine.pieces import CHUNK
 
 __all__ = ["Call", "Group", "Target", "Text", "calls_of", "groups_of"]
 

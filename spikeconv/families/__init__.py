@@ -9,17 +9,19 @@ from spikeconv.families.modules import (
     own_name,
     refuse_encoder,
 )
-from spikeconv.families.native import GatedDecoder
+from spikeconv.families.native import DataMixingBlock, GatedDecoder, RecurrentBlock
 from spikeconv.families.norm import NormKind
 from spikeconv.families.registry import FAMILIES, family_of, find_family
 
 __all__ = [
     "FAMILIES",
+    "DataMixingBlock",
     "Family",
     "GatedDecoder",
     "LinearSpec",
     "ModuleLinear",
     "NormKind",
+    "RecurrentBlock",
     "Stack",
     "auto_class_of",
     "center_of",

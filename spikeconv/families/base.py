@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from spikeconv.config import Override, SpikeConfig
-from spikeconv.families.native import GatedDecoder
+from spikeconv.families.native import GatedDecoder, RecurrentBlock
 from spikeconv.families.norm import RMS, NormKind
 
 __all__ = [
@@ -88,6 +88,7 @@ class Stack:
         attention: path below a layer of the module whose keys and values can be counts, or None.
         native: the modules of a layer that is x + attention(norm x), then x + feed-forward(norm x), which the engine
             runs; None: it is not.
+        recurrent: the modules of a layer without attention that the engine runs; None: it is not one.
         entry: path of the norm whose output the first layer reads, where layers end in one; else None.
     """
 
@@ -97,6 +98,7 @@ class Stack:
     count: str = "num_hidden_layers"
     attention: str | None = None
     native: GatedDecoder | None = None
+    recurrent: RecurrentBlock | None = None
     entry: str | None = None
 
     def size(self, config: Any) -> int:

@@ -7,6 +7,7 @@ and unsigned the zeros stay zeros, and no count is spent on a sign.
 from typing import Any
 
 from spikeconv.families.base import Family, LinearSpec, Stack
+from spikeconv.families.native import RecurrentBlock
 from spikeconv.families.norm import LAYER
 
 __all__ = ["FAMILY", "NO_QUAROT", "UNSIGNED"]
@@ -39,7 +40,7 @@ LINEARS = (
 FAMILY = Family(
     "rwkv",
     "RwkvForCausalLM",
-    (Stack("rwkv.blocks", LINEARS, LAYER),),
+    (Stack("rwkv.blocks", LINEARS, LAYER, recurrent=RecurrentBlock()),),
     _float_macs,
     skipped={
         "rwkv.embeddings": "a table look-up multiplies nothing",

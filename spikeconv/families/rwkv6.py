@@ -3,6 +3,7 @@
 from typing import Any
 
 from spikeconv.families.base import Family, LinearSpec, Stack
+from spikeconv.families.native import DataMixingBlock
 from spikeconv.families.norm import LAYER
 from spikeconv.families.rwkv4 import NO_QUAROT, UNSIGNED
 
@@ -34,7 +35,7 @@ LINEARS = (
 FAMILY = Family(
     "rwkv6",
     "Rwkv6ForCausalLM",
-    (Stack("rwkv.blocks", LINEARS, LAYER),),
+    (Stack("rwkv.blocks", LINEARS, LAYER, recurrent=DataMixingBlock()),),
     _float_macs,
     skipped={
         "rwkv.embeddings": "a table look-up multiplies nothing",

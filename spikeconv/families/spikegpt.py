@@ -39,6 +39,7 @@ FAMILY = replace(
     RWKV4,
     model_type="spikegpt",
     architecture="SpikeGptForCausalLM",
+    stacks=tuple(replace(stack, recurrent=None) for stack in RWKV4.stacks),
     float_macs=_float_macs,
     fires=True,
     model_settings=_model_settings,

@@ -7,7 +7,6 @@ hidden states of layers, other caches, masks that are no padding on the left) ta
 plain call: the engine is for `torch.inference_mode()`, and for whoever gives a cache, as `generate` does.
 """
 
-import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -28,24 +26,21 @@ from spikeconv.engine import (
     attention_of,
     head_module,
     obstacle,
-    runs_engine,
+    runs_decoder,
+    runs_recurrent,
     texts_of,
 )
 from spikeconv.errors import SpikeconvError, SpikeconvWarning
 from spikeconv.integrations.attention import was_made
 from spikeconv.integrations.engine_cache import states_of
+from spikeconv.integrations.engine_forward import EngineForward
+from spikeconv.integrations.engine_recurrent import RecurrentForward
 from spikeconv.integrations.head import HeadForward
-from spikeconv.integrations.memory import KEYWORDS, memory_keyword
-from spikeconv.integrations.watched import Watched, watches
+from spikeconv.integrations.memory import KEYWORDS
+from spikeconv.integrations.watched import encode_watched, watches
 from spikeconv.nn import attention_codes, finish_first_forward
 
-__all__ = ["EngineForward", "engine_of", "keeps_floats", "modules_only", "set_cache_dtype", "use_engine"]
-
-ARGUMENTS = {"input_ids", "attention_mask", "position_ids", "use_cache", *KEYWORDS}
-"""Arguments that the engine reads."""
-
-IGNORED = {"return_dict", "cache_position", "logits_to_keep"}
-"""Arguments that do not change what a decoder computes: positions and lengths are known without them."""
+__all__ = ["engine_of", "keeps_floats", "modules_only", "set_cache_dtype", "use_engine"]
 
 MOST_POSITIONS = 1 << 20
 
@@ -59,10 +54,10 @@ def use_engine(model: Any) -> bool:
     head = head_module(model)
     if type(head) is nn.Linear and "forward" not in head.__dict__:
         head.forward = HeadForward(head)  # type: ignore[assignment, method-assign]
-    if "forward" in base.__dict__ or not runs_engine(model):
+    if "forward" in base.__dict__ or not (runs_decoder(model) or runs_recurrent(model)):
         return False
     try:
-        base.forward = EngineForward(model)
+        base.forward = DecoderForward(model) if runs_decoder(model) else RecurrentForward(model)
     except SpikeconvError as error:  # a transformers that calls what it remembers otherwise
         warnings.warn(
             f"The model runs transformers' own layers, not the engine: {error}", SpikeconvWarning, stacklevel=2
@@ -88,10 +83,11 @@ def modules_only(model: Any) -> Iterator[None]:
 def engine_of(model: Any, positions: int) -> Engine | None:
     """The engine for texts of so many tokens, for who calls it and the head in place of the model.
 
-    None where the model would not run it in inference mode, or where somebody watches or replaced what is around it.
+    None where the model would not run it in inference mode, where it is recurrent, or where somebody watches or
+    replaced what is around it.
     """
     forward, head = model.base_model.forward, head_module(model)
-    if not isinstance(forward, EngineForward) or not isinstance(getattr(head, "forward", None), HeadForward):
+    if not isinstance(forward, DecoderForward) or not isinstance(getattr(head, "forward", None), HeadForward):
         return None
     finish_first_forward(model)
     hooks = [hooks for m in (model, head) for hooks in (m._forward_hooks, m._forward_pre_hooks)]
@@ -100,7 +96,7 @@ def engine_of(model: Any, positions: int) -> Engine | None:
 
 def keeps_floats(model: Any) -> bool:
     """Whether the engine keeps keys and values of a model as floats."""
-    return isinstance(model.base_model.forward, EngineForward) and not attention_codes(model)
+    return isinstance(model.base_model.forward, DecoderForward) and not attention_codes(model)
 
 
 def set_cache_dtype(model: Any, dtype: torch.dtype) -> None:
@@ -126,58 +122,27 @@ def set_cache_dtype(model: Any, dtype: torch.dtype) -> None:
     model.base_model.forward.cache_dtype = dtype
 
 
-class EngineForward:
-    """The forward of a decoder without its head, in the signature that it has in transformers."""
+class DecoderForward(EngineForward):
+    """The same of a decoder with keys and values.
+
+    Attributes:
+        cache_dtype: in what float keys and values are kept.
+    """
 
     def __init__(self, model: Any) -> None:
-        self.model = model
         self.cache_dtype = torch.float32
-        self._told: set[str] = set()
-        self._begin()
-
-    def _begin(self) -> None:
-        # What `generate` looks at. Read once: a look at a signature takes as long as a layer for one token.
-        base = self.model.base_model
-        parameters = list(inspect.signature(type(base).forward).parameters.values())[1:]
-        self.__signature__ = inspect.Signature(parameters)
-        self._names = [parameter.name for parameter in parameters]
-        self._keyword = memory_keyword(base)
-        self._forget()
+        super().__init__(model)
 
     def _forget(self) -> None:
+        super()._forget()
         self._engine: Engine | None = None
-        self._watched: Watched | None = None
-        self._attention = ""
+        self._attention: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "cache_dtype": self.cache_dtype, "_told": self._told}
+        return {**super().__getstate__(), "cache_dtype": self.cache_dtype}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._begin()
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """What the decoder gives: last hidden states float32 [batch, tokens, hidden], and the cache."""
-        base = self.model.base_model
-        found = self._by_engine(arguments, options)
-        return type(base).forward(base, *arguments, **options) if found is None else found
-
-    def _by_engine(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> BaseModelOutputWithPast | None:
-        config = self.model.config.get_text_config()
-        given = dict(zip(self._names, arguments, strict=False)) | options
-        ids, use_cache = given.get("input_ids"), given.get("use_cache")
-        if (
-            torch.is_grad_enabled()
-            or not isinstance(ids, Tensor)
-            or ids.dim() != 2
-            or not ids.numel()
-            or ids.dtype != torch.int64
-            or not ids.is_cpu
-            or any(value not in (None, False) for name, value in given.items() if name not in ARGUMENTS | IGNORED)
-            or given.get("return_dict") is False
-            or not self._is_known()
-        ):
-            return None
+    def _run(self, ids: Tensor, given: dict[str, Any]) -> BaseModelOutputWithPast | None:
+        config, use_cache = self.model.config.get_text_config(), given.get("use_cache")
         cache = next((given[name] for name in KEYWORDS if given.get(name) is not None), None)
         if (cache is None or was_made(cache)) and not torch.is_inference_mode_enabled():
             return None  # a plain call: the bits of the modules, as beside hooks, offloading or gradients
@@ -215,41 +180,19 @@ class EngineForward:
         """The engine for texts of so many tokens; None where the modules run."""
         return self._ready(positions) if self._is_known() and self._is_unwatched() else None
 
-    def _tell(self, why: str) -> None:
-        """Say once why a forward takes the modules' own way."""
-        if why not in self._told:
-            self._told.add(why)
-            message = f"This forward runs transformers' own layers, not the engine: {why}."
-            warnings.warn(message, SpikeconvWarning, stacklevel=4)
-
-    def _is_unwatched(self) -> bool:
-        """Whether nobody is told of encodings."""
-        return self._watched is not None and self._watched.is_unwatched()
-
     def _is_known(self) -> bool:
-        """Whether the modules are those that the engine was made of, and nobody replaces one, or watches anything but
-        encodings."""
-        config = self.model.config.get_text_config()
-        if (
-            torch.compiler.is_compiling()
-            or self.model.base_model.training
-            or config.output_hidden_states
-            or config.output_attentions
-            or not config.return_dict
-            or _has_any_global_hook()
-        ):
+        if not super()._is_known():
             return False
-        if self._watched is None or not self._watched.is_same():
-            self._forget()
-            self._watched, self._attention = Watched(self.model), attention_of(self.model)
-        return config._attn_implementation == self._attention and self._watched.is_alone()
+        if self._attention is None:
+            self._attention = attention_of(self.model)
+        return bool(self.model.config.get_text_config()._attn_implementation == self._attention)
 
     def _ready(self, positions: int) -> Engine | None:
         """The engine, with rotary tables for so many positions; None where there is none for the model as it is now."""
         engine = self._engine
         if engine is None or not engine.holds():
             self._engine = engine = None
-            if not runs_engine(self.model):
+            if not runs_decoder(self.model):
                 return None
         if positions > MOST_POSITIONS:
             return None
@@ -276,16 +219,13 @@ def run_watched(engine: Engine, texts: Texts, cache: StateCache) -> Tensor:
     """The same of texts without padding, layer by layer, for those who watch: the encoders encode what they would, and
     rows of keys and values are read where they were written."""
     batch, count = texts.ids.shape
-    hidden = torch.empty(batch * count, engine.hidden)
-    layers = engine.layer_by_layer(texts.ids.reshape(-1), _sequences(texts), cache, hidden)
-    for index, (groups, was) in enumerate(zip(engine.groups, layers, strict=True)):
-        for group, name in zip(groups, READ, strict=True):
-            if group.encoder.is_watched:
-                group.encoder(was[name].clone().view(batch, count, -1))  # the next layer overwrites it
-        for code in engine.codes[index : index + 1]:
-            code.tell("k", cache.keys[index, :batch, :, texts.past : texts.end])
-            code.tell("v", cache.values[index, :batch, :, texts.past : texts.end])
-    return hidden.view(batch, count, -1)
+    hidden = torch.empty(batch, count, engine.hidden)
+    layers = engine.layer_by_layer(texts.ids.reshape(-1), _sequences(texts), cache, hidden.view(-1, engine.hidden))
+    encode_watched(engine.groups, READ, layers, hidden.shape[:2])
+    for index, code in enumerate(engine.codes):
+        code.tell("k", cache.keys[index, :batch, :, texts.past : texts.end])
+        code.tell("v", cache.values[index, :batch, :, texts.past : texts.end])
+    return hidden
 
 
 def _sequences(texts: Texts) -> list[Sequence]:

@@ -1,13 +1,16 @@
 """Whether a model's modules are those that the engine was made of, and nobody watches or replaced what they do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from spikeconv.integrations.attention import CacheOf
+from spikeconv.models.shift import check_padding
 from spikeconv.nn import attention_codes, spike_linears
 from spikeconv.ops.places import NOTHING, Place, Places
 
-__all__ = ["HARNESS", "Watched", "watches"]
+__all__ = ["HARNESS", "Watched", "encode_watched", "watches"]
 
 HARNESS = "spikeconv.integrations.lm_eval"
 
@@ -52,11 +55,29 @@ class Watched:
 def watches(hooks: Iterable[dict[int, Any]]) -> bool:
     """Whether a hook does anything to the purpose: transformers leaves its own behind, the harness's only counts.
 
-    That which makes the cache one of rows has done so before this forward.
+    Those which make the cache one of rows, or refuse padding, have done so before this forward.
     """
     return any(
         getattr(hook, "__module__", None) not in ("transformers.utils.output_capturing", HARNESS)
         and type(hook) is not CacheOf
+        and hook is not check_padding
         for held in filter(None, hooks)
         for hook in held.values()
     )
+
+
+def encode_watched(
+    groups: Iterable[Sequence[Any]], reads: Sequence[str], layers: Iterable[dict[str, Tensor]], shape: Sequence[int]
+) -> None:
+    """Let the encoders of each layer that somebody watches encode what the engine's did.
+
+    Args:
+        groups: of the linears of each layer.
+        reads: what each of a layer's groups reads, by its name in `layers`.
+        layers: what was computed on the way, float32 [tokens, width].
+        shape: [batch, tokens].
+    """
+    for own, was in zip(groups, layers, strict=True):
+        for group, name in zip(own, reads, strict=True):
+            if group.encoder.is_watched:
+                group.encoder(was[name].clone().view(*shape, -1))  # the next layer overwrites it

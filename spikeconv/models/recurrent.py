@@ -4,14 +4,28 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 from spikeconv.models.shift import refuse_left_padding
 
-__all__ = ["RecurrentHead", "RecurrentOutput", "RecurrentStack"]
+__all__ = ["LayerState", "RecurrentHead", "RecurrentOutput", "RecurrentStack"]
+
+
+class LayerState(NamedTuple):
+    """What one layer of RWKV-6 remembers of everything read: the size does not depend on how much that was.
+
+    Attributes:
+        attention: [batch, hidden], the last input of the attention.
+        wkv: [batch, heads, head_size, head_size] float32.
+        feed_forward: [batch, hidden], the last input of the feed-forward.
+    """
+
+    attention: Tensor
+    wkv: Tensor
+    feed_forward: Tensor
 
 
 @dataclass

@@ -1,16 +1,16 @@
 """RWKV-6 (Finch; Peng et al. 2024), which transformers lacks; the names are those of `RWKV/rwkv-6-world-*`."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 
-from spikeconv.models.recurrent import RecurrentHead, RecurrentStack
+from spikeconv.models.recurrent import LayerState, RecurrentHead, RecurrentStack
 from spikeconv.models.shift import shifted
 from spikeconv.models.wkv import wkv6
 
-__all__ = ["LayerState", "Rwkv6Config", "Rwkv6ForCausalLM", "Rwkv6Model"]
+__all__ = ["Rwkv6Config", "Rwkv6ForCausalLM", "Rwkv6Model"]
 
 MIXES = "xwkvrg"
 """Token shifts of the attention: one that the other five are computed from, decay, key, value, receptance, gate."""
@@ -56,20 +56,6 @@ class Rwkv6Config(PretrainedConfig):
         if self.attention_hidden_size % head_size:
             raise ValueError(f"head_size {head_size} does not divide attention_hidden_size {attention_hidden_size}")
         super().__init__(**{"bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": False, **kwargs})
-
-
-class LayerState(NamedTuple):
-    """What one layer remembers of everything read: the size does not depend on how much that was.
-
-    Attributes:
-        attention: [batch, hidden], the last input of the attention.
-        wkv: [batch, heads, head_size, head_size] float32.
-        feed_forward: [batch, hidden], the last input of the feed-forward.
-    """
-
-    attention: Tensor
-    wkv: Tensor
-    feed_forward: Tensor
 
 
 class _FloatGroupNorm(nn.GroupNorm):

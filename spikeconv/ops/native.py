@@ -30,9 +30,11 @@ __all__ = [
     "note_hash",
     "plan_group",
     "plan_model",
+    "plan_recurrent",
     "ready",
     "run_group",
     "run_model",
+    "run_recurrent",
     "use_cpu_kernels",
 ]
 
@@ -193,6 +195,60 @@ def run_model(
     """
     logits: Tensor = torch.ops.spikeconv.run_model.default(
         plan, tokens, sequences, keys, values, wanted, wants_logits, seconds, *layers, stream, trace
+    )
+    return logits
+
+
+def plan_recurrent(
+    sizes: list[int],
+    epsilons: list[float],
+    tensors: list[Tensor | None],
+    norms: list[Tensor],
+    groups: list[Tensor],
+    vectors: list[Tensor | None],
+) -> Tensor:
+    """A whole RWKV-4 or -6 as one tensor for `run_recurrent`; CPU only. It points to the tensors given.
+
+    Args:
+        sizes: layers, hidden, intermediate, vocabulary; heads and the ranks of what mixes and decay are computed of, or
+            0 three times for RWKV-4.
+        epsilons: ε of the norms in front of the first layer and of the head, then of the two of each layer (RWKV-6: and
+            that of its heads).
+        tensors: embedding (float32 or bfloat16); the head's weight, scale and bias or None, as in `float_head`.
+        norms: weight and bias of each of these norms.
+        groups: plans of key, value, receptance (RWKV-6: gate) and output of time mixing, key, receptance and value of
+            channel mixing, of each layer.
+        vectors: of each of these what mixes its input with the token before, its center and its balance, or None;
+            behind those of a layer w and u of the recurrence, [hidden]. RWKV-6 has ln -ln w of no token's own in place
+            of w, then the first mix [hidden], matrices [5 · rank, hidden] and [5, hidden, rank], five mixes
+            [5, hidden], matrices [rank, hidden] and [hidden, rank] of the decay.
+    """
+    plan: Tensor = torch.ops.spikeconv.plan_recurrent(sizes, epsilons, tensors, norms, groups, vectors)
+    return plan
+
+
+def run_recurrent(
+    plan: Tensor,
+    tokens: Tensor,
+    texts: Tensor,
+    state: list[Tensor],
+    wanted: Tensor,
+    wants_logits: bool,
+    seconds: Tensor,
+    layers: tuple[int, int],
+    stream: Tensor,
+    trace: Tensor,
+) -> Tensor:
+    """`run_model` of a plan of `plan_recurrent`.
+
+    Args:
+        texts: int64 [S, 3]: first token, tokens, slot.
+        state: five tensors float32 [slots, hidden, layers], written to; channels lie side by side, slot behind slot.
+            RWKV-6: two of these, and [layers, slots, heads, head_size, head_size].
+        plan, tokens, wanted, wants_logits, seconds, layers, stream, trace: as of `run_model`.
+    """
+    logits: Tensor = torch.ops.spikeconv.run_recurrent.default(
+        plan, tokens, texts, state, wanted, wants_logits, seconds, *layers, stream, trace
     )
     return logits
 

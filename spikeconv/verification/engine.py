@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-from spikeconv.engine import READ, Engine, Sequence, decoder_of, runs_engine, windows_of
+from spikeconv.engine import READ, Engine, Sequence, decoder_of, runs_decoder, runs_recurrent, windows_of
 from spikeconv.ops.encoding import rms_norm
-from spikeconv.verification.result import VerifyResult
+from spikeconv.verification.recurrent import compare_recurrent
+from spikeconv.verification.result import VerifyResult, relative_error
 
 __all__ = ["attention_states", "compare_engine"]
 
@@ -28,7 +29,9 @@ def compare_engine(model: Any, ids: Tensor, result: VerifyResult) -> None:
         ids: token ids [1, tokens].
         result: where to note what is found.
     """
-    if not runs_engine(model):
+    if runs_recurrent(model):
+        compare_recurrent(model, ids, result)
+    if not runs_decoder(model):
         return
     tokens, decoder, base = ids[0], decoder_of(model), model.base_model
     with torch.inference_mode():
@@ -56,9 +59,12 @@ def compare_engine(model: Any, ids: Tensor, result: VerifyResult) -> None:
                 same["attended"] = torch.equal(was["attended"], attended)
             result.engine_outputs += sum(values.numel() for values in was.values())
             result.different_in_engine += [f"layer {index} ({name})" for name, equal in same.items() if not equal]
-            errors += [_error(was["attended"], attended), _error(was["product"], silu(was["gate"]) * was["up"])]
+            errors += [
+                relative_error(was["attended"], attended),
+                relative_error(was["product"], silu(was["gate"]) * was["up"]),
+            ]
         last, head = base.norm(x), model.get_output_embeddings()
-        errors.append(_error(logits, last if head is None else linear(last, head.weight, head.bias)))
+        errors.append(relative_error(logits, last if head is None else linear(last, head.weight, head.bias)))
         result.engine_error = max(errors)
 
 
@@ -92,7 +98,3 @@ def _attended(layer: Any, states: list[Tensor], mask: Tensor) -> tuple[Tensor, l
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     low, high = x.chunk(2, -1)
     return x * cos + torch.cat((-high, low), -1) * sin
-
-
-def _error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

@@ -1,7 +1,10 @@
 """What a verification found."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "ATTENTION_TOLERANCE",
@@ -10,6 +13,7 @@ __all__ = [
     "ROTATION_TOLERANCE",
     "ROUNDING_TOLERANCE",
     "VerifyResult",
+    "relative_error",
 ]
 
 ROTATION_TOLERANCE = 1e-4
@@ -19,7 +23,8 @@ ATTENTION_TOLERANCE = 2e-5
 """Allowed difference of attention over counts, relative to the largest output of the layer."""
 
 ENGINE_TOLERANCE = 2e-5
-"""Allowed difference of attention, SiLU and logits of the engine from the modules, relative to the largest of each."""
+"""Allowed difference of what the engine adds up in floats (attention, SiLU, norms, recurrences, logits) from what the
+modules do, relative to the largest of each."""
 
 ROUNDING_TOLERANCE = 0.5 + 1e-3
 """Allowed distance of an integer weight from the source's, in steps; the thousandth is for float32's own rounding."""
@@ -46,8 +51,8 @@ class VerifyResult:
             its largest output; None where keys and values are float.
         engine_outputs: numbers that the engine computed on the way to its logits, compared with the modules'.
         different_in_engine: layers and what in them is not the same bits.
-        engine_error: largest |Δ| of attention, SiLU and logits, relative to the largest number of each; None where the
-            engine does not run the model.
+        engine_error: largest |Δ| of what it adds up in floats (attention, SiLU, norms, recurrences, logits), relative
+            to the largest number of each; None where the engine does not run the model.
         float_caches: layers of the cache that do not hold spike counts, though the checkpoint asks for them.
         uncalled: converted linears that the forward pass never called.
         changed_files: weight files whose hash is not the recorded one.
@@ -116,3 +121,8 @@ class VerifyResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"clean": self.clean, **asdict(self)}
+
+
+def relative_error(found: "Tensor", expected: "Tensor") -> float:
+    """Largest |Δ|, relative to the largest number that was expected."""
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from spikeconv.integrations import engine as integration
+from spikeconv.integrations import engine, engine_recurrent
 from spikeconv.ops.native import use_cpu_kernels
 
 
@@ -11,8 +11,9 @@ from spikeconv.ops.native import use_cpu_kernels
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with every forward that the engine does."""
     calls: list[int] = []
-    run = integration.run_texts
-    monkeypatch.setattr(integration, "run_texts", lambda *arguments: calls.append(1) or run(*arguments))
+    for module in (engine, engine_recurrent):
+        run = module.run_texts
+        monkeypatch.setattr(module, "run_texts", lambda *arguments, run=run: calls.append(1) or run(*arguments))
     return calls
 
 

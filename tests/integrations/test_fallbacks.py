@@ -105,7 +105,7 @@ def test_missing_kernels_are_told(converted: Fixture, monkeypatch: pytest.Monkey
     model = load(converted("llama"))
     nothing = Backend("reference", "no compiler was found")
     monkeypatch.setattr("spikeconv.integrations.fallbacks.load", lambda device: nothing)
-    monkeypatch.setattr("spikeconv.engine.parts.load", lambda device: nothing)
+    monkeypatch.setattr("spikeconv.engine.kinds.load", lambda device: nothing)
     assert fallbacks(model) == ["On cpu the reference stands in for the native kernels: no compiler was found."]
 
 

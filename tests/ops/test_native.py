@@ -132,13 +132,13 @@ def test_a_model_has_the_same_logits_without_native_kernels(
 BY_ITSELF = """
 import sys, threading, torch, spikeconv
 from transformers import AutoModelForCausalLM
-from spikeconv.engine import parts
+from spikeconv.engine import kinds
 from spikeconv.integrations import engine, fallbacks
 from spikeconv.nn import layout, spike_linears
 from spikeconv.ops import library, native
 native_kernel = lambda op: torch._C._dispatch_has_kernel_for_dispatch_key(f"spikeconv::{op}", "CPU")
 elsewhere = native.Backend("reference", "as if on another device")
-layout.ready = parts.load = engine.load = fallbacks.load = lambda device: elsewhere
+layout.ready = kinds.load = engine.load = fallbacks.load = lambda device: elsewhere
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).eval()
 print("loaded:", native_kernel("encode"), {linear.layout for linear in spike_linears(model).values()})
 ids, logits = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0)), []
@@ -203,9 +203,8 @@ def test_kernels_are_clean_under_the_sanitizers(monkeypatch: pytest.MonkeyPatch,
         for name in ("libasan", "libubsan")
     ]
     here = Path(__file__).parent
-    engine = (
-        str(here.parent / f"integrations/{name}.py") for name in ("test_engine", "test_engine_counts", "test_head")
-    )
+    names = ("test_engine", "test_engine_counts", "test_engine_recurrent", "test_engine_states", "test_head")
+    engine = (str(here.parent / f"integrations/{name}.py") for name in names)
     tests = [*(str(here / f"{name}.py") for name in SANITIZED), str(here.parent / "weights"), *engine]
     options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not reference and not threads and not forked"]
     command = [sys.executable, "-m", "pytest", *options, *tests]
