@@ -133,8 +133,10 @@ def _while(begin: Callable[[], None], end: Callable[[], None], calls: "Calls") -
 
 
 def _parts(model: Any, prompt: int, new_tokens: int) -> list[ModelParts]:
-    """By the engine's own counters, in the best of three rounds: of a prefill, and of a token in the mean; nothing where
-    the engine does not run."""
+    """By the engine's own counters, in the best of three rounds: of a prefill, and of a token in the mean.
+
+    Nothing where the engine does not run.
+    """
     if runs_decoder(model):
         return _parts_of_decoder(Engine(model, max(prompt, len(PROMPT) + new_tokens)), prompt, new_tokens)
     return _parts_of_recurrent(recurrent_engine(model), prompt, new_tokens) if runs_recurrent(model) else []
