@@ -193,6 +193,7 @@ def run_model(
             comes out of the last; may be empty where all layers are run.
         trace: float32 [layers, T, width] to be filled with what was computed on the way, or empty.
     """
+    tokens = tokens.contiguous()  # a column of a batch has gaps
     logits: Tensor = torch.ops.spikeconv.run_model.default(
         plan, tokens, sequences, keys, values, wanted, wants_logits, seconds, *layers, stream, trace
     )
@@ -247,6 +248,7 @@ def run_recurrent(
             RWKV-6: two of these, and [layers, slots, heads, head_size, head_size].
         plan, tokens, wanted, wants_logits, seconds, layers, stream, trace: as of `run_model`.
     """
+    tokens = tokens.contiguous()
     logits: Tensor = torch.ops.spikeconv.run_recurrent.default(
         plan, tokens, texts, state, wanted, wants_logits, seconds, *layers, stream, trace
     )

@@ -174,3 +174,14 @@ def test_counts_in_the_cache_of_a_family_without_one_are_refused(converted: Fixt
         kv = SpikeConfig.parse({"kv_bits": 4}).kv
         assert kv is not None
         use_spiking_attention(model, kv, 0)
+
+
+def test_tokens_may_lie_anyhow(converted: Callable[..., Path]) -> None:
+    """A column of a batch, every other token, a batch on its side, the same token again and again."""
+    ids = torch.randint(0, 50, (4, 6))
+    for family in ("llama", "rwkv", "rwkv6"):
+        model = load(converted(family))
+        with torch.inference_mode():
+            for view in (ids[:, :1], ids[:1, ::2], ids.T[:, 1:3], ids[:, 2:3].expand(4, 3)):
+                laid_out = torch.tensor(view.tolist())
+                assert not view.is_contiguous() and torch.equal(model(view).logits, model(laid_out).logits)
