@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -150,16 +151,20 @@ def _replacing(library: Path) -> Iterator[Path]:
 
 
 def _run(commands: list[list[str]]) -> None:
-    """Run commands side by side; the first failure becomes a BuildError."""
-    running = [subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for c in commands]
-    failed = ""
-    for process, command in zip(running, commands, strict=True):
-        _, errors = process.communicate()
-        if process.returncode and not failed:
-            lines = [line for line in errors.splitlines() if "error" in line] or errors.splitlines() or ["no message"]
-            failed = f"{Path(command[0]).name} failed: {lines[0].strip()}"
-    if failed:
-        raise BuildError(failed)
+    """Run commands, as many side by side as there are processors; the first failure becomes a BuildError."""
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        for command, done in zip(commands, pool.map(_ended, commands), strict=True):
+            if done.returncode:
+                said = done.stderr.splitlines()
+                lines = [line for line in said if "error" in line] or said or ["no message"]
+                raise BuildError(f"{Path(command[0]).name} failed: {lines[0].strip()}")
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for those that have not begun
+
+
+def _ended(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ are named by a digest of their sources; else built, if there is a compiler. The 
 their first call there (`library`), never at import. `SPIKECONV_NATIVE=0` keeps the reference.
 """
 
+import fcntl
 import os
 import sys
 import threading
@@ -84,8 +85,6 @@ def _load(device: str) -> Backend:
         if library is None:
             library = _cached(device, writable_dir())
         if library != _installed(device) and not _is_good(library):
-            with suppress(OSError):  # nobody reads it
-                print(f"spikeconv: building the native {device} kernels (once, under a minute)", file=sys.stderr)
             _build(device, library)
         torch.ops.load_library(library)
     except (build.BuildError, OSError, RuntimeError) as error:
@@ -312,7 +311,18 @@ def _noted(library: Path) -> Path:
 
 
 def _build(device: str, library: Path) -> None:
+    """Build a library; of several processes that need it at once one does, the others wait for it."""
     make_private(library.parent)
+    with open(library.with_suffix(".lock"), "w") as lock:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_good(library):
+            _build_alone(device, library)
+
+
+def _build_alone(device: str, library: Path) -> None:
+    with suppress(OSError):  # nobody reads it
+        print(f"spikeconv: building the native {device} kernels (once, under two minutes)", file=sys.stderr)
     remove_leftovers(library.parent, build.BUILDING)
     if device == "cpu":
         build.build_cpu(library)

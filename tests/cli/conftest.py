@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from spikeconv.cache import make_private
 from spikeconv.cli.app import main
 from spikeconv.ops.native import load
 
@@ -24,9 +25,12 @@ class Result(NamedTuple):
 def spikeconv(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., Result]:
-    """`spikeconv("convert", source, …)` as typed on a command line; the cache folder is empty."""
-    load("cpu")  # from the real cache folder: in an empty one the kernels would be built again
+    """`spikeconv("convert", source, …)` as typed on a command line; the cache folder has kernels alone."""
+    kernels = load("cpu").path  # in an empty folder every process would build them again
     monkeypatch.setenv("SPIKECONV_CACHE", str(tmp_path / "cache"))
+    if kernels is not None and "kernels" in kernels.parts:
+        make_private(tmp_path / "cache")
+        (tmp_path / "cache" / "kernels").symlink_to(kernels.parents[1])
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> Result:

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,20 @@ def test_a_changed_library_is_built_again(fresh: Any, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(native, "_build", build_it)
     assert fresh("cpu").why == "enough" and built == [library]
+
+
+def test_several_that_need_a_library_build_it_once(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, built = native._cached("cpu"), []
+
+    def build_it(place: Path) -> None:
+        built.append(place)
+        time.sleep(0.2)
+        place.write_bytes(b"built")
+
+    monkeypatch.setattr(build, "build_cpu", build_it)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(native._build, ["cpu"] * 4, [library] * 4))
+    assert built == [library] and native._is_good(library)
 
 
 def test_other_devices_have_the_reference() -> None:
