@@ -56,7 +56,7 @@ def test_every_preset_without_weights(spikeconv: Run, tmp_path: Path) -> None:
         weights = sum(linear["in_features"] * linear["out_features"] for linear in result.json["linears"])
         assert token["macs"] == weights == result.json["weights"] < parameters
         assert token["accumulations"] == pytest.approx(token["spikes_per_input"] * weights)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["cache"])
 
 
 def test_table(spikeconv: Run, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from spikeconv.config import KvSettings, SpikeConfig
 from spikeconv.conversion.plan import make_plan
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint
+from spikeconv.integrations.engine import modules_only
 from spikeconv.integrations.memory import memory_keyword, memory_of
 from spikeconv.nn import COUNT_ATTENTION, attention_codes
 from spikeconv.record.text import record_text
@@ -138,7 +139,8 @@ def test_spikes_of_the_cache_are_counted(converted: Fixture) -> None:
     for name, code in attention_codes(loaded.model).items():
         note = functools.partial(_note, seen, name, code.rows)
         code.rows = note  # type: ignore[method-assign]
-    report = firing_report(record_text(loaded.model, loaded.tokenizer, "Four score and seven"))
+    with modules_only(loaded.model):
+        report = firing_report(record_text(loaded.model, loaded.tokenizer, "Four score and seven"))
     counts = torch.stack([ops.unpack_rows(rows, 8, ops.RowSettings(4, 8))[0] for rows in seen.values()]).short()
     keys_report, values_report = report.cache["k"], report.cache["v"]
     assert keys_report.mean_count == counts.abs().sum().item() / counts.numel()
