@@ -23,8 +23,6 @@ class RankedCommand(Command):
         err.is_muted = is_one_of_several() and os.environ["LOCAL_RANK"] != "0"
         try:
             return super().parse_args(ctx, args)
-        except typer.Exit:
-            raise
         except Exception as error:
             if err.is_muted and hasattr(error, "exit_code"):  # typer's own, which it would print
                 raise typer.Exit(error.exit_code) from error

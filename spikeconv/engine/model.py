@@ -10,7 +10,7 @@ from spikeconv.engine.cache import StateCache
 from spikeconv.engine.head import head_module
 from spikeconv.engine.held import Held, head_tables
 from spikeconv.engine.parts import decoder_of
-from spikeconv.engine.pieces import NOTHING, in_pieces, rows_of
+from spikeconv.engine.pieces import NOTHING, by_layer, in_pieces
 from spikeconv.ops.native import plan_model, run_model
 
 __all__ = ["PARTS", "READ", "Engine", "Sequence", "windows_of"]
@@ -63,7 +63,7 @@ class Engine:
     does. What it points to cannot be freed while it lives.
 
     Args:
-        model: loaded, without an obstacle (`parts.obstacle`).
+        model: loaded, without an obstacle (`kinds.obstacle`).
         positions: of a text at most; rotary tables are made for so many.
         head_bits: 8 for logits of a head that is rounded to int8, None for the checkpoint's (see `head_of`).
 
@@ -179,8 +179,9 @@ class Engine:
             tokens, sequences, cache: as of `forward`; not cut into pieces.
             out: float32 [T, hidden], filled with what the head reads; None: nobody asks.
 
-        Yields:
-            by name float32 [T, width]: `input`, `q`, `k`, `v`, `attended`, `o`, `middle`, `gate`, `up`, `product` (what
+        Returns:
+            of one layer after the other, by name float32 [T, width]:
+            `input`, `q`, `k`, `v`, `attended`, `o`, `middle`, `gate`, `up`, `product` (what
             goes into down), `down`. The next layer overwrites them.
         """
         queries = self._plans[1].in_features
@@ -189,19 +190,12 @@ class Engine:
             "input": self.hidden, "q": queries, "k": keys, "v": keys, "attended": queries, "o": self.hidden,
             "middle": self.hidden, "gate": inner, "up": inner, "product": inner, "down": self.hidden,
         }  # fmt: skip
-        rows, count = rows_of(sequences)
-        found, stream = torch.empty(count, sum(widths.values())), torch.empty(count, self.hidden)
-        named = dict(zip(widths, found.split(list(widths.values()), -1), strict=True))
-        wanted = torch.arange(0 if out is None else count)
-        for layer in range(self.layers):
-            is_last = layer == self.layers - 1
-            read = run_model(
-                self._plan, tokens, rows, cache.keys, cache.values, wanted if is_last else wanted[:0], False,
-                self.seconds, (layer, layer + 1), stream, found,
-            )  # fmt: skip
-            if is_last and out is not None:
-                out.copy_(read)
-            yield named
+        return by_layer(
+            lambda rows, wanted, some, stream, trace: run_model(
+                self._plan, tokens, rows, cache.keys, cache.values, wanted, False, self.seconds, some, stream, trace
+            ),
+            sequences, self.layers, widths, out,
+        )  # fmt: skip
 
 
 def windows_of(config: Any, layers: int) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["CHUNK", "NOTHING", "Piecewise", "in_pieces", "rows_of"]
+__all__ = ["CHUNK", "NOTHING", "Piecewise", "by_layer", "in_pieces"]
 
 CHUNK = 512
 """Tokens of one native call: a longer text goes in pieces, between which Ctrl-C is heard."""
@@ -41,14 +41,43 @@ def in_pieces(
     """
     results = []
     for begin, pieces in _chunks(sequences):
-        rows, count = rows_of(pieces)
+        rows, count = _rows_of(pieces)
         last = begin + count
         low, high = (0, len(wanted)) if count == len(tokens) else _span(wanted, begin, last)
         results.append(run(tokens[begin:last], rows, wanted[low:high] - begin))
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
-def rows_of(sequences: Iterable[Piecewise]) -> tuple[Tensor, int]:
+def by_layer(
+    run: Callable[[Tensor, Tensor, tuple[int, int], Tensor, Tensor], Tensor],
+    sequences: Iterable[Piecewise],
+    layers: int,
+    widths: dict[str, int],
+    out: Tensor | None,
+) -> Iterator[dict[str, Tensor]]:
+    """A run layer by layer, with what is computed on the way, by name float32 [T, width]; the next layer overwrites it.
+
+    Args:
+        run: what it gives of sequences, int64 [S, numbers], in the rows that are wanted, behind layers [first, last),
+            which go on with a stream, float32 [T, hidden], and note in a trace, float32 [T, all widths].
+        sequences: of at least one token each; not cut into pieces.
+        layers: of the model.
+        widths: of what is noted, in its order; `input` is as wide as the stream.
+        out: float32 [T, hidden], filled with what the last layer gives; None: nobody asks.
+    """
+    rows, count = _rows_of(sequences)
+    stream, trace = torch.empty(count, widths["input"]), torch.empty(count, sum(widths.values()))
+    named = dict(zip(widths, trace.split(list(widths.values()), -1), strict=True))
+    wanted = torch.arange(0 if out is None else count)
+    for layer in range(layers):
+        is_last = layer == layers - 1
+        read = run(rows, wanted if is_last else wanted[:0], (layer, layer + 1), stream, trace)
+        if is_last and out is not None:
+            out.copy_(read)
+        yield named
+
+
+def _rows_of(sequences: Iterable[Piecewise]) -> tuple[Tensor, int]:
     """Sequences one behind the other as native calls take them, int64 [S, 1 + numbers], and their tokens."""
     rows, count = [], 0
     for sequence in sequences:

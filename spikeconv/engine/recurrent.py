@@ -9,7 +9,7 @@ from torch import Tensor
 from spikeconv.engine.head import head_module
 from spikeconv.engine.held import Held, head_tables
 from spikeconv.engine.model import PARTS
-from spikeconv.engine.pieces import NOTHING, in_pieces, rows_of
+from spikeconv.engine.pieces import NOTHING, by_layer, in_pieces
 from spikeconv.engine.recurrent_parts import Block, blocks_of
 from spikeconv.nn.memory import large_empty
 from spikeconv.ops.native import plan_recurrent, run_recurrent
@@ -172,26 +172,20 @@ class RecurrentEngine:
             tokens, texts, state: as of `forward`; not cut into pieces.
             out: float32 [T, hidden], filled with what the head reads; None: nobody asks.
 
-        Yields:
-            float32 [T, width] by the names in `names`: `input` of the block; `normed`; what the linears read (see
+        Returns:
+            of one block after the other, float32 [T, width] by the names in `names`:
+            `input` of the block; `normed`; what the linears read (see
             `reads_of`: `gated` is output's, `product` the channel value's) and what they give; `middle` between the
             two halves; `channel normed`. The next block overwrites them.
         """
         inner = self._plans[-1].in_features
-        widths = [inner if name in ("channel key", "product") else self.hidden for name in self.names]
-        rows, count = rows_of(texts)
-        found, stream = torch.empty(count, sum(widths)), torch.empty(count, self.hidden)
-        named = dict(zip(self.names, found.split(widths, -1), strict=True))
-        wanted = torch.arange(0 if out is None else count)
-        for layer in range(self.layers):
-            is_last = layer == self.layers - 1
-            read = run_recurrent(
-                self._plan, tokens, rows, state, wanted if is_last else wanted[:0], False, self.seconds,
-                (layer, layer + 1), stream, found,
-            )  # fmt: skip
-            if is_last and out is not None:
-                out.copy_(read)
-            yield named
+        widths = {name: inner if name in ("channel key", "product") else self.hidden for name in self.names}
+        return by_layer(
+            lambda rows, wanted, some, stream, trace: run_recurrent(
+                self._plan, tokens, rows, state, wanted, False, self.seconds, some, stream, trace
+            ),
+            texts, self.layers, widths, out,
+        )  # fmt: skip
 
 
 def _cells(block: Block) -> Iterator[tuple[dict[str, Any], str]]:

@@ -84,8 +84,7 @@ class KvCode:
             rows, histogram = self._rows_of_two(states, kind, bool(observers))
         else:
             rows, histogram = ops.encode_rows(states, factors, self.settings.table(), bool(observers))
-        for observer in observers:
-            observer(states.numel(), self.head_dim, histogram, self.settings.count_min)
+        self._tell(observers, states.numel(), histogram)
         return rows
 
     def tell(self, kind: Literal["k", "v"], rows: Tensor) -> None:
@@ -94,8 +93,11 @@ class KvCode:
         if observers:
             counts = ops.unpack_rows(rows, self.head_dim, self.settings)[0]
             histogram = ops.histogram_of(counts, self.settings.count_min, self.settings.bins)
-            for observer in observers:
-                observer(counts.numel(), self.head_dim, histogram, self.settings.count_min)
+            self._tell(observers, counts.numel(), histogram)
+
+    def _tell(self, observers: tuple[Observer, ...], inputs: int, histogram: Tensor) -> None:
+        for observer in observers:
+            observer(inputs, self.head_dim, histogram, self.settings.count_min)
 
     def _rows_of_two(self, states: Tensor, kind: str, histogram: bool) -> tuple[Tensor, Tensor]:
         """Rows of states [batch, heads, tokens, head_dim] whose salient channels have a bit more, and the histogram."""

@@ -35,10 +35,10 @@ def compare_recurrent(model: Any, ids: Tensor, result: VerifyResult) -> None:
         engine = recurrent_engine(model)
         whole, every, state = [RecurrentSequence(len(tokens))], torch.arange(len(tokens)), engine.state(1)
         logits = engine.forward(tokens, whole, engine.state(1), every, logits=engine.has_head)
-        x, pairs = entry(base.embeddings(tokens)), []
+        x = entry(base.embeddings(tokens))
         found = engine.layer_by_layer(tokens, whole, state)
         for index, (was, block) in enumerate(zip(found, blocks, strict=True)):
-            pairs += [(was["input"], x), *_between(engine, block, was, [part for part in _layer(state, index)])]
+            pairs = [(was["input"], x), *_between(engine, block, was, _layer(state, index))]
             same = {"middle": torch.equal(was["input"] + was["output"], was["middle"])}
             same["product"] = torch.equal(was["channel key"].relu().square(), was["product"])
             same["state"] = torch.equal(state[0][0, :, index], was["channel normed"][-1])
@@ -50,7 +50,6 @@ def compare_recurrent(model: Any, ids: Tensor, result: VerifyResult) -> None:
             result.engine_outputs += sum(values.numel() for values in was.values())
             result.different_in_engine += [f"layer {index} ({name})" for name, equal in same.items() if not equal]
             result.engine_error = max(result.engine_error or 0, *(relative_error(*pair) for pair in pairs))
-            pairs = []
         last, head = base.ln_out(x), model.get_output_embeddings()
         error = relative_error(logits, last if head is None else linear(last, head.weight, head.bias))
         result.engine_error = max(result.engine_error or 0, error)
