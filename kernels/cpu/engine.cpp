@@ -47,7 +47,11 @@ class Forward : Steps {
     lap(Part::rest);
     for (int64_t l = stretch_.first; l < stretch_.last; ++l) layer(l, w);
     if (stretch_.stream) std::memcpy(stretch_.stream, w.x, bytes);
-    if (stretch_.last == m_.layers) finish(w, wanted, logits, out);
+    if (stretch_.last == m_.layers)
+      finish(m_, wanted, logits, w.final, out, [&](int64_t row, float* to) {
+        float* memory = static_cast<float*>(scratch().bytes(2 * m_.hidden * 4 + 64));
+        float_.normalize(w.x + row * m_.hidden, m_.hidden, m_.norm, m_.norm_epsilon, to, memory);
+      });
   }
 
  private:
@@ -216,20 +220,6 @@ class Forward : Steps {
         }
       }
     });
-  }
-
-  void finish(Workspace& w, std::span<const int64_t> wanted, bool logits, float* out) {
-    const int64_t n = int64_t(wanted.size()), hidden = m_.hidden;
-    float* to = logits ? w.final : out;
-    share(0, n, std::max<int64_t>(1, kWorkPerThread / 16 / hidden), [&](int64_t begin, int64_t end) {
-      float* memory = static_cast<float*>(scratch().bytes(2 * hidden * 4 + 64));
-      for (int64_t i = begin; i < end; ++i)
-        float_.normalize(w.x + wanted[size_t(i)] * hidden, hidden, m_.norm, m_.norm_epsilon, to + i * hidden, memory);
-    });
-    lap(Part::rest);
-    if (!logits) return;
-    run_head(m_.head, m_.head_bias, w.final, n, hidden, m_.vocabulary, out);
-    lap(Part::head);
   }
 
   const ModelPlan& m_;

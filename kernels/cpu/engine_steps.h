@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <span>
 
 #include "dispatch.h"
 #include "engine.h"
@@ -63,6 +64,20 @@ class Steps {
   void add(float* x, const float* other, int64_t width) {
     each_token(width, [&](int64_t t) { float_.add(x + t * width, other + t * width, width); });
     lap(Part::rest);
+  }
+
+  // Of some rows what the head reads, written by `normalize(row, to)`, into `out`; or logits, by way of `read`.
+  template <class Model, class F>
+  void finish(const Model& m, std::span<const int64_t> wanted, bool logits, float* read, float* out, const F& normalize) {
+    const int64_t rows = int64_t(wanted.size()), n = m.hidden;
+    float* to = logits ? read : out;
+    share(0, rows, std::max<int64_t>(1, kWorkPerThread / 16 / n), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) normalize(wanted[size_t(i)], to + i * n);
+    });
+    lap(Part::rest);
+    if (!logits) return;
+    run_head(m.head, m.head_bias, read, rows, n, m.vocabulary, out);
+    lap(Part::head);
   }
 
   // A column of a trace [tokens][stride]: rows of `width` numbers, for those who compare.

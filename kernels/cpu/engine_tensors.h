@@ -16,6 +16,10 @@ inline const float* kept_floats(const Tensor& t, int64_t count, const char* what
   return data<const float>(t);
 }
 
+inline const float* if_kept(const OptionalTensor& t, int64_t count, const char* what) {
+  return t ? kept_floats(*t, count, what) : nullptr;
+}
+
 inline float* written_floats(const Tensor& t, int64_t count, const char* what) {
   return const_cast<float*>(kept_floats(t, count, what));
 }
@@ -49,6 +53,46 @@ inline GroupPlan group_of(const Tensor& bytes, int64_t inputs, std::initializer_
   STD_TORCH_CHECK(fits, "spikeconv: the plan of ", what, " is of other sizes than the model's");
   return plan;
 }
+
+// A model, as the bytes of a tensor, and its layers behind it.
+template <class Model, class Layer>
+struct Planned {
+  const Model& model;
+  const Layer* layers;
+
+  explicit Planned(const Tensor& bytes)
+      : model(*static_cast<const Model*>(bytes.data_ptr())),
+        layers(reinterpret_cast<const Layer*>(static_cast<const char*>(bytes.data_ptr()) + sizeof(Model))) {
+    const int64_t size = sizeof(Model);
+    STD_TORCH_CHECK(bytes.numel() >= size && bytes.numel() == size + model.layers * int64_t(sizeof(Layer)),
+                    "spikeconv: not a plan of this library");
+  }
+
+  // For logits of so many rows, or what the head reads of them.
+  Tensor results(int64_t rows, bool logits) const {
+    STD_TORCH_CHECK(!logits || model.head.data, "spikeconv: this model has no output head");
+    return make({rows, logits ? model.vocabulary : model.hidden}, aoti_torch_dtype_float32());
+  }
+};
+
+// Sequences follow each other, until there are no more tokens, each in a slot that there is.
+class Following {
+ public:
+  Following(int64_t tokens, int64_t slots) : tokens_(tokens), slots_(slots) {}
+
+  void add(int64_t begin, int64_t count, int64_t slot) {
+    STD_TORCH_CHECK(begin == next_ && count > 0 && count <= tokens_ - next_, "spikeconv: sequences must follow each other");
+    STD_TORCH_CHECK(slot >= 0 && slot < slots_, "spikeconv: slot ", slot, " of ", slots_);
+    next_ += count;
+  }
+
+  void finish() const {
+    STD_TORCH_CHECK(next_ == tokens_, "spikeconv: ", tokens_, " tokens, but sequences of ", next_);
+  }
+
+ private:
+  int64_t tokens_, slots_, next_ = 0;
+};
 
 // Token ids and rows of them: as a model knows them, ascending and in bounds.
 inline void check_tokens(const Tensor& tokens, int64_t vocabulary, const Tensor& wanted) {

@@ -96,8 +96,7 @@ struct Decoded {
   static constexpr float unit(int) { return 1; }
   SPIKECONV_HD Decoded of(const uint8_t* p, int64_t lanes) { return {reinterpret_cast<const float*>(p), lanes}; }
   SPIKECONV_HD Floats field(const Decoded& words, int j, Masks) {
-    const float* at = words.data + j * words.lanes;
-    return words.lanes == kLanes ? load<Floats>(at) : (Floats)load_first(at, words.lanes);
+    return load_floats(words.data + j * words.lanes, words.lanes);
   }
 };
 

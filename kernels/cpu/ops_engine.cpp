@@ -50,7 +50,7 @@ Tensor plan_model(const std::vector<int64_t>& sizes, const std::vector<double>& 
   m.sin = kept_floats(*tensors[2], m.positions * m.head_dim, "sin");
   m.norm = kept_floats(*tensors[3], m.hidden, "the last norm");
   if (tensors[4]) m.head = kept_head(*tensors[4], tensors[5], m.vocabulary, m.hidden);
-  if (tensors[6]) m.head_bias = kept_floats(*tensors[6], m.vocabulary, "the head's bias");
+  m.head_bias = if_kept(tensors[6], m.vocabulary, "the head's bias");
   m.rows = row_plan_of(m.head_dim, rows, rotation, inverse);
   Tensor bytes = make({int64_t(sizeof(ModelPlan) + layers * sizeof(LayerPlan))}, aoti_torch_dtype_uint8());
   char* to = static_cast<char*>(bytes.data_ptr());
@@ -93,21 +93,18 @@ Cache cache_of(const ModelPlan& m, const Tensor& keys, const Tensor& values) {
 Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequences, const Tensor& keys,
                  const Tensor& values, const Tensor& wanted, bool wants_logits, const Tensor& seconds, int64_t first,
                  int64_t last, const Tensor& stream, const Tensor& trace) {
-  STD_TORCH_CHECK(plan.numel() >= int64_t(sizeof(ModelPlan)), "spikeconv: not a plan of this library");
-  const ModelPlan& m = *static_cast<const ModelPlan*>(plan.data_ptr());
-  STD_TORCH_CHECK(plan.numel() == int64_t(sizeof(ModelPlan)) + m.layers * int64_t(sizeof(LayerPlan)),
-                  "spikeconv: not a plan of this library");
+  const Planned<ModelPlan, LayerPlan> planned(plan);
+  const ModelPlan& m = planned.model;
   const int64_t count = tokens.numel();
   check_tokens(tokens, m.vocabulary, wanted);
   const int64_t *ids = data<const int64_t>(tokens), *rows = data<const int64_t>(wanted);
   const Cache cache = cache_of(m, keys, values);
   const int64_t* given = kept_sequences(sequences, 8);
   std::vector<Sequence> all;
-  int64_t next = 0;
+  Following following(count, cache.slots);
   for (int64_t i = 0; i < sequences.size(0); ++i, given += 8) {
     const Sequence s{given[0], given[1], given[2], given[3], given[4], given[5], {given[6], given[7]}};
-    STD_TORCH_CHECK(s.begin == next && s.count > 0 && s.count <= count - next, "spikeconv: sequences must follow each other");
-    STD_TORCH_CHECK(s.slot >= 0 && s.slot < cache.slots, "spikeconv: slot ", s.slot, " of ", cache.slots);
+    following.add(s.begin, s.count, s.slot);
     STD_TORCH_CHECK(s.fork.gap == 0 ||
                         (s.fork.gap > 0 && s.fork.gap <= cache.capacity && s.first <= s.fork.key && s.fork.key <= s.at),
                     "spikeconv: a sequence forks behind key ", s.fork.key, ", with a gap of ", s.fork.gap);
@@ -119,17 +116,14 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
       STD_TORCH_CHECK(other.slot != s.slot || other.row() + other.count <= s.row() || s.row() + s.count <= other.row(),
                       "spikeconv: two sequences write to the same places of slot ", s.slot);
     all.push_back(s);
-    next += s.count;
   }
-  STD_TORCH_CHECK(next == count, "spikeconv: ", count, " tokens, but sequences of ", next);
+  following.finish();
   const Stretch stretch =
       stretch_of({first, last}, m.layers, stream, count * m.hidden, trace, count * trace_width(m), wanted.numel());
-  STD_TORCH_CHECK(!wants_logits || m.head.data, "spikeconv: this model has no output head");
-  Tensor out = make({wanted.numel(), wants_logits ? m.vocabulary : m.hidden}, aoti_torch_dtype_float32());
+  Tensor out = planned.results(wanted.numel(), wants_logits);
   if (count)
-    run_forward(m, reinterpret_cast<const LayerPlan*>(static_cast<const char*>(plan.data_ptr()) + sizeof(ModelPlan)), all,
-                ids, count, cache, stretch, {rows, size_t(wanted.numel())}, wants_logits, data<float>(out),
-                kept_seconds(seconds));
+    run_forward(m, planned.layers, all, ids, count, cache, stretch, {rows, size_t(wanted.numel())}, wants_logits,
+                data<float>(out), kept_seconds(seconds));
   return out;
 }
 
@@ -142,7 +136,7 @@ Tensor float_head(const Tensor& x, const Tensor& weight, const OptionalTensor& s
   STD_TORCH_CHECK(in.dim() >= 1 && in.size(in.dim() - 1) == n && !in.is_cuda(), "spikeconv: inputs of another size than the head's");
   Tensor logits = make(with_last(in, vocabulary), aoti_torch_dtype_float32());
   const Pool::Forward pool(torch::stable::get_num_threads());
-  run_head(rows, bias ? kept_floats(*bias, vocabulary, "the head's bias") : nullptr, data<const float>(in),
+  run_head(rows, if_kept(bias, vocabulary, "the head's bias"), data<const float>(in),
            tokens_of(in), n, vocabulary, data<float>(logits));
   return logits;
 }

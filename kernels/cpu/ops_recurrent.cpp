@@ -10,10 +10,6 @@
 namespace spikeconv {
 namespace {
 
-const float* if_kept(const OptionalTensor& t, int64_t count, const char* what) {
-  return t ? kept_floats(*t, count, what) : nullptr;
-}
-
 // One layer's norms, plans and vectors, each taken in turn.
 class LayerArguments {
  public:
@@ -154,34 +150,27 @@ RecurrentState state_of(const RecurrentPlan& m, const Tensors& parts) {
 Tensor run_recurrent_model(const Tensor& plan, const Tensor& tokens, const Tensor& texts, const Tensors& parts,
                            const Tensor& wanted, bool wants_logits, const Tensor& seconds, int64_t first, int64_t last,
                            const Tensor& stream, const Tensor& trace) {
-  STD_TORCH_CHECK(plan.numel() >= int64_t(sizeof(RecurrentPlan)), "spikeconv: not a plan of this library");
-  const RecurrentPlan& m = *static_cast<const RecurrentPlan*>(plan.data_ptr());
-  STD_TORCH_CHECK(plan.numel() == int64_t(sizeof(RecurrentPlan)) + m.layers * int64_t(sizeof(RecurrentLayer)),
-                  "spikeconv: not a plan of this library");
+  const Planned<RecurrentPlan, RecurrentLayer> planned(plan);
+  const RecurrentPlan& m = planned.model;
   check_tokens(tokens, m.vocabulary, wanted);
   const RecurrentState state = state_of(m, parts);
   const int64_t count = tokens.numel(), *given = kept_sequences(texts, 3);
   std::vector<Text> all;
   std::vector<bool> taken(size_t(state.slots), false);
-  int64_t next = 0;
+  Following following(count, state.slots);
   for (int64_t i = 0; i < texts.size(0); ++i, given += 3) {
     const Text text{given[0], given[1], given[2]};
-    STD_TORCH_CHECK(text.begin == next && text.count > 0 && text.count <= count - next,
-                    "spikeconv: sequences must follow each other");
-    STD_TORCH_CHECK(text.slot >= 0 && text.slot < state.slots, "spikeconv: slot ", text.slot, " of ", state.slots);
+    following.add(text.begin, text.count, text.slot);
     STD_TORCH_CHECK(!taken[size_t(text.slot)], "spikeconv: two sequences write to the state of slot ", text.slot);
     taken[size_t(text.slot)] = true;
     all.push_back(text);
-    next += text.count;
   }
-  STD_TORCH_CHECK(next == count, "spikeconv: ", count, " tokens, but sequences of ", next);
+  following.finish();
   const Stretch stretch =
       stretch_of({first, last}, m.layers, stream, count * m.hidden, trace, count * trace_width(m), wanted.numel());
-  STD_TORCH_CHECK(!wants_logits || m.head.data, "spikeconv: this model has no output head");
-  Tensor out = make({wanted.numel(), wants_logits ? m.vocabulary : m.hidden}, aoti_torch_dtype_float32());
+  Tensor out = planned.results(wanted.numel(), wants_logits);
   if (count)
-    run_recurrent(m, reinterpret_cast<const RecurrentLayer*>(static_cast<const char*>(plan.data_ptr()) + sizeof(RecurrentPlan)),
-                  all, data<const int64_t>(tokens), count, state, stretch,
+    run_recurrent(m, planned.layers, all, data<const int64_t>(tokens), count, state, stretch,
                   {data<const int64_t>(wanted), size_t(wanted.numel())}, wants_logits, data<float>(out),
                   kept_seconds(seconds));
   return out;

@@ -59,9 +59,7 @@ SPIKECONV_HD OutputLanes output_lanes(const Output& out, int64_t first, int64_t 
   OutputLanes lanes{first, least<int64_t>(n, kLanes), Ints{}, Floats{}, load<Floats>(bias)};
   if (out.zero)
     lanes.sum = n >= kLanes ? load<Ints>(out.weight_sum + first) : load_first(out.weight_sum + first, lanes.n);
-  if (out.scale)
-    lanes.scale = n >= kLanes ? load<Floats>(out.weight_scale + first)
-                              : (Floats)load_first(out.weight_scale + first, lanes.n);
+  if (out.scale) lanes.scale = load_floats(out.weight_scale + first, n);
   return lanes;
 }
 

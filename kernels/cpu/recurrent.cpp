@@ -57,7 +57,9 @@ class RecurrentForward : Steps {
     lap(Part::rest);
     for (int64_t l = stretch_.first; l < stretch_.last; ++l) layer(l, w);
     if (stretch_.stream) std::memcpy(stretch_.stream, w.x, bytes);
-    if (stretch_.last == m_.layers) finish(w, wanted, logits, out);
+    if (stretch_.last == m_.layers)
+      finish(m_, wanted, logits, w.final, out,
+             [&](int64_t row, float* to) { normalize(m_.last, w.x + row * m_.hidden, to); });
   }
 
  private:
@@ -272,18 +274,6 @@ class RecurrentForward : Steps {
       }
     });
     lap(Part::attention);
-  }
-
-  void finish(RecurrentWorkspace& w, std::span<const int64_t> wanted, bool logits, float* out) {
-    const int64_t rows = int64_t(wanted.size()), n = m_.hidden;
-    float* to = logits ? w.final : out;
-    share(0, rows, std::max<int64_t>(1, kWorkPerThread / 16 / n), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) normalize(m_.last, w.x + wanted[size_t(i)] * n, to + i * n);
-    });
-    lap(Part::rest);
-    if (!logits) return;
-    run_head(m_.head, m_.head_bias, w.final, rows, n, m_.vocabulary, out);
-    lap(Part::head);
   }
 
   const RecurrentPlan& m_;

@@ -1,14 +1,5 @@
 // The float parts of recurrent models (RWKV). A channel, or a token's row, is computed in one order whatever else is.
 
-// What is between the last whole vector and the end of a row.
-SPIKECONV_HD Floats load_floats(const float* p, int64_t n) {
-  return n >= kLanes ? load<Floats>(p) : (Floats)load_first(p, n);
-}
-
-SPIKECONV_HD void store_floats(float* p, Floats v, int64_t n) {
-  __builtin_memcpy(p, &v, size_t(n < kLanes ? n : kLanes) * sizeof(float));
-}
-
 // 1 / (1 + e^-x), from e^-|x|, which does not overflow.
 SPIKECONV_HD Floats sigmoid(Floats x) {
   const Floats one = splat(1.0f), small = exp_negative(x < Floats{} ? x : -x);
@@ -35,7 +26,7 @@ void layer_norm(const float* x, int64_t n, const float* weight, const float* bia
   const Floats scale = splat(1.0f / __builtin_sqrtf(variance + epsilon));
   for (int64_t i = 0; i < n; i += kLanes) {
     const Floats v = (load_floats(x + i, n - i) - middle) * scale;
-    store_floats(out + i, multiply_add(v, load_floats(weight + i, n - i), load_floats(bias + i, n - i)), n - i);
+    store_first(out + i, multiply_add(v, load_floats(weight + i, n - i), load_floats(bias + i, n - i)), n - i);
   }
 }
 
@@ -44,7 +35,7 @@ void blend(const float* before, const float* x, const float* mix, int64_t n, flo
   for (int64_t i = 0; i < n; i += kLanes) {
     const Floats from = load_floats(before + i, n - i), to = load_floats(x + i, n - i), m = load_floats(mix + i, n - i);
     const auto low = (m < splat(0.0f) ? -m : m) < splat(0.5f);
-    store_floats(out + i, multiply_add(low ? m : m - splat(1.0f), to - from, low ? from : to), n - i);
+    store_first(out + i, multiply_add(low ? m : m - splat(1.0f), to - from, low ? from : to), n - i);
   }
 }
 
@@ -58,14 +49,14 @@ void prepare(float* x, const float* center, const float* balance, int64_t n) {
 void relu_squared(float* x, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const Floats v = load_floats(x + i, n - i), positive = v < Floats{} ? Floats{} : v;  // NaN stays
-    store_floats(x + i, positive * positive, n - i);
+    store_first(x + i, positive * positive, n - i);
   }
 }
 
 void add_gated(float* to, const float* receptance, const float* value, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const Floats gated = sigmoid(load_floats(receptance + i, n - i)) * load_floats(value + i, n - i);
-    store_floats(to + i, load_floats(to + i, n - i) + gated, n - i);
+    store_first(to + i, load_floats(to + i, n - i) + gated, n - i);
   }
 }
 
@@ -103,12 +94,12 @@ void wkv_channels(const WkvJob& job, int64_t begin, int64_t last) {
       state[v].exponent -= decay[v];
       state[v] = added(state[v], key, value);
       const Floats receptance = sigmoid(load_floats(job.receptance + place, lanes(v)));
-      store_floats(job.receptance + place, receptance * (now.numerator / now.denominator), lanes(v));
+      store_first(job.receptance + place, receptance * (now.numerator / now.denominator), lanes(v));
     }
   for (int v = 0; v < vectors; ++v) {
-    store_floats(job.numerator + at(v), state[v].numerator, lanes(v));
-    store_floats(job.denominator + at(v), state[v].denominator, lanes(v));
-    store_floats(job.exponent + at(v), state[v].exponent, lanes(v));
+    store_first(job.numerator + at(v), state[v].numerator, lanes(v));
+    store_first(job.denominator + at(v), state[v].denominator, lanes(v));
+    store_first(job.exponent + at(v), state[v].exponent, lanes(v));
   }
 }
 
@@ -121,7 +112,7 @@ void blend_by(const float* before, const float* x, const float* mix, const float
   for (int64_t i = 0; i < n; i += kLanes) {
     const Floats to = load_floats(before + i, n - i), from = load_floats(x + i, n - i);
     const Floats by = load_floats(mix + i, n - i) + load_floats(more + i, n - i);
-    store_floats(out + i, multiply_add(to - from, by, from), n - i);
+    store_first(out + i, multiply_add(to - from, by, from), n - i);
   }
 }
 
@@ -129,14 +120,14 @@ void tanh_row(float* x, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const Floats v = load_floats(x + i, n - i), one = splat(1.0f);
     const Floats small = exp_negative((v < Floats{} ? v : -v) * splat(2.0f)), size = (one - small) / (one + small);
-    store_floats(x + i, v < Floats{} ? -size : size, n - i);
+    store_first(x + i, v < Floats{} ? -size : size, n - i);
   }
 }
 
 void decay(float* x, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const Floats v = load_floats(x + i, n - i), small = exp_negative(v < Floats{} ? v : -v);
-    store_floats(x + i, exp_negative(v < Floats{} ? -small : splat(-1.0f) / small), n - i);
+    store_first(x + i, exp_negative(v < Floats{} ? -small : splat(-1.0f) / small), n - i);
   }
 }
 
@@ -155,11 +146,11 @@ void wkv_columns(const MatrixWkvJob& job, int64_t begin, int64_t last) {
         float* place = job.state + i * job.size + begin + v * kLanes;
         const Floats state = load_floats(place, lanes(v));
         y[v] = multiply_add(splat(r[i]), state, y[v]);
-        store_floats(place, multiply_add(splat(k[i]), value[v], splat(w[i]) * state), lanes(v));
+        store_first(place, multiply_add(splat(k[i]), value[v], splat(w[i]) * state), lanes(v));
       }
     }
     for (int v = 0; v < vectors; ++v)
-      store_floats(job.out + t * job.stride + begin + v * kLanes, multiply_add(splat(own), value[v], y[v]), lanes(v));
+      store_first(job.out + t * job.stride + begin + v * kLanes, multiply_add(splat(own), value[v], y[v]), lanes(v));
   }
 }
 

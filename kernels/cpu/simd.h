@@ -69,6 +69,11 @@ SPIKECONV_HD Ints load_first(const void* p, int64_t n) {
 #endif
 }
 
+// A vector from memory that may end behind its first n lanes.
+SPIKECONV_HD Floats load_floats(const float* p, int64_t n) {
+  return n >= kLanes ? load<Floats>(p) : (Floats)load_first(p, n);
+}
+
 // Σ of the lanes, in an order of the instruction set's own.
 SPIKECONV_HD float lane_sum(Floats v) {
 #if defined(__AVX512F__)
