@@ -237,8 +237,8 @@ class Forward : Steps {
 void run_forward(const ModelPlan& model, const LayerPlan* layers, std::span<const Sequence> sequences,
                  const int64_t* tokens, int64_t count, const Cache& cache, const Stretch& stretch,
                  std::span<const int64_t> wanted, bool logits, float* out, double* seconds) {
-  const Pool::Forward pool(torch::stable::get_num_threads());
-  Forward(model, layers, sequences, tokens, count, cache, stretch, seconds).run(wanted, logits, out);
+  hold_threads(
+      [&] { Forward(model, layers, sequences, tokens, count, cache, stretch, seconds).run(wanted, logits, out); });
 }
 
 void run_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t vocabulary,

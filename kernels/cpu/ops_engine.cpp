@@ -135,9 +135,10 @@ Tensor float_head(const Tensor& x, const Tensor& weight, const OptionalTensor& s
   const Tensor in = beside(x, x, ScalarType::Float);
   STD_TORCH_CHECK(in.dim() >= 1 && in.size(in.dim() - 1) == n && !in.is_cuda(), "spikeconv: inputs of another size than the head's");
   Tensor logits = make(with_last(in, vocabulary), aoti_torch_dtype_float32());
-  const Pool::Forward pool(torch::stable::get_num_threads());
-  run_head(rows, if_kept(bias, vocabulary, "the head's bias"), data<const float>(in),
-           tokens_of(in), n, vocabulary, data<float>(logits));
+  const float* added = if_kept(bias, vocabulary, "the head's bias");
+  hold_threads([&] {
+    run_head(rows, added, data<const float>(in), tokens_of(in), n, vocabulary, data<float>(logits));
+  });
   return logits;
 }
 

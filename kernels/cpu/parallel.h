@@ -19,6 +19,12 @@ inline int64_t thread_count() {
   return pool ? pool->threads() : int64_t(torch::stable::get_num_threads());
 }
 
+// f(), which shares out among threads that are held for it. (`Pool::hold`)
+inline void hold_threads(const std::function<void()>& f) {
+  const Pool::Gather torch_threads = [](int64_t n, const Pool::Work& g) { torch::stable::parallel_for(0, n, 1, g); };
+  Pool::hold(torch::stable::get_num_threads(), Pool::is_forked() ? Pool::spawn : torch_threads, f);
+}
+
 // f(begin, end) for pieces that make up [begin, end), each of at least `grain`.
 template <class F>
 void share(int64_t begin, int64_t end, int64_t grain, const F& f) {

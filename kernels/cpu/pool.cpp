@@ -1,6 +1,6 @@
 #include "pool.h"
 
-#include <algorithm>
+#include <system_error>
 #include <utility>
 
 #if defined(__linux__)
@@ -16,7 +16,15 @@ namespace {
 thread_local Pool* t_current = nullptr;
 thread_local bool t_inside = false;
 
-Pool* g_pool = nullptr;
+std::atomic<bool> g_held = false;
+bool g_forked = false;
+
+#if defined(__linux__)
+[[maybe_unused]] const int g_watches = pthread_atfork(nullptr, nullptr, [] {
+  g_forked = true;
+  g_held = false;
+});
+#endif
 
 // How often a waiting thread looks before it lets others have its processor.
 constexpr int kSpins = 4000;
@@ -37,91 +45,82 @@ struct Inside {
   ~Inside() { t_inside = false; }
 };
 
+struct Held {
+  ~Held() { g_held = false; }
+};
+
 }  // namespace
+
+void Pool::spawn(int64_t n, const Work& g) {
+  std::vector<std::jthread> others;
+  int64_t own = n;
+  try {
+    for (; own > 1; --own) others.emplace_back([&g, own] { g(own - 1, own); });
+  } catch (const std::system_error&) {  // the system has no more threads
+  }
+  g(0, own);
+}
+
+bool Pool::is_forked() { return g_forked; }
 
 Pool* Pool::current() { return t_current; }
 
 bool Pool::is_inside() { return t_inside; }
 
-// One for the process, never freed: its threads may be asleep when the process ends. A child has none of its parent's.
-Pool& Pool::instance() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    g_pool = new Pool;
-#if defined(__linux__)
-    pthread_atfork(nullptr, nullptr, [] { g_pool = new Pool; });
-#endif
-  });
-  return *g_pool;
-}
-
-Pool::Forward::Forward(int64_t threads) {
-  if (threads < 2 || t_current || t_inside) return;
-  Pool& pool = instance();
-  held_ = std::unique_lock(pool.mutex_, std::try_to_lock);
-  if (!held_.owns_lock()) return;
-  pool.open(threads);
-  t_current = &pool;
-}
-
-Pool::Forward::~Forward() {
-  if (!held_.owns_lock()) return;
-  t_current->close();
-  t_current = nullptr;
-}
-
-void Pool::open(int64_t threads) {
-  while (int64_t(workers_.size()) < threads - 1) {
-    const int64_t index = int64_t(workers_.size()) + 1;
-    // What was called before is not for a thread that comes now.
-    workers_.emplace_back([this, index, seen = round_.load()] { work(index, seen); });
+void Pool::hold(int64_t threads, Gather gather, const std::function<void()>& f) {
+  if (threads < 2 || t_current || t_inside || g_held.exchange(true)) return f();
+  Pool pool(threads);
+  {
+    const Held held;
+    gather(threads, [&](int64_t begin, int64_t end) { begin == 0 ? pool.lead(end, f) : pool.follow(begin, end); });
   }
-  wanted_ = threads;
-  open_.store(true, std::memory_order_release);
-  open_.notify_all();
+  if (pool.error_) std::rethrow_exception(pool.error_);
 }
-
-void Pool::close() { open_.store(false, std::memory_order_release); }
 
 void Pool::keep_error() {
   const std::lock_guard lock(error_mutex_);
   if (!error_) error_ = std::current_exception();
 }
 
+void Pool::call_pieces(int64_t begin, int64_t end) {
+  try {
+    const Inside inside;
+    for (int64_t i = begin; i < std::min(end, pieces_); ++i) call_(what_, i);
+  } catch (...) {
+    keep_error();
+  }
+}
+
+void Pool::lead(int64_t own, const std::function<void()>& f) {
+  own_ = own;
+  t_current = this;
+  try {
+    f();
+  } catch (...) {
+    keep_error();
+  }
+  t_current = nullptr;
+  call_ = nullptr;
+  round_.fetch_add(1, std::memory_order_release);
+}
+
 void Pool::run(Call call, const void* what, int64_t pieces) {
   call_ = call;
   what_ = what;
   pieces_ = pieces;
-  left_.store(int64_t(workers_.size()), std::memory_order_relaxed);
+  left_.store(threads_ - own_, std::memory_order_relaxed);
   round_.fetch_add(1, std::memory_order_release);
-  try {
-    const Inside inside;
-    call(what, 0);
-  } catch (...) {
-    keep_error();
-  }
+  call_pieces(0, own_);
   for (int spins = 0; left_.load(std::memory_order_acquire);) pause(spins);
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
-void Pool::work(int64_t index, uint32_t seen) {
-  t_inside = true;
-  for (;;) {
-    int spins = 0, idle = 0;
-    uint32_t now;
-    while ((now = round_.load(std::memory_order_acquire)) == seen) {
-      if (open_.load(std::memory_order_acquire) || ++idle < kSpins)  // the next token often comes at once
-        pause(spins);
-      else
-        open_.wait(false, std::memory_order_acquire);
-    }
-    seen = now;
-    if (index < pieces_) try {
-        call_(what_, index);
-      } catch (...) {
-        keep_error();
-      }
-    left_.fetch_sub(1, std::memory_order_release);
+void Pool::follow(int64_t begin, int64_t end) {
+  for (uint32_t seen = 0, now;; seen = now) {
+    for (int spins = 0; (now = round_.load(std::memory_order_acquire)) == seen;) pause(spins);
+    if (!call_) return;
+    call_pieces(begin, end);
+    left_.fetch_sub(end - begin, std::memory_order_release);
   }
 }
 

@@ -291,8 +291,8 @@ class RecurrentForward : Steps {
 void run_recurrent(const RecurrentPlan& model, const RecurrentLayer* layers, std::span<const Text> texts,
                    const int64_t* tokens, int64_t count, const RecurrentState& state, const Stretch& stretch,
                    std::span<const int64_t> wanted, bool logits, float* out, double* seconds) {
-  const Pool::Forward pool(torch::stable::get_num_threads());
-  RecurrentForward(model, layers, texts, tokens, count, state, stretch, seconds).run(wanted, logits, out);
+  hold_threads(
+      [&] { RecurrentForward(model, layers, texts, tokens, count, state, stretch, seconds).run(wanted, logits, out); });
 }
 
 }  // namespace spikeconv
