@@ -241,17 +241,4 @@ void run_forward(const ModelPlan& model, const LayerPlan* layers, std::span<cons
       [&] { Forward(model, layers, sequences, tokens, count, cache, stretch, seconds).run(wanted, logits, out); });
 }
 
-void run_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t vocabulary,
-              float* logits) {
-  if (rows == 0) return;
-  const EngineKernels& isa = *kernels().engine;
-  const int64_t work = std::max<int64_t>(1, rows * n * kHeadRows);
-  share(0, ceil_div(vocabulary, kHeadRows), std::max<int64_t>(1, kWorkPerThread / 4 / work),
-        [&](int64_t begin, int64_t end) {
-          float* memory = static_cast<float*>(scratch().bytes(head_scratch(n) * 4));
-          isa.head(weight, bias, x, rows, n, begin * kHeadRows, std::min(vocabulary, end * kHeadRows), logits,
-                   vocabulary, memory);
-        });
-}
-
 }  // namespace spikeconv

@@ -90,4 +90,8 @@ void run_forward(const ModelPlan& model, const LayerPlan* layers, std::span<cons
 void run_head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t vocabulary,
               float* logits);
 
+// Of the tokens asked for, by token: log softmax of those logits, and whether none of its row's is higher.
+void run_likelihoods(const FloatRows& weight, const float* bias, int64_t vocabulary, const float* x, int64_t rows, int64_t n,
+                     std::span<const Asked> asked, double* likelihoods, bool* is_best);
+
 }  // namespace spikeconv

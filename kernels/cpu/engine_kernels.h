@@ -68,6 +68,26 @@ struct MatrixWkvJob {
   float* state;
 };
 
+// A token whose log likelihood in some row is asked for.
+struct Asked {
+  int64_t token, row, index;  // index: where its logit goes
+};
+
+// Logits of x [rows, n], of which only what a softmax needs is kept, for pieces of kPieceOutputs tokens: the highest, whose
+// it is, and Σ e^(logit - highest), each [pieces][padded].
+struct LikelihoodJob {
+  FloatRows weight;  // [vocabulary]
+  const float* bias;
+  int64_t vocabulary;
+  const float* x;
+  int64_t rows, n;
+  const Asked *asked, *asked_end;  // by token
+  float* logits;                   // by Asked::index
+  int64_t padded;
+  float *peaks, *sums;
+  int32_t* best;
+};
+
 struct EngineKernels {
   // γ · x / √(mean x² + ε), as in front of encoders; scratch of 2 n floats.
   void (*normalize)(const float* x, int64_t n, const float* gamma, float epsilon, float* out, float* scratch);
@@ -85,6 +105,8 @@ struct EngineKernels {
   // out[row][r] = weight row r · x row + bias, r in [begin, end); x [rows, n]. Scratch of `head_scratch(…)` floats.
   void (*head)(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t begin,
                int64_t end, float* out, int64_t out_stride, float* scratch);
+  // Pieces [begin, end) of a job; the same scratch.
+  void (*likelihoods)(const LikelihoodJob&, int64_t begin, int64_t end, float* scratch);
   // Of recurrent models. γ (x - μ) / σ + β; x may be out.
   void (*layer_norm)(const float* x, int64_t n, const float* weight, const float* bias, float epsilon, float* out);
   // out = before + mix · (x - before)
@@ -109,11 +131,16 @@ constexpr int64_t kFewQueryRows = 8;          // queries up to which keys are re
 constexpr int64_t kFewKeys = 256;        // keys of a part with few queries
 constexpr int64_t kMostRows = 128;       // queries of a part
 constexpr int64_t kHeadRows = 48;        // rows of the head at a time
-constexpr int64_t kHeadFew = 4;          // tokens up to which the head's weights are streamed
+constexpr int64_t kHeadPanels = 4;       // panels of rows of x that meet them
+constexpr int64_t kMostPanel = 32;       // rows of a panel with any instruction set
+constexpr int64_t kPieceOutputs = 8 * kHeadRows;
+constexpr int64_t kHeadFew = 12;         // tokens up to which the head's weights are streamed
 
 inline int64_t float_attend_scratch(int64_t dim) {
   return 2 * (kMostRows + 32) * dim + 2 * 48 * dim + (kMostRows + 64) * 64 + kFewQueryRows * (kFewKeys + 2 * dim) + 4096;
 }
-inline int64_t head_scratch(int64_t n) { return (kHeadRows + 32) * n + kHeadRows * 32 + 1024; }
+inline int64_t head_scratch(int64_t n) {
+  return kHeadPanels * kMostPanel * (n + kHeadRows) + kHeadRows * 128 + 1024;
+}
 
 }  // namespace spikeconv

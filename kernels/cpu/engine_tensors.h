@@ -108,12 +108,16 @@ inline void check_tokens(const Tensor& tokens, int64_t vocabulary, const Tensor&
                     count, ", which are ascending");
 }
 
+inline const int64_t* kept_integers(const Tensor& t, const char* what) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Long && t.is_contiguous() && !t.is_cuda(), "spikeconv: ", what,
+                  " are contiguous int64 numbers on a CPU");
+  return data<const int64_t>(t);
+}
+
 // Some numbers of each sequence, int64 [S, numbers].
 inline const int64_t* kept_sequences(const Tensor& t, int64_t numbers) {
-  STD_TORCH_CHECK(t.dim() == 2 && t.size(1) == numbers && t.scalar_type() == ScalarType::Long && t.is_contiguous() &&
-                      !t.is_cuda(),
-                  "spikeconv: sequences are contiguous int64 numbers, ", numbers, " for each");
-  return data<const int64_t>(t);
+  STD_TORCH_CHECK(t.dim() == 2 && t.size(1) == numbers, "spikeconv: sequences are ", numbers, " numbers for each");
+  return kept_integers(t, "sequences");
 }
 
 inline double* kept_seconds(const Tensor& t) {

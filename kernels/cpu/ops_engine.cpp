@@ -127,21 +127,6 @@ Tensor run_model(const Tensor& plan, const Tensor& tokens, const Tensor& sequenc
   return out;
 }
 
-// x [..., n] · weight [vocabulary, n]ᵀ + bias, weights float32, bfloat16 or int8 with scales, all else float32.
-Tensor float_head(const Tensor& x, const Tensor& weight, const OptionalTensor& scale, const OptionalTensor& bias) {
-  STD_TORCH_CHECK(weight.dim() == 2, "spikeconv: a head has two axes");
-  const int64_t vocabulary = weight.size(0), n = weight.size(1);
-  const FloatRows rows = kept_head(weight, scale, vocabulary, n);
-  const Tensor in = beside(x, x, ScalarType::Float);
-  STD_TORCH_CHECK(in.dim() >= 1 && in.size(in.dim() - 1) == n && !in.is_cuda(), "spikeconv: inputs of another size than the head's");
-  Tensor logits = make(with_last(in, vocabulary), aoti_torch_dtype_float32());
-  const float* added = if_kept(bias, vocabulary, "the head's bias");
-  hold_threads([&] {
-    run_head(rows, added, data<const float>(in), tokens_of(in), n, vocabulary, data<float>(logits));
-  });
-  return logits;
-}
-
 }  // namespace
 }  // namespace spikeconv
 
@@ -152,11 +137,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(spikeconv, m) {
   m.def(
       "run_model(Tensor plan, Tensor tokens, Tensor sequences, Tensor(a!) keys, Tensor(b!) values, Tensor wanted,"
       " bool wants_logits, Tensor(c!) seconds, int first, int last, Tensor(d!) stream, Tensor(e!) trace) -> Tensor");
-  m.def("float_head(Tensor x, Tensor weight, Tensor? scale, Tensor? bias) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(spikeconv, CPU, m) {
   m.impl("plan_model", TORCH_BOX(&spikeconv::plan_model));
   m.impl("run_model", TORCH_BOX(&spikeconv::run_model));
-  m.impl("float_head", TORCH_BOX(&spikeconv::float_head));
 }

@@ -10,7 +10,7 @@ from spikeconv.engine.parts import attention_of, decoder_of
 from spikeconv.engine.pieces import CHUNK
 from spikeconv.engine.recurrent import RecurrentEngine, RecurrentSequence
 from spikeconv.engine.recurrent_parts import blocks_of
-from spikeconv.engine.scores import score
+from spikeconv.engine.scores import Likelihoods, score
 from spikeconv.engine.texts import Texts, texts_of
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "DataMixingEngine",
     "Engine",
     "Head",
+    "Likelihoods",
     "Obstacle",
     "RecurrentEngine",
     "RecurrentSequence",

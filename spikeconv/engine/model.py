@@ -11,7 +11,7 @@ from spikeconv.engine.head import head_module
 from spikeconv.engine.held import Held, head_tables
 from spikeconv.engine.parts import decoder_of
 from spikeconv.engine.pieces import NOTHING, by_layer, in_pieces
-from spikeconv.ops.native import plan_model, run_model
+from spikeconv.ops.native_models import plan_model, run_model
 
 __all__ = ["PARTS", "READ", "Engine", "Sequence", "windows_of"]
 

@@ -12,7 +12,7 @@ from spikeconv.engine.model import PARTS
 from spikeconv.engine.pieces import NOTHING, by_layer, in_pieces
 from spikeconv.engine.recurrent_parts import Block, blocks_of
 from spikeconv.nn.memory import large_empty
-from spikeconv.ops.native import plan_recurrent, run_recurrent
+from spikeconv.ops.native_models import plan_recurrent, run_recurrent
 
 __all__ = ["MIXED", "RecurrentEngine", "RecurrentSequence"]
 

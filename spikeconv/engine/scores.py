@@ -14,10 +14,11 @@ from spikeconv.engine.model import Engine
 from spikeconv.engine.pieces import CHUNK
 from spikeconv.engine.sharing import Target, Text, calls_of, groups_of
 
-__all__ = ["Answer", "Scored", "score"]
+__all__ = ["Answer", "Likelihoods", "Scored", "score"]
 
-LOGITS_BYTES = 1 << 26
-"""Of the logits that there are at a time."""
+Likelihoods = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Of x float32 [R, hidden], which a head reads, rows and tokens int64 [Q]: log p of the tokens in these rows, float64
+[Q], and whether each is the most likely one, bool [Q]."""
 
 
 class Answer(NamedTuple):
@@ -37,7 +38,7 @@ class Scored(NamedTuple):
 
 def score(
     engine: Engine,
-    head: Callable[[Tensor], Tensor],
+    likelihoods: Likelihoods,
     requests: Items[tuple[list[int], list[int]]],
     longest: int,
     most: int | None = None,
@@ -46,7 +47,7 @@ def score(
 
     Args:
         engine: with rotary tables for the longest text.
-        head: float32 [R, hidden] → logits [R, vocabulary].
+        likelihoods: of what the head reads.
         requests: tokens of context and continuation, at least one of each.
         longest: tokens that the model reads; more are cut off on the left.
         most: texts of a call; None: as many as CHUNK tokens hold.
@@ -59,7 +60,6 @@ def score(
         return
     lengths = [len(text.tokens) for group in groups for text in group.texts]
     cache = engine.cache(1, min(max(lengths) + CHUNK, sum(lengths)))
-    rows = max(1, LOGITS_BYTES // (4 * engine.vocabulary))
     sums, misses = torch.zeros(len(requests), dtype=torch.float64), torch.zeros(len(requests), dtype=torch.int64)
     for call in calls_of(groups, engine.fewest, most):
         places, asked, tokens = (
@@ -67,11 +67,9 @@ def score(
         )
         wanted, row = places.unique(return_inverse=True)
         hidden = engine.forward(torch.tensor(call.tokens), call.sequences, cache, wanted, logits=False)
-        for begin in range(0, len(hidden), rows):
-            logits = head(hidden[begin : begin + rows])
-            here = (begin <= row) & (row < begin + rows)
-            sums.index_add_(0, asked[here], logits.log_softmax(-1)[row[here] - begin, tokens[here]].double())
-            misses.index_add_(0, asked[here], (logits.argmax(-1)[row[here] - begin] != tokens[here]).long())
+        found, is_best = likelihoods(hidden, row, tokens)
+        sums.index_add_(0, asked, found)
+        misses.index_add_(0, asked, (~is_best).long())
         done = [target.request for target in call.targets if target.is_last]
         yield Scored(len(call.tokens), [Answer(i, float(sums[i]), not int(misses[i])) for i in done])
 

@@ -10,6 +10,7 @@ import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spikeconv.data.texts import token_windows
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from spikeconv.evaluate.models import LoadedModel
 
 __all__ = ["PerplexityResult", "perplexity"]
-
-CHUNK = 256
-"""Positions whose logits are held at once: 50 MB with 49,152 tokens, where a whole window takes 400 MB."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +106,20 @@ def _splits(model: Any, ids: "torch.Tensor") -> bool:
 
 def _nll(model: Any, ids: "torch.Tensor", split: bool) -> float:
     """Negative log-likelihood, in nats, of all tokens of a [1, window] tensor but the first."""
-    from torch.nn.functional import cross_entropy
+    import torch
+
+    from spikeconv.integrations.head import likelihoods_by, likelihoods_of
 
     if split:
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]
-        logits = map(model.get_output_embeddings(), hidden.split(CHUNK))  # a chunk at a time
+        read = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]
+        likelihoods = likelihoods_by(model.get_output_embeddings())
     else:
-        logits = iter(model(input_ids=ids, use_cache=False).logits[0, :-1].split(CHUNK))
-    pairs = zip(logits, ids[0, 1:].split(CHUNK), strict=True)
-    return sum(float(cross_entropy(chunk.float(), target, reduction="sum")) for chunk, target in pairs)
+        read, likelihoods = (
+            model(input_ids=ids, use_cache=False).logits[0, :-1],
+            partial(likelihoods_of, torch.nn.Identity()),
+        )
+    tokens = ids[0, 1:].to(read.device)
+    return -float(likelihoods(read, torch.arange(len(read), device=read.device), tokens)[0].sum())
 
 
 def _predicted_bytes(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> int:

@@ -30,6 +30,7 @@ from spikeconv.engine import Engine, score
 from spikeconv.errors import SpikeconvError
 from spikeconv.families import family_of
 from spikeconv.integrations.engine import engine_of
+from spikeconv.integrations.head import likelihoods_by
 from spikeconv.loading import device_of
 from spikeconv.progress import Track
 from spikeconv.ranks import ALONE, Ranks
@@ -118,8 +119,9 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm-eval ships no types
         most = self.batch_size if isinstance(self.batch_size, int) else None
         pairs = [(context, continuation) for _, context, continuation in requests]
         answers = [(0.0, False)] * len(pairs)
+        likelihoods = likelihoods_by(self.model.get_output_embeddings())
         with torch.inference_mode():
-            for call in score(engine, self.model.get_output_embeddings(), pairs, self.max_length, most):
+            for call in score(engine, likelihoods, pairs, self.max_length, most):
                 self.tokens += call.tokens
                 for request, log_likelihood, is_greedy in call.answers:
                     answers[request] = answer = (log_likelihood, is_greedy)

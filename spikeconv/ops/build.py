@@ -93,8 +93,20 @@ def build_cpu(library: Path, extra: Sequence[str] = ()) -> None:
     if platform.machine() in {"x86_64", "AMD64"}:
         units |= {name: (*KERNEL, *flags) for name, flags in X86.items()}
     binding = (
-        *("run", "run_dense", "run_events", "run_rows", "plan", "engine", "engine_rows", "recurrent", "pool", "places"),
-        *("ops", "ops_rows", "ops_limits", "ops_engine", "ops_recurrent"),
+        *(
+            "run",
+            "run_dense",
+            "run_events",
+            "run_rows",
+            "run_head",
+            "plan",
+            "engine",
+            "engine_rows",
+            "recurrent",
+            "pool",
+            "places",
+        ),
+        *("ops", "ops_rows", "ops_limits", "ops_engine", "ops_head", "ops_recurrent"),
     )
     units |= {"dispatch": ("-O2",)} | {name: ("-O2", "-ffp-contract=off", *headers) for name in binding}
     with _replacing(library) as linked:

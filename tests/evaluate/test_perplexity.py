@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 from spikeconv.data import texts
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import LoadedModel
-from spikeconv.evaluate.perplexity import CHUNK, perplexity
+from spikeconv.evaluate.perplexity import perplexity
+from spikeconv.integrations.head import CHUNK
 
 TEXT = "The quick brown fox jumps over the lazy dog. " * 40
 

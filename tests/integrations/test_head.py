@@ -1,5 +1,6 @@
 """The output head: the checkpoint's numbers in as few bytes as hold them, or eight bits for who asks."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import spikeconv
 from spikeconv.engine import BLOCK, Engine, Head, Sequence, head_of
 from spikeconv.errors import SpikeconvError
 from spikeconv.evaluate.models import load_checkpoint
-from spikeconv.integrations.head import HeadForward, is_rounded_by_choice, round_head
-from spikeconv.ops.native import cpu_kernels, float_head, use_cpu_kernels
+from spikeconv.integrations.head import CHUNK, HeadForward, is_rounded_by_choice, likelihoods_by, round_head
+from spikeconv.ops.native import cpu_kernels, use_cpu_kernels
 from spikeconv.ops.native import load as load_kernels
+from spikeconv.ops.native_models import float_head, head_likelihoods
 
 pytestmark = pytest.mark.skipif(not load_kernels("cpu").is_native, reason="the head's product is native code")
 
@@ -93,6 +95,83 @@ def test_products(kernels: str) -> None:
                             assert ((y - exact).abs() <= bound).all()
     finally:
         use_cpu_kernels(used)
+
+
+@pytest.mark.parametrize("kernels", cpu_kernels() or ["none"])
+def test_likelihoods(kernels: str) -> None:
+    """Those of float64 logits, within the bound of their sums; the same bits for any number of threads."""
+    torch.manual_seed(2)
+    used, threads = use_cpu_kernels("auto"), torch.get_num_threads()
+    try:
+        use_cpu_kernels(kernels)
+        for width, vocabulary, count in ((BLOCK, 1, 3), (50, 49, 1), (5 * BLOCK, 800, 150), (3 * BLOCK, 385, 33)):
+            x, rows = torch.randn(count, width), torch.randint(count, (200,))
+            tokens, bias = torch.randint(vocabulary, (200,)), 5 * torch.randn(vocabulary)
+            floats = torch.randn(vocabulary, width)
+            for held in (floats, floats.bfloat16().float(), *([blocks(vocabulary, width)] if width != 50 else [])):
+                head = head_of(held)
+                for added in (None, bias):
+                    logits = nn.functional.linear(x.double(), held.double(), None if added is None else added.double())
+                    expected = logits.log_softmax(-1)
+                    found = []
+                    for torch_threads in (1, 2, 3):
+                        torch.set_num_threads(torch_threads)
+                        found.append(head_likelihoods(x, head.weight, head.scale, added, rows, tokens))
+                    likelihoods, is_best = found[0]
+                    assert all(
+                        torch.equal(each, first) for part in found for each, first in zip(part, found[0], strict=True)
+                    )
+                    bound = 4 * ((x.double().abs() @ held.double().abs().T).amax() + 16) * (width + vocabulary) * 2**-24
+                    assert ((likelihoods - expected[rows, tokens]).abs() <= bound).all()
+                    top = logits.topk(min(2, vocabulary)).values
+                    clear = (top[:, 0] - top[:, -1] > bound) | (vocabulary == 1)
+                    assert clear.sum() > count // 2
+                    right = logits.argmax(-1)[rows] == tokens
+                    assert torch.equal(is_best[clear[rows]], right[clear[rows]])
+    finally:
+        use_cpu_kernels(used)
+        torch.set_num_threads(threads)
+
+
+def test_likelihoods_of_extremes() -> None:
+    """Logits that are far apart, equal, infinite or no numbers; what is asked for is looked at."""
+    x, weight = torch.tensor([[1.0], [-1.0], [0.0], [torch.nan]]), torch.tensor([[1e4], [-1e4], [0.0], [1e4]])
+    rows, tokens = torch.arange(4).repeat_interleave(4), torch.arange(4).repeat(4)
+    likelihoods, is_best = head_likelihoods(x, weight, None, None, rows, tokens)
+    half = -math.log(2)
+    first = [half, half - 2e4, half - 1e4, half]
+    close = torch.tensor([*first, -2e4, 0, -1e4, -2e4, *[2 * half] * 4], dtype=torch.float64)
+    assert torch.allclose(likelihoods[:12], close, rtol=1e-6) and likelihoods[12:].isnan().all()
+    assert is_best.nonzero()[:, 0].tolist() == [0, 5, 8]
+    never = torch.tensor([0.0, -torch.inf, 0.0, 0.0])
+    found, _ = head_likelihoods(torch.zeros(1, 1), weight, None, never, torch.zeros(4, dtype=torch.int64), tokens[:4])
+    assert torch.allclose(found, torch.tensor([1 / 3, 0, 1 / 3, 1 / 3], dtype=torch.float64).log())
+    none = torch.empty(0, dtype=torch.int64)
+    assert head_likelihoods(x, weight, None, None, none, none)[0].shape == (0,)
+    for row, token in ((4, 0), (-1, 0), (0, 4), (0, -1)):
+        with pytest.raises(RuntimeError, match="is asked for, of 4 rows and 4 tokens"):
+            head_likelihoods(x, weight, None, None, torch.tensor([row]), torch.tensor([token]))
+
+
+def test_likelihoods_by_native_code_or_by_logits() -> None:
+    """A head that somebody watches, or whose logits are computed otherwise, is called; both agree."""
+    torch.manual_seed(3)
+    wide: Any = nn.Linear(2 * BLOCK, 300)
+    x, rows = torch.randn(2 * CHUNK + 5, 2 * BLOCK), torch.randint(2 * CHUNK + 5, (50,))
+    tokens = torch.randint(300, (50,))
+    with torch.inference_mode():
+        expected = wide(x).double().log_softmax(-1)[rows, tokens]
+        plain = likelihoods_by(wide)(x, rows, tokens)
+        wide.forward = HeadForward(wide)
+        native = likelihoods_by(wide)(x, rows, tokens)
+        calls: list[int] = []
+        wide.register_forward_hook(lambda *_: calls.append(1))
+        watched = likelihoods_by(wide)(x, rows, tokens)
+    assert len(calls) == 3
+    for likelihoods, is_best in (plain, native, watched):
+        assert likelihoods.dtype == torch.float64 and torch.allclose(likelihoods, expected, atol=1e-5)
+        assert torch.equal(is_best, native[1])
+    assert torch.allclose(likelihoods_by(wide)(x, rows, tokens)[0], expected, atol=1e-5)  # with gradients: torch's own
 
 
 def test_of_a_model(converted: Callable[..., Path]) -> None:
