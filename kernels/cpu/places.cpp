@@ -17,7 +17,7 @@ using Size = intptr_t (*)(void* container);                  // PyObject_Size
 
 }  // namespace
 
-// `near`: addresses that whoever calls will read next.
+// `near`: addresses that are read here, or by whoever calls next.
 extern "C" __attribute__((visibility("default"))) bool spikeconv_places_hold(
     const Place* places, int64_t place_count, void* const* empty, int64_t empty_count, const char* const* near,
     int64_t near_count, Find find, Size size) {

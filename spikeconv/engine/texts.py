@@ -65,6 +65,8 @@ def texts_of(ids: Tensor, mask: Any, positions: Any, past: int) -> Texts | None:
         if not isinstance(positions, Tensor) or positions.shape[-1] != count or positions.dim() != 2:
             return None
         rows = positions.expand(batch, count)
+        if count == 1:  # a token more of each text, wherever it is
+            return Texts(ids, pads, rows[:, 0].tolist(), past)
         starts = torch.tensor(firsts) - past
         wanted = rows.gather(1, starts[:, None]) + torch.arange(count) - starts[:, None]
         inside = torch.arange(count) >= starts[:, None]

@@ -142,7 +142,7 @@ class DecoderForward(EngineForward):
         return {**super().__getstate__(), "cache_dtype": self.cache_dtype}
 
     def _run(self, ids: Tensor, given: dict[str, Any]) -> BaseModelOutputWithPast | None:
-        config, use_cache = self.model.config.get_text_config(), given.get("use_cache")
+        config, use_cache = self._config, given.get("use_cache")
         cache = next((given[name] for name in KEYWORDS if given.get(name) is not None), None)
         if (cache is None or was_made(cache)) and not torch.is_inference_mode_enabled():
             return None  # a plain call: the bits of the modules, as beside hooks, offloading or gradients
@@ -185,7 +185,7 @@ class DecoderForward(EngineForward):
             return False
         if self._attention is None:
             self._attention = attention_of(self.model)
-        return bool(self.model.config.get_text_config()._attn_implementation == self._attention)
+        return bool(self._config._attn_implementation == self._attention)
 
     def _ready(self, positions: int) -> Engine | None:
         """The engine, with rotary tables for so many positions; None where there is none for the model as it is now."""

@@ -89,7 +89,7 @@ class EngineForward(ABC):
     def _is_known(self) -> bool:
         """Whether the modules are those that the engine was made of, and nobody replaces one, or watches anything but
         encodings."""
-        config = self.model.config.get_text_config()
+        config = self._config = self.model.config.get_text_config()
         if (
             torch.compiler.is_compiling()
             or self.model.base_model.training
