@@ -1,37 +1,5 @@
 // Attention over rows of counts: scores = s · (q · k - z Σ q), y = Σ p s (v - z), for some queries and some keys.
 
-constexpr float kInfinity = __builtin_inff();
-
-// Cuts a thread's scratch into pieces that begin at a cache line.
-struct Arena {
-  float* next;
-  float* take(int64_t floats) {
-    float* piece = next;
-    next += ceil_div(floats, 16) * 16;
-    return piece;
-  }
-};
-
-// e^x for x <= 0, within 2e-7 of itself; 0 below -87. NaN stays.
-SPIKECONV_HD Floats exp_negative(Floats x) {
-  const Floats lowest = splat(-87.0f), magic = splat(12582912.0f);  // 1.5 · 2^23: see round_even
-  const Floats inside = x < lowest ? lowest : x;
-  const Floats shifted = multiply_add(inside, splat(1.44269504f), magic), n = shifted - magic;
-  Floats r = multiply_add(n, splat(-0.693359375f), inside);  // ln 2 in two parts
-  r = multiply_add(n, splat(2.12194440e-4f), r);
-  Floats p = multiply_add(r, splat(1.9875691500e-4f), splat(1.3981999507e-3f));
-  p = multiply_add(p, r, splat(8.3334519073e-3f));
-  p = multiply_add(p, r, splat(4.1665795894e-2f));
-  p = multiply_add(p, r, splat(1.6666665459e-1f));
-  p = multiply_add(p, r, splat(5.0000001201e-1f));
-  p = multiply_add(p, r * r, r) + splat(1.0f);
-  const Floats power = (Floats)(((Ints)shifted - (Ints)magic + 127) << 23);
-  return x < lowest ? Floats{} : p * power;
-}
-
-// What scores are taken relative to: the peak, or 0 where all are -∞.
-SPIKECONV_HD Floats reference_of(Floats peak) { return peak == splat(-kInfinity) ? Floats{} : peak; }
-
 void load_query(const AttendJob& job, const AttendPart& part, int64_t query, float* out) {
   load_row(job.query, job.dtype, job.query_at(part.batch, part.key_head, part.query_begin + query), job.shape.head_dim,
            out);

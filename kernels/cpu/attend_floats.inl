@@ -276,10 +276,7 @@ void many_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* 
       __builtin_memset(panel.scores, 0, size_t(n) * kPanel * sizeof(float));
       const Number* query = reinterpret_cast<const Number*>(panel.query);
       add_products<Tiles>(keys, n, key_stride, 1, query, Tiles::steps(dim), panel.scores);
-      if (k + n - 1 > job.high(first) || k < job.low(last))
-        for (int64_t r = first; r <= last; ++r)
-          for (int64_t i = 0; i < n; ++i)
-            if (k + i < job.low(r) || k + i > job.high(r)) panel.scores[i * kPanel + (r - first)] = -kInfinity;
+      if (k + n - 1 > job.high(first) || k < job.low(last)) hide_scores(sight_of(job, first, k), n, panel.scores);
       panel_softmax(panel, n, dim);
       const Number* weights = Tiles::weights(panel.scores, n);
       add_products<Tiles>(values, dim, 1, value_stride, weights, Tiles::steps(n), panel.sum);

@@ -1,8 +1,6 @@
 // Many queries (a prompt): tiles of keys and values become floats, in the first-level cache, and meet panels of
 // queries, one query a lane. Softmax is online: sums are relative to the highest score so far.
 
-constexpr int kPanelVectors = 2;
-constexpr int kPanel = kPanelVectors * kLanes;               // queries of a panel
 constexpr int kProductRows = kSumRegisters / kPanelVectors;  // rows of a product whose sums stay in registers
 constexpr float kNever = -1e30f;                             // a mask that leaves nothing of a score
 
@@ -54,14 +52,6 @@ void add_products(const typename Terms::Number* a, int64_t rows, int64_t a_row, 
                                                                                c + r * kPanel);
 }
 
-// One panel's queries, state and working memory.
-struct PanelState {
-  float *query, *sum;   // [positions of all groups][kPanel]; Σ p v
-  float *peak, *total;  // [kPanel]
-  float* scores;        // [kTileKeys][kPanel]
-  bool live;            // whether the tile of keys means anything to these queries
-};
-
 // Where a group's positions begin among those of all groups.
 int64_t positions_before(const RowShape& shape, int64_t group) {
   int64_t words = 0;
@@ -69,15 +59,12 @@ int64_t positions_before(const RowShape& shape, int64_t group) {
   return words * kWordInputs;
 }
 
-// An empty panel of so many positions.
+// The same with queries and scores of its own.
 PanelState take_panel(int64_t positions, Arena& arena) {
-  const int64_t floats = positions * kPanel;
-  PanelState panel{arena.take(floats), arena.take(floats),           arena.take(kPanel),
-                   arena.take(kPanel), arena.take(kTileKeys * kPanel), true};
-  __builtin_memset(panel.query, 0, size_t(floats) * sizeof(float));
-  __builtin_memset(panel.sum, 0, size_t(floats) * sizeof(float));
-  __builtin_memset(panel.total, 0, kPanel * sizeof(float));
-  for (int i = 0; i < kPanel; ++i) panel.peak[i] = -kInfinity;
+  float *query = arena.take(positions * kPanel), *scores = arena.take(kTileKeys * kPanel);
+  __builtin_memset(query, 0, size_t(positions * kPanel) * sizeof(float));
+  PanelState panel = take_panel(positions, scores, arena);
+  panel.query = query;
   return panel;
 }
 
@@ -118,29 +105,6 @@ void begin_scores(const AttendJob& job, const AttendPart& part, int64_t first, i
     lowest_peak = least(lowest_peak, panel.peak[r]);
   }
   panel.live = highest > kNever || !(lowest_peak > kNever / 10);
-}
-
-// Scores → p = e^(score - peak), sums so far relative to the new peak.
-void panel_softmax(PanelState& panel, int64_t keys, int64_t positions) {
-  for (int v = 0; v < kPanel; v += kLanes) {
-    const Floats before = load<Floats>(panel.peak + v);
-    Floats peak = before, sum{};
-    for (int64_t i = 0; i < keys; ++i) peak = most(peak, load<Floats>(panel.scores + i * kPanel + v));
-    const Floats reference = reference_of(peak);
-    for (int64_t i = 0; i < keys; ++i) {
-      float* at = panel.scores + i * kPanel + v;
-      const Floats p = exp_negative(load<Floats>(at) - reference);
-      store(at, p);
-      sum += p;
-    }
-    const Floats shrink = exp_negative(before - reference);
-    store(panel.peak + v, peak);
-    store(panel.total + v, multiply_add(load<Floats>(panel.total + v), shrink, sum));
-    bool same = true;
-    for (int lane = 0; lane < kLanes; ++lane) same &= shrink[lane] == 1;
-    for (int64_t i = 0; !same && i < positions; ++i)
-      store(panel.sum + i * kPanel + v, load<Floats>(panel.sum + i * kPanel + v) * shrink);
-  }
 }
 
 // `to`[row][query] = factor[row] · from[row][query] (+ to)

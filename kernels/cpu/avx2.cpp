@@ -66,9 +66,11 @@ struct WideProduct {
   SPIKECONV_HD Ints widen(Acc acc) { return acc; }
 };
 
+#include "numbers.inl"
 #include "encode.inl"
-#include "packing.inl"
 #include "output.inl"
+#include "tiles.inl"
+#include "packing.inl"
 #include "dense.inl"
 #include "column_sum.inl"
 #include "events.inl"
@@ -76,6 +78,7 @@ struct WideProduct {
 #include "rtn.inl"
 #include "rows.inl"
 #include "fields.inl"
+#include "softmax.inl"
 #include "attend.inl"
 #include "head.inl"
 #include "attend_floats.inl"
@@ -84,7 +87,7 @@ struct WideProduct {
 
 }  // namespace
 
-extern const Kernels kAvx2 = {"avx2", Product::kRows, encode, pack, dense, dense_few,
+extern const Kernels kAvx2 = {"avx2", nullptr, 0, Product::kRows, 1, encode, pack, pack, dense, dense_few,
                               list, events, write_row, rtn, encode_rows, attend, merge, peak, read, &engine_kernels};
 
 }  // namespace spikeconv

@@ -46,9 +46,11 @@ struct Product {
 
 using WideProduct = Product;
 
+#include "numbers.inl"
 #include "encode.inl"
-#include "packing.inl"
 #include "output.inl"
+#include "tiles.inl"
+#include "packing.inl"
 #include "dense.inl"
 #include "column_sum.inl"
 #include "events.inl"
@@ -56,6 +58,7 @@ using WideProduct = Product;
 #include "rtn.inl"
 #include "rows.inl"
 #include "fields.inl"
+#include "softmax.inl"
 #include "attend.inl"
 #include "head.inl"
 #include "attend_floats.inl"
@@ -64,7 +67,7 @@ using WideProduct = Product;
 
 }  // namespace
 
-extern const Kernels kAvx512Vnni = {"avx512vnni", Product::kRows, encode, pack, dense, dense_few,
+extern const Kernels kAvx512Vnni = {"avx512vnni", nullptr, 0, Product::kRows, 1, encode, pack, pack, dense, dense_few,
                                     list, events, write_row, rtn, encode_rows, attend, merge, peak, read, &engine_kernels};
 
 }  // namespace spikeconv

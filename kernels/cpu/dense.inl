@@ -13,8 +13,6 @@ SPIKECONV_HD typename P::Weights half_word(const uint8_t* p) {
     return P::weights(p + half * kStepBytes);
 }
 
-constexpr int64_t word_bytes(bool nibble) { return nibble ? kStepBytes : 2 * kStepBytes; }
-
 // sum[rows][vectors] += weights × counts over some words, for many rows.
 template <class P, bool nibble, int rows, int tiles, class Sum>
 SPIKECONV_HD void add_words(const uint8_t* w, int64_t stride, const int8_t* k, int64_t words, Sum& sum) {
@@ -58,29 +56,6 @@ SPIKECONV_HD void add_streams(const uint8_t* w, int64_t stride, const int8_t* k,
     }
 }
 
-// What a register tile takes: weights `stride` bytes from tile to tile, and its outputs `gap` from tile to tile.
-struct Unit {
-  const uint8_t* weights;
-  int64_t stride, first, gap;  // first output
-  const int8_t* counts;
-  int64_t token;
-  const float* bias;           // [tiles · 16] of the outputs
-};
-
-// One function for all sizes, so that it stays in the instruction cache. total [rows][sums]
-template <class P>
-__attribute__((noinline)) void write_tile(const Weight& w, const PackedCounts& counts, const Output& out,
-                                          const Unit& unit, int rows, int sums, const Ints* total) {
-  TokenOutput of[P::kRows];
-  for (int r = 0; r < rows; ++r) of[r] = token_output(out, w.bits, counts.sums[unit.token + r], unit.token + r);
-  for (int j = 0; j < sums; ++j) {
-    const int64_t first = unit.first + j / P::kVectors * unit.gap + j % P::kVectors * kLanes;
-    if (first >= w.out_features) break;
-    const OutputLanes lanes = output_lanes(out, first, w.out_features - first, unit.bias + j * kLanes);
-    for (int r = 0; r < rows; ++r) write_lanes(out, of[r], lanes, total[r * sums + j]);
-  }
-}
-
 template <class P, bool nibble, int rows, int tiles, bool few>
 void run_unit(const Weight& w, const PackedCounts& counts, const Output& out, const Unit& unit, int64_t period) {
   constexpr int kSums = tiles * P::kVectors;
@@ -119,7 +94,7 @@ void run_unit(const Weight& w, const PackedCounts& counts, const Output& out, co
   Ints held[rows * kSums];  // apart from the registers, since its address is known elsewhere
   SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
     SPIKECONV_UNROLL for (int j = 0; j < kSums; ++j) held[r * kSums + j] = total[r][j];
-  write_tile<P>(w, counts, out, unit, rows, kSums, held);
+  write_tile(w, counts, out, unit, rows, kSums, P::kVectors, held);
 }
 
 typedef void (*RunUnit)(const Weight&, const PackedCounts&, const Output&, const Unit&, int64_t);
@@ -140,52 +115,6 @@ RunUnit unit_for(bool nibble, bool narrow, int64_t rows, int64_t tiles) {
   if (narrow) return unit_of<Product, false, few, kRows, kTiles>(rows, tiles);
   if (nibble) return unit_of<WideProduct, true, few, kRows, kTiles>(rows, tiles);
   return unit_of<WideProduct, false, few, kRows, kTiles>(rows, tiles);
-}
-
-// Eight columns' 64 outputs as a word of four tiles: out[tile][…][16][4], tiles `stride` bytes apart.
-void word_of_columns(const uint8_t (*column)[kPanelOutputs], bool nibble, int64_t stride, uint8_t* out) {
-  uint32_t even[kPanelOutputs], odd[kPanelOutputs];
-  const auto four = [&](int64_t j, int a, int b, int c, int d) __attribute__((always_inline)) {
-    return uint32_t(column[a][j]) | uint32_t(column[b][j]) << 8 | uint32_t(column[c][j]) << 16 |
-           uint32_t(column[d][j]) << 24;
-  };
-  if (nibble)  // byte j of a column is outputs 2j and 2j + 1
-    for (int64_t j = 0; j < kPanelOutputs / 2; ++j) {
-      const uint32_t low = four(j, 0, 2, 4, 6), high = four(j, 1, 3, 5, 7);
-      even[2 * j] = (low & 0x0F0F0F0Fu) | (high & 0x0F0F0F0Fu) << 4;
-      even[2 * j + 1] = (low >> 4 & 0x0F0F0F0Fu) | (high & 0xF0F0F0F0u);
-    }
-  else
-    for (int64_t j = 0; j < kPanelOutputs; ++j) {
-      even[j] = four(j, 0, 2, 4, 6);
-      odd[j] = four(j, 1, 3, 5, 7);
-    }
-  for (int64_t t = 0; t < kPanelTiles; ++t, out += stride) {
-    __builtin_memcpy(out, even + t * kTileOutputs, kStepBytes);
-    if (!nibble) __builtin_memcpy(out + kStepBytes, odd + t * kTileOutputs, kStepBytes);
-  }
-}
-
-// A panel of a weight in columns as tiles [kPanelTiles][words].
-void tiles_of_columns(const Weight& w, int64_t panel, uint8_t* out) {
-  const bool nibble = is_nibble(w.bits);
-  const int64_t words = ceil_div(w.in_features, kWordInputs), first = panel * kPanelOutputs;
-  const int64_t bytes = nibble ? ceil_div(least(kPanelOutputs, w.out_features - first), 2)
-                               : least(kPanelOutputs, w.out_features - first);
-  uint8_t column[kWordInputs][kPanelOutputs] = {};
-  for (int64_t word = 0; word < words; ++word, out += word_bytes(nibble)) {
-    for (int64_t i = 0; i < kWordInputs; ++i) {
-      const int64_t input = word * kWordInputs + i;
-      const uint8_t* from = w.data + input * w.stride + (nibble ? first / 2 : first);
-      if (input >= w.in_features)
-        __builtin_memset(column[i], 0, kPanelOutputs);
-      else if (bytes == kPanelOutputs / 2)
-        __builtin_memcpy(column[i], from, kPanelOutputs / 2);
-      else
-        __builtin_memcpy(column[i], from, size_t(bytes));
-    }
-    word_of_columns(column, nibble, words * word_bytes(nibble), out);
-  }
 }
 
 int64_t words_of_period(const Weight& w, const PackedCounts& counts, bool& narrow) {

@@ -14,8 +14,10 @@ std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> result;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("bmi2"))
+      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("bmi2")) {
+    if (const Kernels* amx = amx_kernels()) result.push_back(amx);
     result.push_back(&kAvx512Vnni);
+  }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) result.push_back(&kAvx2);
 #endif
   result.push_back(&kPortable);

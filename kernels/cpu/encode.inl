@@ -1,23 +1,5 @@
 // x → RMSNorm · γ → signs → Hadamard → clip → scale → counts, one token at a time, in cache.
 
-SPIKECONV_HD float half_to_float(uint16_t h) {
-  _Float16 x;
-  __builtin_memcpy(&x, &h, 2);
-  return float(x);
-}
-
-void load_row(const void* x, Dtype dtype, int64_t begin, int64_t n, float* out) {
-  switch (dtype) {
-    case Dtype::bfloat16:
-      for (int64_t i = 0; i < n; ++i) out[i] = bfloat_to_float(static_cast<const uint16_t*>(x)[begin + i]);
-      break;
-    case Dtype::float16:
-      for (int64_t i = 0; i < n; ++i) out[i] = half_to_float(static_cast<const uint16_t*>(x)[begin + i]);
-      break;
-    default: __builtin_memcpy(out, static_cast<const float*>(x) + begin, size_t(n) * sizeof(float));
-  }
-}
-
 // Sum of parts as a tree: the upper half of the next power of two is added onto the lower, until one is left.
 template <class F>
 float tree_sum(const float* x, int64_t n, float* tree, F part) {

@@ -136,8 +136,9 @@ constexpr int64_t kMostPanel = 32;       // rows of a panel with any instruction
 constexpr int64_t kPieceOutputs = 8 * kHeadRows;
 constexpr int64_t kHeadFew = 12;         // tokens up to which the head's weights are streamed
 
+// Bound of queries and sums, of a tile of keys and values, each perhaps in three halves of a float; scores and weights.
 inline int64_t float_attend_scratch(int64_t dim) {
-  return 2 * (kMostRows + 32) * dim + 2 * 48 * dim + (kMostRows + 64) * 64 + kFewQueryRows * (kFewKeys + 2 * dim) + 4096;
+  return 3 * (kMostRows + 32) * dim + 4 * 64 * dim + (kMostRows + 64) * 64 + kFewQueryRows * (kFewKeys + 2 * dim) + 8192;
 }
 inline int64_t head_scratch(int64_t n) {
   return kHeadPanels * kMostPanel * (n + kHeadRows) + kHeadRows * 128 + 1024;

@@ -60,7 +60,7 @@ struct Weight {
 
 // Counts of tokens in the order in which the product reads them, and their sums.
 struct PackedCounts {
-  const int8_t* data;   // [row tiles][planes][words][even, odd][tokens of the tile][4]
+  const int8_t* data;   // [row tiles][planes][words][even, odd][tokens of the tile][4], or as `pack` has it
   const int32_t* sums;  // [tokens] Σ_i k_i
   int64_t words;
   int planes;           // 2 for counts beyond int8: k = 128 · plane 0 + plane 1
@@ -174,12 +174,17 @@ struct AttendPart {
 
 struct Kernels {
   const char* name;
-  int tile_rows;  // tokens of a full row tile
+  const Kernels* small;  // whose `dense` is faster for fewer than `small_tokens`; null: none
+  int64_t small_tokens;
+  int tile_rows;   // tokens of a full row tile
+  int depth_words; // words that it takes at a time; behind the last input counts are 0
 
   // Scratch of `encode_scratch(job)` floats.
   void (*encode)(const EncodeJob&, int64_t token_begin, int64_t token_end, float* scratch);
-  // Counts [rows, in] (int8, or int16 if wide) → a row tile of PackedCounts, at most `tile_rows` or kFewRows.
+  // Counts [rows, in] (int8, or int16 if wide) → a row tile of PackedCounts, at most `tile_rows`, for `dense`; and at most
+  // kFewRows, for `dense_few`.
   void (*pack)(const void* counts, bool wide, int64_t in_features, int64_t rows, int8_t* data, int32_t* sums);
+  void (*pack_few)(const void* counts, bool wide, int64_t in_features, int64_t rows, int8_t* data, int32_t* sums);
   // A panel of kPanelTiles tiles against the tokens [begin, end), whole row tiles; scratch of `dense_scratch(weight)`
   // bytes.
   void (*dense)(const Weight&, const PackedCounts&, const Output&, int64_t panel, int64_t begin, int64_t end,
@@ -212,6 +217,7 @@ struct Kernels {
 extern const Kernels kPortable;
 #if defined(__x86_64__)
 extern const Kernels kAvx2, kAvx512Vnni;
+const Kernels* amx_kernels();  // null: not compiled in, or not to be had from this system
 #endif
 
 constexpr int64_t kPanelTiles = 4;  // beside each other; in columns, half a cache line of nibbles
@@ -220,12 +226,14 @@ constexpr int64_t kEventOutputs = 128;  // outputs are shared out in pieces of t
 constexpr int64_t kFewRows = 4;     // up to here a product is bound by reading weights
 constexpr int64_t kStreams = 2;     // that a thread reads then
 
+constexpr int64_t kReadBehind = 2048;  // bytes that a product may read behind the packed counts
+
 constexpr int64_t kUnpackRows = 48;  // from here on it pays to unpack a tile first, where it pays at all
 
-// In bytes: a panel of a weight in columns as tiles, and a tile of nibbles as bytes.
+// In bytes: a panel of a weight in columns as tiles, and a panel of nibbles as bytes.
 inline int64_t dense_scratch(const Weight& w) {
-  const int64_t words = ceil_div(w.in_features, kWordInputs);
-  return words * ((w.columns ? kPanelOutputs * (is_nibble(w.bits) ? 4 : 8) : 0) + 2 * kStepBytes);
+  const int64_t words = ceil_div(w.in_features, kWordInputs), wide = kPanelOutputs * kWordInputs;
+  return words * (w.columns ? is_nibble(w.bits) ? wide / 2 : wide : 0) + ceil_div(words, kWordInputs) * kWordInputs * wide;
 }
 
 constexpr int64_t kFewQueries = 8;      // up to here rows are unpacked in registers, above into tiles

@@ -1,40 +1,5 @@
 // Accumulators → the output tensor, a vector of outputs at a time, straight from registers.
 
-typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
-
-// bfloat16 to nearest, ties to even; NaN stays NaN: float_to_bfloat (common/convert.h) lane by lane.
-SPIKECONV_HD Halves to_bfloats(Floats y) {
-  const Naturals bits = (Naturals)y, one = Naturals{} + 1;
-  const Naturals rounded = (bits + 0x7FFF + (bits >> 16 & one)) >> 16, nan = bits >> 16 | 64;
-  return __builtin_convertvector(y != y ? nan : rounded, Halves);
-}
-
-SPIKECONV_HD Halves to_halves(Floats y) {
-#if defined(__AVX512F__)
-  return (Halves)_mm512_cvtps_ph((__m512)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#elif defined(__F16C__)
-  return (Halves)_mm256_cvtps_ph((__m256)y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#else
-  Halves h;
-  for (int i = 0; i < kLanes; ++i) {
-    const _Float16 x = _Float16(y[i]);
-    uint16_t bits;
-    __builtin_memcpy(&bits, &x, 2);
-    h[i] = bits;
-  }
-  return h;
-#endif
-}
-
-// The first n lanes of a vector to memory.
-template <class V, class T>
-SPIKECONV_HD void store_first(T* p, V v, int64_t n) {
-  if (n >= kLanes)
-    store(p, v);
-  else
-    __builtin_memcpy(p, &v, size_t(n) * sizeof(v) / kLanes);
-}
-
 // What is the same for all outputs of a token.
 struct TokenOutput {
   int64_t token;

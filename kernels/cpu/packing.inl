@@ -34,13 +34,6 @@ void pack_plane(const int16_t* row, int64_t inputs, int64_t rows, int8_t* out, P
   }
 }
 
-template <class T>
-int32_t count_sum(const T* row, int64_t inputs) {
-  int32_t sum = 0;
-  for (int64_t i = 0; i < inputs; ++i) sum += row[i];
-  return sum;
-}
-
 // One row tile: counts [rows, in] of int8, or of int16 if wide.
 void pack(const void* counts, bool wide, int64_t in, int64_t rows, int8_t* data, int32_t* sums) {
   const int64_t plane = rows * ceil_div(in, kWordInputs) * kWordInputs;

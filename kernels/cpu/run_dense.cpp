@@ -9,6 +9,7 @@ namespace spikeconv {
 namespace {
 
 constexpr int64_t kBlockTiles = 8;      // row tiles that are packed together, at most
+constexpr int64_t kBlockRows = 64;      // of them, at most
 constexpr int64_t kGroupBlocks = 8;     // of a unit, where there are many rows
 constexpr int64_t kUnitsPerThread = 16; // at least, where that is possible: so much less waits for the last one
 
@@ -28,10 +29,10 @@ class Packing {
         states_(std::make_unique<std::atomic<int>[]>(size_t(ceil_div(counts.tokens, block)))) {
     static thread_local Scratch memory;
     packed_.planes = counts.wide ? 2 : 1;
-    packed_.words = ceil_div(counts.in_features, kWordInputs);
+    packed_.words = ceil_div(counts.in_features, isa.depth_words * kWordInputs) * isa.depth_words;
     packed_.largest = counts.wide ? kPlane : int(largest);
     const int64_t bytes = ceil_div(counts.tokens * packed_.bytes(), 64) * 64;
-    data_ = static_cast<int8_t*>(memory.bytes(bytes + counts.tokens * 4));
+    data_ = static_cast<int8_t*>(memory.bytes(bytes + counts.tokens * 4 + kReadBehind));
     sums_ = reinterpret_cast<int32_t*>(data_ + bytes);
     packed_.data = data_;
     packed_.sums = sums_;
@@ -77,7 +78,7 @@ void run_few(const Counts& counts, int64_t largest, std::span<const Member> memb
     const int64_t begin = tiles * thread / threads, end = tiles * (thread + 1) / threads;
     int8_t* data = static_cast<int8_t*>(scratch().bytes(counts.tokens * planes * words * kWordInputs));
     int32_t sums[kFewRows];
-    isa.pack(counts.data, counts.wide, counts.in_features, counts.tokens, data, sums);
+    isa.pack_few(counts.data, counts.wide, counts.in_features, counts.tokens, data, sums);
     const PackedCounts packed{data, sums, words, int(planes), int(counts.wide ? kPlane : largest)};
     int64_t first = 0;
     for (const Member& m : members) {
@@ -89,12 +90,11 @@ void run_few(const Counts& counts, int64_t largest, std::span<const Member> memb
 }
 
 // Units are a panel and some blocks of rows, all in one parallel region.
-void run_many(const Counts& counts, int64_t largest, std::span<const Member> members) {
-  const Kernels& isa = kernels();
+void run_many(const Kernels& isa, const Counts& counts, int64_t largest, std::span<const Member> members) {
   const int64_t threads = threads_for(counts.tokens * (counts.wide ? 2 : 1) * counts.in_features * outputs_of(members));
   int64_t panels = 0;
   for (const Member& m : members) panels += panels_of(m);
-  int64_t block_tiles = kBlockTiles;
+  int64_t block_tiles = std::min(kBlockTiles, kBlockRows / isa.tile_rows);
   while (block_tiles > 2 &&
          panels * ceil_div(counts.tokens, block_tiles * isa.tile_rows) < kUnitsPerThread * threads)
     block_tiles /= 2;
@@ -129,10 +129,11 @@ void run_many(const Counts& counts, int64_t largest, std::span<const Member> mem
 
 void run_dense(const Counts& counts, int64_t largest, std::span<const Member> members) {
   const bool tiles = std::none_of(members.begin(), members.end(), [](const Member& m) { return m.weight.columns; });
+  const Kernels& isa = kernels();
   if (counts.tokens <= kFewRows && tiles)
     run_few(counts, largest, members);
   else
-    run_many(counts, largest, members);
+    run_many(counts.tokens < isa.small_tokens ? *isa.small : isa, counts, largest, members);
 }
 
 }  // namespace spikeconv

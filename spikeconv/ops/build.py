@@ -34,10 +34,14 @@ STANDARD = ("-std=c++20", "-fPIC", "-fvisibility=hidden")
 # Sums keep their order and stay unfused, so that all instruction sets give the same bits.
 # Aligned, so that a change elsewhere in a file does not move a hot loop across cache lines (5% on rounding).
 KERNEL = ("-O3", "-ffp-contract=off", "-Wno-psabi", "-falign-functions=64", "-falign-loops=32")
+AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mbmi2", "-mfma", "-mf16c")
 X86 = {
     "avx2": ("-mavx2", "-mfma", "-mf16c"),
-    "avx512vnni": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mbmi2", "-mfma", "-mf16c"),
+    "avx512vnni": AVX512,
+    "amx": AVX512,
 }
+AMX = ("-mamx-tile", "-mamx-int8", "-mamx-bf16")
+"""Not known to every compiler."""
 CUDA = ("-std=c++20", "-O3", "-fmad=false", "-DUSE_CUDA", "-Xcompiler", "-fPIC", "-cudart", "static")
 BUILDING = ".build-"
 """What work folders are called."""
@@ -92,6 +96,8 @@ def build_cpu(library: Path, extra: Sequence[str] = ()) -> None:
     units: dict[str, tuple[str, ...]] = {"portable": KERNEL}
     if platform.machine() in {"x86_64", "AMD64"}:
         units |= {name: (*KERNEL, *flags) for name, flags in X86.items()}
+        if _knows(cxx, AMX):
+            units["amx"] += AMX
     binding = (
         *(
             "run",
@@ -117,6 +123,11 @@ def build_cpu(library: Path, extra: Sequence[str] = ()) -> None:
         ]
         _run(commands)
         _run([[cxx, "-shared", *extra, *map(str, objects.values()), *libraries, "-o", str(linked)]])
+
+
+def _knows(cxx: str, flags: Sequence[str]) -> bool:
+    command = [cxx, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
+    return _ended(command).returncode == 0
 
 
 def cuda_compiler() -> str | None:
