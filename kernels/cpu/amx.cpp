@@ -20,8 +20,11 @@ namespace {
 #include "output.inl"
 #include "tiles.inl"
 #include "softmax.inl"
+#include "floats.inl"
+#include "head_many.inl"
 #include "dense_amx.inl"
 #include "attend_amx.inl"
+#include "head_amx.inl"
 
 // Linux gives the registers to a process that asks for them.
 bool ask_for_registers() {
@@ -32,6 +35,8 @@ bool ask_for_registers() {
 EngineKernels engine_with_amx() {
   EngineKernels k = *kAvx512Vnni.engine;
   k.attend = attend_floats;
+  k.head = head;
+  k.likelihoods = note_pieces<RegisterBlocks>;
   return k;
 }
 

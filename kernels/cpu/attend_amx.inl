@@ -37,7 +37,7 @@ SPIKECONV_HD char* operand(char* base, int64_t depth, int64_t half) {
 }
 
 // c [32 rows][kPanel] = a · b, or added to what c is.
-template <int splits, bool adds>
+template <int splits, int b_splits, bool adds>
 void multiply_block(const char* a, const char* b, int64_t depths, float* c) {
   const auto sums = [&](auto move) __attribute__((always_inline)) {
     move.template operator()<0>(c);
@@ -55,7 +55,7 @@ void multiply_block(const char* a, const char* b, int64_t depths, float* c) {
     sums([]<int r>(float* at) { amx::load<r>(at, kPanelBytes); });
   else
     amx::zero<0>(), amx::zero<1>(), amx::zero<2>(), amx::zero<3>();
-  for (int64_t d = 0; d < depths; ++d, a += operand_bytes<splits>(1), b += operand_bytes<splits>(1)) {
+  for (int64_t d = 0; d < depths; ++d, a += operand_bytes<splits>(1), b += operand_bytes<b_splits>(1)) {
     const auto load_a = [&](int s) __attribute__((always_inline)) {
       amx::load<4>(a + 2 * s * kRegisterBytes, amx::kBytes);
       amx::load<5>(a + (2 * s + 1) * kRegisterBytes, amx::kBytes);
@@ -66,6 +66,7 @@ void multiply_block(const char* a, const char* b, int64_t depths, float* c) {
     };
     load_a(0);
     if constexpr (splits == 3) {
+      static_assert(b_splits == 3);
       load_b(2), multiply();
       load_b(1), multiply();
       load_a(1), multiply();
@@ -73,7 +74,7 @@ void multiply_block(const char* a, const char* b, int64_t depths, float* c) {
       load_a(2), multiply();
       load_a(0), multiply();
     } else {
-      load_b(0), multiply();
+      for (int part = b_splits - 1; part >= 0; --part) load_b(part), multiply();
     }
   }
   sums([]<int r>(float* at) { amx::store<r>(at, kPanelBytes); });
@@ -109,11 +110,20 @@ struct States {
   const Number* at(int64_t key) const { return static_cast<const Number*>(rows.data) + fork.row_of(key) * rows.stride; }
 };
 
+// 32 numbers as a row of registers, one for each part.
+template <int splits>
+SPIKECONV_HD void put_row(Floats first, Floats second, char* to) {
+  Ints low[splits], high[splits], upper;
+  for (int i = 0; i < kLanes; ++i) upper[i] = (4 * i + 3) << 16 | (4 * i + 1);
+  split_floats<splits>(first, low);
+  split_floats<splits>(second, high);
+  for (int s = 0; s < splits; ++s)
+    store(to + 2 * s * kRegisterBytes, (Ints)_mm512_permutex2var_epi16((__m512i)low[s], (__m512i)upper, (__m512i)high[s]));
+}
+
 // Keys [begin, begin + n) as operands of 32 keys each; behind the last one, zeros.
 template <int splits>
 void put_keys(const States<splits>& keys, int64_t begin, int64_t n, int64_t dim, char* to) {
-  Ints upper;
-  for (int i = 0; i < kLanes; ++i) upper[i] = (4 * i + 3) << 16 | (4 * i + 1);
   const int64_t depths = dim / kPairs;
   for (int64_t k = 0; k < ceil_div(n, kPairs) * kPairs; ++k) {
     char* rows = to + k / kPairs * operand_bytes<splits>(depths) + k % amx::kRows * amx::kBytes;
@@ -125,12 +135,7 @@ void put_keys(const States<splits>& keys, int64_t begin, int64_t n, int64_t dim,
         store(at, load<Ints>(keys.at(begin + k) + d * kPairs));
       } else {
         const float* from = keys.at(begin + k) + d * kPairs;
-        Ints low[splits], high[splits];
-        split_floats<splits>(load<Floats>(from), low);
-        split_floats<splits>(load<Floats>(from + kLanes), high);
-        for (int s = 0; s < splits; ++s)
-          store(at + 2 * s * kRegisterBytes,
-                (Ints)_mm512_permutex2var_epi16((__m512i)low[s], (__m512i)upper, (__m512i)high[s]));
+        put_row<splits>(load<Floats>(from), load<Floats>(from + kLanes), at);
       }
     }
   }
@@ -214,13 +219,13 @@ void attend_blocks(const FloatAttendJob& job, const FloatAttendPart& part, float
       const int64_t first = part.row_begin + p * kPanel, last = first + rows_of(p) - 1;
       if (k > job.high(last) || k + n <= job.low(first)) continue;
       for (int64_t d = 0; d < depths; ++d)
-        multiply_block<splits, false>(keys + d * operand_bytes<splits>(dims), queries[p], dims, scores + d * kPairs * kPanel);
+        multiply_block<splits, splits, false>(keys + d * operand_bytes<splits>(dims), queries[p], dims, scores + d * kPairs * kPanel);
       if (k + n - 1 > job.high(first) || k < job.low(last)) hide_scores(sight_of(job, first, k), n, scores);
       panel_softmax(panel, n, dim);
       __builtin_memset(scores + n * kPanel, 0, size_t((depths * kPairs - n) * kPanel) * sizeof(float));
       put_panel<splits>(scores, depths, weights);
       for (int64_t d = 0; d < dims; ++d)
-        multiply_block<splits, true>(values + d * operand_bytes<splits>(depths), weights, depths,
+        multiply_block<splits, splits, true>(values + d * operand_bytes<splits>(depths), weights, depths,
                                      panel.sum + d * kPairs * kPanel);
     }
   }

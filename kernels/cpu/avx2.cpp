@@ -80,6 +80,8 @@ struct WideProduct {
 #include "fields.inl"
 #include "softmax.inl"
 #include "attend.inl"
+#include "floats.inl"
+#include "head_many.inl"
 #include "head.inl"
 #include "attend_floats.inl"
 #include "recurrent.inl"

@@ -41,5 +41,5 @@ void narrow(const float* from, int64_t n, Dtype dtype, void* to) {
 }
 
 const EngineKernels engine_kernels = {
-    engine_normalize, rotary, add_rows,     gate,      widen, narrow,   attend_floats, head,  likelihoods, layer_norm,
+    engine_normalize, rotary, add_rows,     gate,      widen, narrow,   attend_floats, head,  note_pieces<FloatBlocks>, layer_norm,
     blend,            prepare, relu_squared, add_gated, wkv,   blend_by, tanh_row,      decay, wkv_matrix};

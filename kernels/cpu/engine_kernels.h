@@ -141,7 +141,7 @@ inline int64_t float_attend_scratch(int64_t dim) {
   return 3 * (kMostRows + 32) * dim + 4 * 64 * dim + (kMostRows + 64) * 64 + kFewQueryRows * (kFewKeys + 2 * dim) + 8192;
 }
 inline int64_t head_scratch(int64_t n) {
-  return kHeadPanels * kMostPanel * (n + kHeadRows) + kHeadRows * 128 + 1024;
+  return kHeadPanels * kMostPanel * (3 * n + kHeadRows + 64) + (kHeadRows + 2 * n) * 128 + 4096;
 }
 
 }  // namespace spikeconv

@@ -57,7 +57,8 @@ def test_a_state_goes_back_and_forth(converted: Converted, runs: list[int]) -> N
     with torch.no_grad():
         with modules_only(model):
             alone = model(ids).logits
-        assert torch.equal(model(ids).logits, alone) and not runs  # a plain call
+        plain_call = model(ids).logits
+        assert (plain_call - alone).abs().max() <= 1e-5 * alone.abs().max() and not runs
         assert close(model(ids, use_cache=True).logits, alone) and len(runs) == 1
 
 
