@@ -88,32 +88,46 @@ void butterflies(float* x, int64_t n, int64_t power) {
 template <int rows, int vectors>
 SPIKECONV_HD void base_tile(const float* matrix, int64_t order, int64_t inner, const float* x, float* y) {
   Floats sum[rows][vectors];
-  for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < vectors; ++v) sum[r][v] = splat(matrix[r * order]) * load<Floats>(x + v * kLanes);
-  for (int64_t j = 1; j < order; ++j)
-    for (int v = 0; v < vectors; ++v) {
-      const Floats in = load<Floats>(x + j * inner + v * kLanes);
-      for (int r = 0; r < rows; ++r) sum[r][v] = add_signed(splat(matrix[r * order + j]), in, sum[r][v]);
+  SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
+    SPIKECONV_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = splat(matrix[r * order]) * load<Floats>(x + v * kLanes);
+  for (int64_t j = 1; j < order; ++j) {
+    Floats in[vectors];
+    SPIKECONV_UNROLL for (int v = 0; v < vectors; ++v) in[v] = load<Floats>(x + j * inner + v * kLanes);
+    SPIKECONV_UNROLL for (int r = 0; r < rows; ++r) {
+      const Floats sign = splat(matrix[r * order + j]);
+      SPIKECONV_UNROLL for (int v = 0; v < vectors; ++v) sum[r][v] = add_signed(sign, in[v], sum[r][v]);
     }
-  for (int r = 0; r < rows; ++r)
-    for (int v = 0; v < vectors; ++v) store(y + r * inner + v * kLanes, sum[r][v]);
+  }
+  SPIKECONV_UNROLL for (int r = 0; r < rows; ++r)
+    SPIKECONV_UNROLL for (int v = 0; v < vectors; ++v) store(y + r * inner + v * kLanes, sum[r][v]);
 }
 
-// y = (I ⊗ B ⊗ I) x over n floats, `inner` contiguous floats per entry of B; orders are multiples of four (or one).
+// `rows` outputs of a base matrix, all of `inner`.
+template <int rows>
+void base_rows(const float* matrix, int64_t order, int64_t inner, const float* x, float* y) {
+  int64_t i = 0;
+  if constexpr (rows > 1) {
+    for (; i + 2 * kLanes <= inner; i += 2 * kLanes) base_tile<rows, 2>(matrix, order, inner, x + i, y + i);
+    for (; i + kLanes <= inner; i += kLanes) base_tile<rows, 1>(matrix, order, inner, x + i, y + i);
+  }
+  for (; i < inner; ++i)
+    for (int64_t r = 0; r < rows; ++r) y[r * inner + i] = base_sum(matrix + r * order, x + i, order, inner);
+}
+
+// y = (I ⊗ B ⊗ I) x over n floats, `inner` contiguous floats per entry of B. Many rows at a time keep the sums' latency
+// busy and read x less often; every output is the same sum in the same order.
 void base_pass(const float* matrix, int64_t order, int64_t inner, int64_t n, const float* x, float* y) {
-  for (int64_t block = 0; block < n; block += order * inner)
-    for (int64_t o = 0; o < order; o += 4) {
-      const int64_t rows = least<int64_t>(4, order - o);
-      const float *row = matrix + o * order, *in = x + block;
-      float* out = y + block + o * inner;
-      int64_t i = 0;
-      if (rows == 4) {
-        for (; i + 2 * kLanes <= inner; i += 2 * kLanes) base_tile<4, 2>(row, order, inner, in + i, out + i);
-        for (; i + kLanes <= inner; i += kLanes) base_tile<4, 1>(row, order, inner, in + i, out + i);
-      }
-      for (; i < inner; ++i)
-        for (int64_t r = 0; r < rows; ++r) out[r * inner + i] = base_sum(row + r * order, in + i, order, inner);
-    }
+  constexpr int kMost = kSumRegisters >= 16 ? 12 : 4;
+  for (int64_t block = 0; block < n; block += order * inner) {
+    int64_t o = 0;
+    const auto rows = [&]<int count>() {
+      for (; o + count <= order; o += count)
+        base_rows<count>(matrix + o * order, order, inner, x + block, y + block + o * inner);
+    };
+    rows.template operator()<kMost>();
+    rows.template operator()<4>();
+    rows.template operator()<1>();
+  }
 }
 
 // H D x of one token. `x` is overwritten; the result is in x or in other, without the factor 1/√m.

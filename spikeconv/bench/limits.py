@@ -19,9 +19,9 @@ ROUNDS = 500_000
 CACHE_BYTES = 8 << 20
 """Fits a shared cache, but not those of the cores; what is read again and again at this size comes from there."""
 CACHE_TIMES = 16
-DRAM_BYTES = 256 << 20
-"""Larger than the caches of the machines we know."""
-DRAM_PARTS = 4
+DRAM_BYTES = 640 << 20
+"""Twice the largest cache of a processor that we know."""
+DRAM_PARTS = 10
 """In which it is read, one a probe: the shorter a probe, the likelier that nothing else ran meanwhile."""
 MOST = 1.05
 """The share of a limit above which the limit must be wrong."""
