@@ -36,7 +36,7 @@ EngineKernels engine_with_amx() {
   EngineKernels k = *kAvx512Vnni.engine;
   k.attend = attend_floats;
   k.head = head;
-  k.likelihoods = note_pieces<RegisterBlocks>;
+  k.likelihoods = likelihoods;
   return k;
 }
 

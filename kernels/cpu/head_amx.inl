@@ -75,10 +75,16 @@ class RegisterBlocks {
   char* panels_[kHeadPanels];
 };
 
+constexpr int64_t kNarrow = 128;  // below so many numbers a row, splitting them takes what the products save
+
 void head(const FloatRows& weight, const float* bias, const float* x, int64_t rows, int64_t n, int64_t begin,
           int64_t end, float* out, int64_t out_stride, float* scratch) {
-  if (rows > kHeadFew)
+  if (rows > kHeadFew && n >= kNarrow)
     many_head<RegisterBlocks>(weight, bias, x, rows, n, begin, end, out, out_stride, scratch);
   else
     kAvx512Vnni.engine->head(weight, bias, x, rows, n, begin, end, out, out_stride, scratch);
+}
+
+void likelihoods(const LikelihoodJob& job, int64_t piece_begin, int64_t piece_end, float* scratch) {
+  (job.n >= kNarrow ? note_pieces<RegisterBlocks> : kAvx512Vnni.engine->likelihoods)(job, piece_begin, piece_end, scratch);
 }

@@ -79,10 +79,14 @@ def test_products(kernels: str) -> None:
     used = use_cpu_kernels("auto")
     try:
         use_cpu_kernels(kernels)
-        for width in (BLOCK, 5 * BLOCK, 50):
+        for width in (BLOCK, 5 * BLOCK, 50, 150):
             for vocabulary in (1, 49, 200):
                 weight = torch.randn(vocabulary, width)
-                for held in (weight, weight.bfloat16().float(), *([blocks(vocabulary, width)] if width != 50 else [])):
+                for held in (
+                    weight,
+                    weight.bfloat16().float(),
+                    *([] if width % BLOCK else [blocks(vocabulary, width)]),
+                ):
                     head, bias = head_of(held), torch.randn(vocabulary)
                     for tokens in (1, 2, 3, 4, 5, 40):
                         x = torch.randn(tokens, width)
@@ -104,11 +108,17 @@ def test_likelihoods(kernels: str) -> None:
     used, threads = use_cpu_kernels("auto"), torch.get_num_threads()
     try:
         use_cpu_kernels(kernels)
-        for width, vocabulary, count in ((BLOCK, 1, 3), (50, 49, 1), (5 * BLOCK, 800, 150), (3 * BLOCK, 385, 33)):
+        for width, vocabulary, count in (
+            (BLOCK, 1, 3),
+            (50, 49, 1),
+            (5 * BLOCK, 800, 150),
+            (3 * BLOCK, 385, 33),
+            (150, 50, 70),
+        ):
             x, rows = torch.randn(count, width), torch.randint(count, (200,))
             tokens, bias = torch.randint(vocabulary, (200,)), 5 * torch.randn(vocabulary)
             floats = torch.randn(vocabulary, width)
-            for held in (floats, floats.bfloat16().float(), *([blocks(vocabulary, width)] if width != 50 else [])):
+            for held in (floats, floats.bfloat16().float(), *([] if width % BLOCK else [blocks(vocabulary, width)])):
                 head = head_of(held)
                 for added in (None, bias):
                     logits = nn.functional.linear(x.double(), held.double(), None if added is None else added.double())

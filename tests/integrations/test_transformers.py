@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import FINE
 from safetensors.torch import load_file
 from tiny_models import TRANSFORMERS
 from torch import Tensor, nn
@@ -211,7 +212,7 @@ def test_converts_the_same_under_another_architecture_name(
 
 
 def test_generates_text(family: str, converted: Fixture) -> None:
-    path = converted(family)
+    path = converted(family, **FINE)
     model, tokenizer = load(path), AutoTokenizer.from_pretrained(path)
     inputs = tokenizer("Spikes and counts", return_tensors="pt")
     assert tokenizer.decode(inputs["input_ids"][0]) == "Spikes and counts"
