@@ -34,8 +34,8 @@ PROMPTS = [
     "import numpy as np\n", "The first rule of writing is", "Rivers flow from",
 ]  # fmt: skip
 NEW = 12
-CLEAR = 0.03
-"""Logits by which a token must lead to be compared: many times what the order of sums moves them by here."""
+CLEAR = 0.08
+"""Logits by which a token must lead to be the same in every case: the order of sums moves a lead by up to .035 here."""
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +75,10 @@ def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
     raise AssertionError("the server did not start")
 
 
-def clear_tokens(fine: Path) -> list[list[int]]:
-    """What transformers adds to each prompt, up to the first token whose lead is not clear."""
+def greedy_tokens(fine: Path) -> list[tuple[list[int], int]]:
+    """What transformers adds to each prompt, and how many of these tokens come before the first whose lead is not clear."""
     model, tokenizer = spikeconv.load(fine), AutoTokenizer.from_pretrained(fine)
-    result = []
+    result: list[tuple[list[int], int]] = []
     for prompt in PROMPTS:
         ids = tokenizer(prompt, return_tensors="pt")
         answer = model.generate(
@@ -86,7 +86,7 @@ def clear_tokens(fine: Path) -> list[list[int]]:
         )
         leads = [float(-scores[0].topk(2).values.diff()) for scores in answer.scores]
         clear = next((i for i, lead in enumerate(leads) if lead < CLEAR), NEW)
-        result.append(answer.sequences[0, ids.input_ids.shape[1] :].tolist()[:clear])
+        result.append((answer.sequences[0, ids.input_ids.shape[1] :].tolist(), clear))
     return result
 
 
@@ -107,10 +107,11 @@ def test_served_tokens_are_those_of_transformers(fine: Path, server: str) -> Non
 
     with ThreadPoolExecutor(len(PROMPTS)) as pool:
         served = list(pool.map(ask, range(len(PROMPTS))))
-    expected = clear_tokens(fine)
-    assert [ids[: len(clear)] for ids, clear in zip(served, expected, strict=True)] == expected
-    whole = [ids[:NEW] == clear for ids, clear in zip(served, expected, strict=True)]
-    assert sum(whole) >= 20, f"all {NEW} tokens are clear, and equal, for {sum(whole)} prompts"
+    expected = greedy_tokens(fine)
+    for prompt, ids, (tokens, clear) in zip(PROMPTS, served, expected, strict=True):
+        assert ids[:clear] == tokens[:clear], prompt
+    whole = [ids[:NEW] == tokens for ids, (tokens, _) in zip(served, expected, strict=True)]
+    assert sum(whole) >= 20, f"all {NEW} tokens are equal for {sum(whole)} prompts"
 
 
 def test_the_server_chats_and_streams(server: str) -> None:
