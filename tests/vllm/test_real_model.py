@@ -76,7 +76,7 @@ def wait_for(address: str, process: "subprocess.Popen[bytes]") -> None:
 
 
 def greedy_tokens(fine: Path) -> list[tuple[list[int], int]]:
-    """What transformers adds to each prompt, and how many of these tokens come before the first whose lead is not clear."""
+    """What transformers adds to each prompt, and how many of these come before the first whose lead is not clear."""
     model, tokenizer = spikeconv.load(fine), AutoTokenizer.from_pretrained(fine)
     result: list[tuple[list[int], int]] = []
     for prompt in PROMPTS:
