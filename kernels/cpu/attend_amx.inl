@@ -187,7 +187,7 @@ void put_panel(const float* from, int64_t depths, char* to) {
 
 template <int splits>
 void attend_blocks(const FloatAttendJob& job, const FloatAttendPart& part, float* records, Arena arena) {
-  const int64_t dim = job.dim, rows = part.rows(), record = dim + kRecordExtra, count = ceil_div(rows, kPanel);
+  const int64_t dim = job.dim, rows = part.rows(), count = ceil_div(rows, kPanel);
   const int64_t dims = dim / kPairs;
   const auto take = [&](int64_t depths) {
     return reinterpret_cast<char*>(arena.take(operand_bytes<splits>(depths) / int64_t(sizeof(float))));
@@ -203,8 +203,7 @@ void attend_blocks(const FloatAttendJob& job, const FloatAttendPart& part, float
     panels[p] = take_panel(dim, scores, arena);
     __builtin_memset(columns, 0, size_t(dim * kPanel) * sizeof(float));
     for (int64_t r = 0; r < rows_of(p); ++r) {
-      const int64_t row = part.row_begin + p * kPanel + r;
-      const float* from = job.query + row / job.repeats * job.query_stride + row % job.repeats * dim;
+      const float* from = job.row(part.row_begin + p * kPanel + r);
       for (int64_t i = 0; i < dim; ++i) columns[i * kPanel + r] = from[i] * job.scaling;
     }
     put_panel<splits>(columns, dims, queries[p]);
@@ -220,7 +219,7 @@ void attend_blocks(const FloatAttendJob& job, const FloatAttendPart& part, float
       if (k > job.high(last) || k + n <= job.low(first)) continue;
       for (int64_t d = 0; d < depths; ++d)
         multiply_block<splits, splits, false>(keys + d * operand_bytes<splits>(dims), queries[p], dims, scores + d * kPairs * kPanel);
-      if (k + n - 1 > job.high(first) || k < job.low(last)) hide_scores(sight_of(job, first, k), n, scores);
+      if (k + n - 1 > job.high(first) || k < job.low(last)) hide_scores(job, first, k, n, scores);
       panel_softmax(panel, n, dim);
       __builtin_memset(scores + n * kPanel, 0, size_t((depths * kPairs - n) * kPanel) * sizeof(float));
       put_panel<splits>(scores, depths, weights);
@@ -230,13 +229,7 @@ void attend_blocks(const FloatAttendJob& job, const FloatAttendPart& part, float
     }
   }
   amx::release();
-  for (int64_t p = 0; p < count; ++p)
-    for (int64_t r = 0; r < rows_of(p); ++r) {
-      float* to = records + (p * kPanel + r) * record;
-      for (int64_t i = 0; i < dim; ++i) to[i] = panels[p].sum[i * kPanel + r];
-      to[dim] = panels[p].peak[r];
-      to[dim + 1] = panels[p].total[r];
-    }
+  end_panels(panels, rows, dim, records);
 }
 
 void attend_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, float* scratch) {

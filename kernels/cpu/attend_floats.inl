@@ -149,8 +149,7 @@ void few_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* r
   float *query = arena.take(kFewQueryRows * dim), *scores = arena.take(kFewQueryRows * kFewKeys);
   float* room = arena.take(kTileKeys * dim);
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t row = part.row_begin + r;
-    const float* from = job.query + row / job.repeats * job.query_stride + row % job.repeats * dim;
+    const float* from = job.row(part.row_begin + r);
     for (int64_t i = 0; i < dim; ++i) query[r * dim + i] = from[i] * job.scaling;
     __builtin_memset(records + r * record, 0, size_t(record) * sizeof(float));
   }
@@ -252,15 +251,13 @@ struct HalfTiles {
 template <class Tiles>
 void many_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, Arena arena) {
   using Number = typename Tiles::Number;
-  const int64_t dim = job.dim, rows = part.rows(), record = dim + kRecordExtra, count = ceil_div(rows, kPanel);
+  const int64_t dim = job.dim, rows = part.rows(), count = ceil_div(rows, kPanel);
   PanelState panels[ceil_div(kMostRows, kPanel)];
   const auto rows_of = [&](int64_t p) { return least<int64_t>(kPanel, rows - p * kPanel); };
   for (int64_t p = 0; p < count; ++p) {
     panels[p] = take_panel(dim, arena);
     for (int64_t r = 0; r < rows_of(p); ++r) {
-      const int64_t row = part.row_begin + p * kPanel + r;
-      const float* from = job.query + row / job.repeats * job.query_stride + row % job.repeats * dim;
-      Tiles::put_query(from, dim, job.scaling, r, panels[p].query);
+      Tiles::put_query(job.row(part.row_begin + p * kPanel + r), dim, job.scaling, r, panels[p].query);
     }
   }
   float *key_room = arena.take(kTileKeys * dim), *value_room = arena.take(kTileKeys * dim);
@@ -276,19 +273,13 @@ void many_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* 
       __builtin_memset(panel.scores, 0, size_t(n) * kPanel * sizeof(float));
       const Number* query = reinterpret_cast<const Number*>(panel.query);
       add_products<Tiles>(keys, n, key_stride, 1, query, Tiles::steps(dim), panel.scores);
-      if (k + n - 1 > job.high(first) || k < job.low(last)) hide_scores(sight_of(job, first, k), n, panel.scores);
+      if (k + n - 1 > job.high(first) || k < job.low(last)) hide_scores(job, first, k, n, panel.scores);
       panel_softmax(panel, n, dim);
       const Number* weights = Tiles::weights(panel.scores, n);
       add_products<Tiles>(values, dim, 1, value_stride, weights, Tiles::steps(n), panel.sum);
     }
   }
-  for (int64_t p = 0; p < count; ++p)
-    for (int64_t r = 0; r < rows_of(p); ++r) {
-      float* to = records + (p * kPanel + r) * record;
-      for (int64_t i = 0; i < dim; ++i) to[i] = panels[p].sum[i * kPanel + r];
-      to[dim] = panels[p].peak[r];
-      to[dim + 1] = panels[p].total[r];
-    }
+  end_panels(panels, rows, dim, records);
 }
 
 void attend_floats(const FloatAttendJob& job, const FloatAttendPart& part, float* records, float* scratch) {

@@ -37,6 +37,7 @@ struct FloatAttendJob {
   int64_t window;          // keys that a token sees, itself included; 0: all
   int64_t repeats, dim;
   float scaling;
+  const float* row(int64_t row) const { return query + row / repeats * query_stride + row % repeats * dim; }
   // First and last key that a row sees.
   int64_t low(int64_t row) const {
     const int64_t own = at + row / repeats;

@@ -109,7 +109,7 @@ class FloatBlocks {
  public:
   FloatBlocks(int64_t n, Arena arena) : n_(n), panels_(arena.take(kHeadPanels * n * kPanel)), arena_(arena) {}
 
-  int64_t fill(const float* x, int64_t rows) { return count_ = fill_panels(x, rows, n_, panels_); }
+  int64_t fill(const float* x, int64_t rows) { return count_ = fill_panels(x, rows, n_, n_, panels_); }
 
   template <class Emit>
   void run(const FloatRows& weight, int64_t begin, int64_t end, const Emit& emit) {

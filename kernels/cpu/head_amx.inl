@@ -22,18 +22,14 @@ void put_head(const FloatRows& weight, int64_t o, int64_t count, int64_t n, floa
 class RegisterBlocks {
  public:
   RegisterBlocks(int64_t n, Arena arena)
-      : n_(n), depths_(ceil_div(n, kPairs)), floats_(arena.take(kHeadPanels * n * kPanel)),
-        column_(arena.take(depths_ * kPairs * kPanel)), arena_(arena) {
+      : n_(n), depths_(ceil_div(n, kPairs)), floats_(arena.take(kHeadPanels * depths_ * kPairs * kPanel)), arena_(arena) {
     for (char*& panel : panels_) panel = take<3>();
   }
 
   int64_t fill(const float* x, int64_t rows) {
-    count_ = fill_panels(x, rows, n_, floats_);
-    __builtin_memset(column_ + n_ * kPanel, 0, size_t((depths_ * kPairs - n_) * kPanel) * sizeof(float));
-    for (int64_t p = 0; p < count_; ++p) {
-      __builtin_memcpy(column_, floats_ + p * n_ * kPanel, size_t(n_ * kPanel) * sizeof(float));
-      put_panel<3>(column_, depths_, panels_[p]);
-    }
+    const int64_t steps = depths_ * kPairs;
+    count_ = fill_panels(x, rows, n_, steps, floats_);
+    for (int64_t p = 0; p < count_; ++p) put_panel<3>(floats_ + p * steps * kPanel, depths_, panels_[p]);
     return count_;
   }
 
@@ -70,7 +66,7 @@ class RegisterBlocks {
   }
 
   int64_t n_, depths_, count_ = 0;
-  float *floats_, *column_;
+  float* floats_;
   Arena arena_;
   char* panels_[kHeadPanels];
 };

@@ -2,12 +2,13 @@
 // panels they are, run(weight, begin, end, emit) lets them meet rows of the head: emit(panel, o, outputs, sums
 // [outputs][kPanel]) for one after the other.
 
-// Rows of x as panels [count][n][kPanel], a row a lane; returns how many panels there are, at most kHeadPanels.
-int64_t fill_panels(const float* x, int64_t rows, int64_t n, float* panels) {
+// Rows of x [rows, n] as panels [count][steps][kPanel], a row a lane, zeros behind n; returns how many panels there are,
+// at most kHeadPanels.
+int64_t fill_panels(const float* x, int64_t rows, int64_t n, int64_t steps, float* panels) {
   const int64_t count = least(kHeadPanels, ceil_div(rows, kPanel));
-  __builtin_memset(panels, 0, size_t(count * n * kPanel) * sizeof(float));
+  __builtin_memset(panels, 0, size_t(count * steps * kPanel) * sizeof(float));
   for (int64_t r = 0; r < least(rows, count * kPanel); ++r)
-    for (int64_t i = 0; i < n; ++i) panels[(r / kPanel * n + i) * kPanel + r % kPanel] = x[r * n + i];
+    for (int64_t i = 0; i < n; ++i) panels[(r / kPanel * steps + i) * kPanel + r % kPanel] = x[r * n + i];
   return count;
 }
 

@@ -35,29 +35,16 @@ SPIKECONV_HD Floats reference_of(Floats peak) { return peak == splat(-kInfinity)
 constexpr int kPanelVectors = 2;
 constexpr int kPanel = kPanelVectors * kLanes;               // queries of a panel
 
-// First and last key that each query of a panel sees, as 32-bit numbers.
-struct Sight {
-  Ints low[kPanelVectors], high[kPanelVectors];
-};
-
-// What queries [row, row + kPanel) of a job see, `key` being number 0.
+// Scores [n][kPanel] of the keys from `key` on and the queries from `row` on: -∞ where a query does not see a key.
 template <class Job>
-Sight sight_of(const Job& job, int64_t row, int64_t key) {
+void hide_scores(const Job& job, int64_t row, int64_t key, int64_t n, float* scores) {
   int32_t low[kPanel], high[kPanel];
   for (int i = 0; i < kPanel; ++i) low[i] = int32_t(job.low(row + i) - key), high[i] = int32_t(job.high(row + i) - key);
-  Sight sight;
-  for (int v = 0; v < kPanelVectors; ++v)
-    sight.low[v] = load<Ints>(low + v * kLanes), sight.high[v] = load<Ints>(high + v * kLanes);
-  return sight;
-}
-
-// Scores [n][kPanel] of the keys from number 0 on: -∞ where they are not seen.
-void hide_scores(const Sight& sight, int64_t n, float* scores) {
   for (int64_t i = 0; i < n; ++i)
-    for (int v = 0; v < kPanelVectors; ++v) {
-      float* at = scores + i * kPanel + v * kLanes;
+    for (int v = 0; v < kPanel; v += kLanes) {
+      float* at = scores + i * kPanel + v;
       const Ints k = splat_bits(uint32_t(i));
-      store(at, (k < sight.low[v]) | (k > sight.high[v]) ? splat(-kInfinity) : load<Floats>(at));
+      store(at, (k < load<Ints>(low + v)) | (k > load<Ints>(high + v)) ? splat(-kInfinity) : load<Floats>(at));
     }
 }
 
@@ -98,5 +85,16 @@ void panel_softmax(PanelState& panel, int64_t keys, int64_t positions) {
     for (int lane = 0; lane < kLanes; ++lane) same &= shrink[lane] == 1;
     for (int64_t i = 0; !same && i < positions; ++i)
       store(panel.sum + i * kPanel + v, load<Floats>(panel.sum + i * kPanel + v) * shrink);
+  }
+}
+
+// Records of the rows of some panels, their numbers in order.
+void end_panels(const PanelState* panels, int64_t rows, int64_t dim, float* records) {
+  for (int64_t r = 0; r < rows; ++r, records += dim + kRecordExtra) {
+    const PanelState& panel = panels[r / kPanel];
+    const int64_t lane = r % kPanel;
+    for (int64_t i = 0; i < dim; ++i) records[i] = panel.sum[i * kPanel + lane];
+    records[dim] = panel.peak[lane];
+    records[dim + 1] = panel.total[lane];
   }
 }
